@@ -1,0 +1,29 @@
+"""The errors that bad input raises. Each message says what is wrong, where, and what to do about it."""
+
+
+class FastCifarError(Exception):
+    """The parent of every error that bad input raises; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(FastCifarError, ValueError):
+    """A setting, alone or against the machine and the data it meets, that cannot work."""
+
+    exit_code = 2
+
+
+class DataError(FastCifarError):
+    """A source, a .beton or its manifest that is missing, damaged or not what it says."""
+
+
+class DeviceError(FastCifarError):
+    """A device that was asked for and is not there."""
+
+
+class CheckpointError(FastCifarError):
+    """A run folder or a checkpoint that is missing, damaged or of another run."""
+
+
+class TrainingError(FastCifarError):
+    """A training that cannot go on, such as one whose loss is no longer finite."""
