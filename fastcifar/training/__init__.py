@@ -1,0 +1,1 @@
+"""Training: the loop, what it steps with, and what it leaves."""

@@ -1,0 +1,60 @@
+"""The values that a training hands out: one a step for progress, one an epoch for everything else."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProgress:
+    """How far an epoch is. The device may still be at work on the step."""
+
+    epoch: int
+    """From 1."""
+    step: int
+    """Steps of this epoch that were started, from 1."""
+    steps: int
+    """Steps in an epoch."""
+    lr: float
+    """Rate that this step used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """What one epoch gave. Losses are means of the cross-entropy in nats; accuracies are from 0 to 1; times in seconds."""
+
+    epoch: int
+    """From 1."""
+    epochs: int
+    """Epochs of the whole run."""
+    train_loss: float
+    train_accuracy: float
+    """Over the epoch's augmented batches, as the weights moved."""
+    test_loss: float
+    test_accuracy: float
+    """On the images that `held_out` names."""
+    held_out: Literal["test", "validation"]
+    """'validation' if the run keeps a part of the training set aside (val_fraction), and then the test set is not used."""
+    lr_start: float
+    lr_end: float
+    """Rates of the epoch's first and last step."""
+    train_seconds: float
+    """This epoch's training, from its first byte read until its last step has finished on the device."""
+    eval_seconds: float
+    images_per_second: float
+    """Training images by `train_seconds`."""
+    total_train_seconds: float
+    """Of all epochs up to this one."""
+    warmup_seconds: float
+    """Compilation before the clock started, on made-up data; the same in every epoch's result."""
+    best_accuracy: float
+    best_epoch: int
+    """The highest `test_accuracy` so far, and where: chosen on the images it is measured on."""
+    peak_memory_bytes: int
+    """Largest resident memory of the process so far."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, as plain JSON values."""
+        return dataclasses.asdict(self)
