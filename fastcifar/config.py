@@ -84,9 +84,7 @@ class AugmentSettings(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(0 <= self.padding < 32, self, "padding", "from 0 to 31")
-        _require(
-            self.padding_mode in ("constant", "reflect"), self, "padding_mode", "'constant' (zeros) or 'reflect'"
-        )
+        _require(self.padding_mode in ("constant", "reflect"), self, "padding_mode", "'constant' (zeros) or 'reflect'")
         _require(0 <= self.flip_p <= 1, self, "flip_p", "from 0 to 1")
         _require(0 <= self.cutout <= 32, self, "cutout", "from 0 to 32")
 

@@ -1,0 +1,57 @@
+"""CIFAR-10 trained to 90 % and beyond, with every second counted.
+
+The names below are the public ones. They are imported when they are first used, so that `import fastcifar` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastcifar.augment import create_augmentation as create_augmentation
+    from fastcifar.config import TrainConfig as TrainConfig
+    from fastcifar.data.beton import write_beton as write_beton
+    from fastcifar.data.loader import create_loader as create_loader
+    from fastcifar.errors import FastCifarError as FastCifarError
+    from fastcifar.models import create_model as create_model
+    from fastcifar.recipes import get_recipe as get_recipe
+    from fastcifar.training.checkpoint import load_checkpoint as load_checkpoint
+    from fastcifar.training.loop import fit as fit
+    from fastcifar.training.results import EpochResult as EpochResult
+
+_HOMES = {
+    "EpochResult": "fastcifar.training.results",
+    "FastCifarError": "fastcifar.errors",
+    "TrainConfig": "fastcifar.config",
+    "create_augmentation": "fastcifar.augment",
+    "create_loader": "fastcifar.data.loader",
+    "create_model": "fastcifar.models",
+    "fit": "fastcifar.training.loop",
+    "get_recipe": "fastcifar.recipes",
+    "load_checkpoint": "fastcifar.training.checkpoint",
+    "write_beton": "fastcifar.data.beton",
+}
+
+__all__ = [
+    "EpochResult",
+    "FastCifarError",
+    "TrainConfig",
+    "create_augmentation",
+    "create_loader",
+    "create_model",
+    "fit",
+    "get_recipe",
+    "load_checkpoint",
+    "write_beton",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastcifar' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,279 @@
+"""FFCV's loader, made safe: batches that may be kept, threads that end, errors that arrive.
+
+FFCV decodes into a ring of pinned buffers in a thread of its own. What it leaves to its caller is done here: a batch is
+copied out of the ring before the ring comes round (on CUDA the copy to the device is that copy, on a stream of its own),
+an error in the thread is raised by the iterator, and leaving an epoch early ends the thread (libffcv/ffcv#345, #372).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastcifar.data.beton import open_beton
+from fastcifar.data.layout import Layout, read_layout
+from fastcifar.errors import ConfigError, DataError
+
+
+@contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """FFCV sets torch's thread count for the whole process, on import to 1; put it back."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+with _torch_threads_kept():
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.loader.epoch_iterator import EpochIterator
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""uint8 images [B, 3, H, W] in channels-last order, int64 labels [B], on the loader's device."""
+
+BATCHES_AHEAD = 3
+"""Batches that FFCV decodes ahead; its ring has two buffers more."""
+
+
+class BetonLoader:
+    """An iterable, with a length, over the batches of one .beton; a context manager that ends its threads.
+
+    Each `iter()` is an epoch. Training epochs are shuffled, each in its own order, drawn from the seed, and drop the last
+    batch if it is not full; others are in file order, every image. Set `epoch` to go on from a later epoch's order.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        batch_size: int,
+        train: bool,
+        device: torch.device,
+        seed: int,
+        workers: int,
+        indices: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self.batch_size, self.train, self.device, self.seed = batch_size, train, device, seed
+        self.epoch = 0
+        self._workers = workers
+        with _torch_threads_kept():
+            self._loader = Loader(
+                os.fspath(path),
+                batch_size=batch_size,
+                num_workers=workers,
+                order=OrderOption.SEQUENTIAL,
+                drop_last=train,
+                batches_ahead=BATCHES_AHEAD,
+                indices=indices,
+                pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
+            )
+        self.indices: npt.NDArray[np.uint64] = self._loader.indices.astype(np.uint64)
+        self._running: _Epoch | None = None
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    @property
+    def samples(self) -> int:
+        """Images that an epoch hands over."""
+        return len(self) * self.batch_size if self.train else len(self.indices)
+
+    def order(self, epoch: int) -> npt.NDArray[np.uint64]:
+        """The file positions that `epoch` visits, in its order. Streams of different seeds are independent."""
+        if not self.train:
+            return self.indices
+        stream = np.random.SeedSequence(entropy=self.seed, spawn_key=(epoch,))
+        return np.random.default_rng(stream).permutation(self.indices)[: self.samples]
+
+    def warm_up(self) -> None:
+        """Compile the decoder without reading an image."""
+        with self._start(self.indices[:0]) as epoch:
+            epoch.decode(0, self.indices[:0], slot=0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        order = self.order(self.epoch)
+        self.epoch += 1
+        with self._start(order) as batches:
+            yield from _to_device(batches, self.device) if self.device.type == "cuda" else _copied(batches)
+
+    @contextmanager
+    def _start(self, order: npt.NDArray[np.uint64]) -> Iterator[_Epoch]:
+        with _torch_threads_kept():
+            self._running = epoch = _Epoch(self._loader, order, self._workers)
+        try:
+            yield epoch
+        finally:
+            epoch.close()
+
+    def close(self) -> None:
+        """End the running epoch's thread, if there is one."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def __enter__(self) -> BetonLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def create_loader(
+    path: Path | str,
+    *,
+    batch_size: int,
+    train: bool,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    workers: int | None = None,
+    indices: npt.NDArray[np.int64] | None = None,
+    verify: bool = True,
+) -> BetonLoader:
+    """Open a .beton, checked against its manifest, as an iterable of batches on `device`.
+
+    Args:
+        path: the .beton.
+        batch_size: images a batch.
+        train: shuffle, and drop a last batch that is not full; otherwise file order and every image.
+        device: where the batches go; on CUDA by asynchronous copies that overlap with training.
+        seed: of the sample order.
+        workers: decoding threads; all the cores this process may use if not given.
+        indices: int64 [M], the file positions to use instead of all.
+        verify: compare the file's SHA-256 with the manifest's.
+
+    Returns:
+        An iterable with a length that yields (uint8 images [B, 3, H, W] in channels-last order, int64 labels [B]) and
+        is a context manager.
+
+    Raises:
+        DataError: the file or its manifest is missing or damaged, or they disagree.
+        ConfigError: more workers than cores, or a training batch larger than the data set.
+    """
+    layout, _ = open_beton(Path(path), verify=verify)
+    available = layout.samples if indices is None else len(indices)
+    if train and batch_size > available:
+        raise ConfigError(f"batch_size is {batch_size}; {path} has {available} images to train on: choose fewer")
+    return BetonLoader(
+        Path(path),
+        batch_size=batch_size,
+        train=train,
+        device=torch.device(device),
+        seed=seed,
+        workers=_checked_workers(workers),
+        indices=indices,
+    )
+
+
+def decode_all(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Every image, uint8 [N, H, W, 3], and label, int64 [N], as FFCV decodes them; needs no manifest."""
+    layout: Layout = read_layout(path)
+    loader = BetonLoader(
+        path, batch_size=2048, train=False, device=torch.device("cpu"), seed=0, workers=_checked_workers(None)
+    )
+    images = np.empty((layout.samples, layout.height, layout.width, 3), dtype=np.uint8)
+    labels = np.empty(layout.samples, dtype=np.int64)
+    start = 0
+    with loader:
+        for batch, batch_labels in loader:
+            stop = start + len(batch)
+            images[start:stop] = batch.permute(0, 2, 3, 1).numpy()
+            labels[start:stop] = batch_labels.numpy()
+            start = stop
+    return images, labels
+
+
+class _Epoch(EpochIterator):  # type: ignore[misc]  # ffcv has no types
+    """One epoch's decoding thread, with its errors and its end in the caller's hands."""
+
+    def __init__(self, loader: Loader, order: npt.NDArray[np.uint64], workers: int) -> None:
+        self._workers = workers
+        super().__init__(loader, order)  # starts the thread
+
+    def run(self) -> None:
+        try:
+            numba.set_num_threads(self._workers)
+            for number, indices in enumerate(self.iter_ixes):
+                slot = number % (BATCHES_AHEAD + 2)
+                if not self._put(self.decode(number, indices, slot)):
+                    return
+            self._put(None)
+        except BaseException as error:  # to be raised where the batch is awaited
+            self._put(error)
+
+    def decode(self, number: int, indices: npt.NDArray[np.uint64], slot: int) -> Any:
+        """Images [B, H, W, 3] and labels [B, 1] in the ring's buffer number `slot`."""
+        return self.run_pipeline(number, indices, slot, None)
+
+    def _put(self, item: object) -> bool:
+        while not self.terminate_event.is_set():
+            try:
+                self.output_queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def __next__(self) -> Batch:
+        while True:
+            try:
+                item = self.output_queue.get(timeout=1.0)
+                break
+            except queue.Empty:
+                if not self.is_alive() and self.output_queue.empty():
+                    raise DataError(f"{self.loader.fname}: FFCV's decoding thread ended without a word") from None
+        if item is None:
+            raise StopIteration
+        if isinstance(item, BaseException):
+            raise DataError(f"{self.loader.fname}: FFCV could not decode a batch: {item!r}") from item
+        images, labels = item
+        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels).view(-1)
+
+    def close(self) -> None:
+        self.terminate_event.set()
+        if self.is_alive():
+            self.join()
+        super().close()
+
+
+def _copied(batches: Iterator[Batch]) -> Iterator[Batch]:
+    for images, labels in batches:
+        yield images.clone(), labels.clone()
+
+
+def _to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy on a stream of its own, which training waits for on the device."""
+    stream = torch.cuda.Stream(device)
+    for images, labels in batches:
+        with torch.cuda.stream(stream):
+            on_device = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record(stream)
+        training = torch.cuda.current_stream(device)
+        training.wait_event(copied)
+        for tensor in on_device:
+            tensor.record_stream(training)
+        yield on_device
+        copied.synchronize()  # the ring comes round to this buffer once the next batch is taken; long done by now
+
+
+def _checked_workers(workers: int | None) -> int:
+    cores = len(os.sched_getaffinity(0))
+    if workers is not None and workers > cores:
+        raise ConfigError(f"workers is {workers}; this process may use {cores} cores: choose at most {cores}")
+    return workers or cores

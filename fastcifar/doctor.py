@@ -1,0 +1,199 @@
+"""What `fastcifar doctor` looks at: versions, FFCV's health, devices, data, and what to do about what is missing.
+
+The one place where every failure of an import is caught: to name it is what this module is for.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Status = Literal["ok", "warning", "missing"]
+
+REINSTALL_TORCH = "python -m pip install --upgrade --force-reinstall torch torchvision"
+REINSTALL_FFCV = "python -m pip install --force-reinstall --no-cache-dir --no-deps ffcv"
+BUILD_PACKAGES = "g++ pkg-config libopencv-dev libturbojpeg0-dev"
+BETONS = Path("data/betons")
+FREE_SPACE = 2e9
+"""Bytes that the archive, its unpacked copy, both .betons and a few runs' checkpoints take together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. `remedy` says what to do about it, unless it is "ok"."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; nothing that is missing raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a library's deprecations are no finding
+        return [finding for check in CHECKS for finding in check()]
+
+
+def show(findings: list[Finding], console: Console) -> None:
+    """Print a line a finding, then what to do, in lines that are not broken, so that they can be copied."""
+    colours: dict[Status, str] = {"ok": "green", "warning": "yellow", "missing": "red"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for finding in findings:
+        table.add_row(Text(finding.status, style=colours[finding.status]), Text(finding.name), Text(finding.detail))
+    console.print(table)
+    todo = [finding for finding in findings if finding.status != "ok"]
+    console.print("\nWhat to do:" if todo else "\nNothing is missing.")
+    for finding in todo:
+        console.print(f"  {finding.name}: {finding.remedy}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _system() -> list[Finding]:
+    python, linux = sys.version_info >= (3, 11), sys.platform == "linux"
+    newer = "install Python 3.11 or later, and make the virtual environment with it"
+    elsewhere = "FFCV runs on Linux only: on Windows use WSL 2, on macOS a container"
+    return [
+        _verdict(python, "Python", platform.python_version(), newer),
+        _verdict(linux, "platform", platform.platform(terse=True), elsewhere),
+    ]
+
+
+def _verdict(
+    healthy: bool, name: str, detail: str, remedy: str, otherwise: Literal["warning", "missing"] = "missing"
+) -> Finding:
+    if healthy:
+        return Finding(name=name, status="ok", detail=detail)
+    return Finding(name=name, status=otherwise, detail=detail, remedy=remedy)
+
+
+def _package(name: str, probe: Callable[[], str], remedy: str) -> Finding:
+    """Import a package, try it, and give its version with what `probe` adds."""
+    try:
+        import_module(name)
+        detail = ", ".join(filter(None, [metadata.version(name), probe()]))
+    except Exception as error:  # a binary that does not fit its partner fails with almost any of them
+        reason = next(iter(str(error).splitlines()), "")
+        return _verdict(False, name, f"{type(error).__name__}: {reason}".rstrip(": "), remedy)
+    return _verdict(True, name, detail, remedy)
+
+
+def _packages() -> list[Finding]:
+    plain = ("numpy", "numba", "kornia", "rich", "tyro")
+    return [
+        _package("torch", _torch_build, REINSTALL_TORCH),
+        _package("torchvision", _try_torchvision, f"{REINSTALL_TORCH}  # the two must be of one build"),
+        *(_package(name, str, f"python -m pip install --upgrade {name}") for name in plain),
+        _package("ffcv", _try_ffcv, _ffcv_remedy()),
+    ]
+
+
+def _torch_build() -> str:
+    cuda = import_module("torch").version.cuda
+    return f"built for CUDA {cuda}" if cuda else "built for the CPU only"
+
+
+def _try_torchvision() -> str:
+    torch = import_module("torch")
+    kept = import_module("torchvision.ops").nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+    if kept.tolist() != [0]:
+        raise RuntimeError("its operations give wrong results")
+    return "fits torch"
+
+
+def _try_ffcv() -> str:
+    """Have FFCV's compiled library copy a few bytes."""
+    numpy, libffcv = import_module("numpy"), import_module("ffcv.libffcv")
+    source = numpy.arange(16, dtype=numpy.uint8)
+    copy = numpy.zeros_like(source)
+    libffcv.memcpy(source, copy)
+    if copy.tolist() != source.tolist():
+        raise RuntimeError("its compiled library copies bytes wrongly")
+    return "its compiled library works"
+
+
+def _ffcv_remedy() -> str:
+    """How to build FFCV again, with the libraries that it is built against where they are not here."""
+    tools = shutil.which("g++") and shutil.which("pkg-config")
+    if tools and subprocess.run(["pkg-config", "--exists", "opencv4", "libturbojpeg"], check=False).returncode == 0:
+        return REINSTALL_FFCV
+    return f"sudo apt-get install -y --no-install-recommends {BUILD_PACKAGES} && {REINSTALL_FFCV}"
+
+
+def _cpu() -> list[Finding]:
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*: (.+)$", text, re.MULTILINE)
+    fast = not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[1].split() if flags else ())
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    name = model[1] if model else platform.processor() or platform.machine()
+    detail = f"{name}, {cores} usable cores, bfloat16 {'in hardware' if fast else 'emulated, slow'}"
+    return [_verdict(fast, "CPU", detail, "train with --no-amp: on this CPU, bfloat16 is slower", "warning")]
+
+
+def _cuda() -> list[Finding]:
+    try:
+        torch = import_module("torch")
+        if torch.cuda.is_available():
+            return [_cuda_device(index) for index in range(torch.cuda.device_count())]
+        reason = "torch sees no CUDA device" if torch.version.cuda else "this torch is built for the CPU only"
+    except Exception as error:
+        reason = f"torch cannot tell ({type(error).__name__})"
+    if shutil.which("nvidia-smi") is None:
+        return [_verdict(True, "CUDA", "no device; training runs on the CPU", "")]
+    remedy = f"update NVIDIA's driver if nvidia-smi names an older CUDA than torch's; else {REINSTALL_TORCH}"
+    return [_verdict(False, "CUDA", f"nvidia-smi is here, but {reason}", remedy, "warning")]
+
+
+def _cuda_device(index: int) -> Finding:
+    cuda = import_module("torch").cuda
+    properties = cuda.get_device_properties(index)
+    # Ampere (compute capability 8) is the first with bfloat16 in hardware; torch also counts emulation
+    bfloat16 = "in hardware" if properties.major >= 8 else "emulated: --amp takes float16"
+    detail = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, bfloat16 {bfloat16}"
+    return _verdict(True, f"cuda:{index}", detail, "")
+
+
+def _disk() -> list[Finding]:
+    free = shutil.disk_usage(".").free
+    remedy = f"free {FREE_SPACE / 1e9:.0f} GB, or work in a folder on another disk"
+    return [_verdict(free >= FREE_SPACE, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}", remedy, "warning")]
+
+
+def _source() -> Finding:
+    name = "FASTCIFAR_DATA"
+    if not (folder := os.environ.get(name)):
+        return _verdict(True, name, "not set; CIFAR-10 is downloaded when it is needed", "")
+    remedy = f"name the folder that holds CIFAR-10: export {name}=/folder/with/cifar-10-batches-py"
+    exists = Path(folder).is_dir()
+    return _verdict(exists, name, folder if exists else f"{folder}: there is no such folder", remedy, "warning")
+
+
+def _betons() -> Finding:
+    betons = [BETONS / "train.beton", BETONS / "test.beton"]
+    absent = [path.name for path in betons if not path.is_file()]
+    detail = f"not there: {', '.join(absent)}" if absent else "train.beton and test.beton are there"
+    return _verdict(not absent, str(BETONS), detail, "fastcifar write-beton  # train does it, too", "warning")
+
+
+def _data() -> list[Finding]:
+    return [_source(), _betons()]
+
+
+CHECKS: tuple[Callable[[], list[Finding]], ...] = (_system, _packages, _cpu, _cuda, _disk, _data)

@@ -1,0 +1,33 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from fastcifar.errors import ConfigError
+from fastcifar.models.custom_resnet import CustomResNet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"custom_resnet": CustomResNet}
+
+
+def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
+    """A freshly initialised network, its weights drawn from torch's generator.
+
+    Args:
+        name: a key of `MODELS`.
+        options: `num_classes` (10), `conv_bias` (False), `layer2_residual` (False), `dropout` (0.0).
+
+    Raises:
+        ConfigError: there is no network of that name, or it has no such option.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0)[0]
+        raise ConfigError(f"model is {name!r}; there is {', '.join(MODELS)}: did you mean {near}?")
+    try:
+        return MODELS[name](**options)
+    except TypeError as error:
+        raise ConfigError(f"model {name} does not take these options: {error}") from error

@@ -1,0 +1,62 @@
+"""The network of the exercise: a ResNet of three stages with residual blocks in the first and the last.
+
+Source: David Page's DAWNBench entry (davidcpage/cifar10-fast), in the form that "90 % in 24 epochs" courses give it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ConvBlock(nn.Sequential):
+    """3 × 3 convolution → (2 × 2 max pooling) → batch norm → ReLU → (dropout)."""
+
+    def __init__(self, inputs: int, outputs: int, *, pool: bool = False, bias: bool = False, dropout: float = 0.0):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=bias)
+        if pool:
+            self.pool = nn.MaxPool2d(2)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        if dropout:
+            self.dropout = nn.Dropout(dropout)
+
+
+class Residual(nn.Module):
+    """x + branch(x), the branch two blocks of the same width."""
+
+    def __init__(self, width: int, *, bias: bool = False, dropout: float = 0.0):
+        super().__init__()
+        self.branch = nn.Sequential(
+            ConvBlock(width, width, bias=bias, dropout=dropout), ConvBlock(width, width, bias=bias, dropout=dropout)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)  # type: ignore[no-any-return]
+
+
+class CustomResNet(nn.Module):
+    """Images [B, 3, 32, 32] to logits [B, num_classes]; 6,573,130 parameters, 379.27 M multiply-adds an image.
+
+    prep 64 × 32 × 32 → layer1 128 × 16 × 16 → layer2 256 × 8 × 8 → layer3 512 × 4 × 4 → head. With `conv_bias` and
+    `layer2_residual`, 7,756,554 parameters.
+    """
+
+    def __init__(
+        self, *, num_classes: int = 10, conv_bias: bool = False, layer2_residual: bool = False, dropout: float = 0.0
+    ):
+        super().__init__()
+
+        def stage(inputs: int, outputs: int, residual: bool) -> nn.Sequential:
+            down = ConvBlock(inputs, outputs, pool=True, bias=conv_bias, dropout=dropout)
+            return nn.Sequential(down, *([Residual(outputs, bias=conv_bias, dropout=dropout)] if residual else []))
+
+        self.prep = ConvBlock(3, 64, bias=conv_bias, dropout=dropout)
+        self.layer1 = stage(64, 128, True)
+        self.layer2 = stage(128, 256, layer2_residual)
+        self.layer3 = stage(256, 512, True)
+        self.head = nn.Sequential(nn.MaxPool2d(4), nn.Flatten(), nn.Linear(512, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer3(self.layer2(self.layer1(self.prep(images)))))  # type: ignore[no-any-return]

@@ -1,0 +1,230 @@
+"""One run on the console: a header, a live bar for the running epoch, a row an epoch and a summary.
+
+A terminal gets the bar, and a table whose rows stay in the scrollback. A pipe, a notebook and a terminal too narrow for
+the table get a plain line an epoch, with labelled values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress
+from rich.text import Text
+
+from fastcifar.training.results import EpochResult, StepProgress
+
+_REFRESH_SECONDS = 0.1
+_NARROWEST_TABLE, _WIDE_TABLE = 75, 100  # columns of the terminal
+_ASCII = str.maketrans("→◀─…", "><-~")
+_STYLES = ("bold", "", "bold", "dim", "", "", "")  # of a row's groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunHeader:
+    """What is known of a run before its first step, in words for people: 'CUDA: NVIDIA H200', 'bfloat16 (AMP)'."""
+
+    device: str
+    precision: str
+    model: str
+    parameters: int
+    recipe: str
+    images: str
+    epochs: int
+    batch_size: int
+
+
+class TrainingConsole:
+    """Shows one run. A context manager, which takes the live bar away however the run ends."""
+
+    def __init__(self, *, target: float | None, mark: float = 0.90, console: Console | None = None) -> None:
+        """The first epoch whose accuracy is at least `target`, or `mark` if there is none (0 to 1), is marked."""
+        self._console = console if console is not None else Console()
+        self._mark = mark if target is None else target
+        terminal = self._console.is_terminal and not self._console.is_jupyter
+        self._tabular = terminal and self._console.width >= _NARROWEST_TABLE
+        self._wide = self._console.width >= _WIDE_TABLE
+        self._bar = _Bar(self._console) if self._tabular and self._console.is_interactive else None
+        self._header: RunHeader | None = None
+        self._results: list[EpochResult] = []
+        self._met: EpochResult | None = None
+
+    def __enter__(self) -> TrainingConsole:
+        if self._bar is not None:
+            self._bar.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.progress.stop()
+
+    def header(self, header: RunHeader) -> None:
+        """Show what the run is. The bar takes the number of epochs and the batch size from here."""
+        self._header = header
+        facts = {
+            "device": header.device,
+            "precision": header.precision,
+            "model": f"{header.model}, {header.parameters:,} parameters",
+            "recipe": f"{header.recipe}, {header.epochs} epochs, batches of {header.batch_size}",
+            "images": header.images,
+        }
+        self._facts("fastcifar", facts)
+
+    def say(self, message: str) -> None:
+        """Print one line above the bar."""
+        self._print(Text(message))
+
+    def step(self, progress: StepProgress) -> None:
+        """Move the bar; most calls only look at the clock."""
+        if self._bar is not None:
+            self._bar.move(progress, self._header)
+
+    def epoch(self, result: EpochResult) -> None:
+        """Print a row. A resumed run hands over its earlier epochs first, so that sums and the mark are the run's."""
+        if self._tabular:
+            groups, gap = _groups(result, rate_digits=2 if self._wide else 1), "   " if self._wide else " "
+            if not self._results:
+                self._print(Text(_heading(groups, gap, result.held_out), style="bold cyan"))
+            row = Text(gap).join(Text(group, style) for group, style in zip(groups, _STYLES, strict=True))
+        else:
+            row = Text(_plain_line(result))
+        if self._met is None and result.test_accuracy >= self._mark:
+            self._met = result
+            mark = f" ◀ {100 * self._mark:.4g} %"
+            too_wide = self._tabular and row.cell_len + len(mark) > self._console.width
+            row.append(" ◀" if too_wide else mark, style="bold green")
+        self._results.append(result)
+        self._print(row)
+
+    def summary(self, run_dir: Path | None) -> None:
+        """Take the bar away and show what the run came to."""
+        self.__exit__()
+        facts = {"result": "no epoch was finished"}
+        if self._results:
+            facts = _summary_facts(self._results, self._met, f"{100 * self._mark:.4g} %")
+        self._facts("result", facts)
+        if run_dir is not None:
+            self.say(f"Run folder: {run_dir}")
+
+    def _facts(self, title: str, facts: dict[str, str]) -> None:
+        width = max(map(len, facts))
+        text = Text("\n".join(f"{label:<{width}}  {value}" for label, value in facts.items()))
+        text.highlight_regex(rf"(?m)^.{{{width}}}", "cyan")
+        self._print(text, title=title if self._tabular else None)
+
+    def _print(self, text: Text, *, title: str | None = None) -> None:
+        """Print lines as they are or, if they have a title, in a frame; in characters that the output can encode."""
+        encoding = self._console.encoding
+        if not encoding.startswith("utf"):
+            text.plain = text.plain.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+        framed = Panel.fit(text, title=title, title_align="left") if title else text
+        self._console.print(framed, soft_wrap=title is None, highlight=False)
+
+
+class _Bar:
+    """The running epoch's progress bar, drawn at most ten times a second and never by a thread of its own."""
+
+    def __init__(self, console: Console) -> None:
+        columns = ("{task.description}", BarColumn(bar_width=20), "{task.fields[facts]}")
+        self.progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
+        self._task = self.progress.add_task("", visible=False, facts="")
+        self._first, self._first_at = StepProgress(epoch=0, step=0, steps=0, lr=0.0), 0.0
+        self._drawn_at = float("-inf")
+
+    def move(self, now: StepProgress, header: RunHeader | None) -> None:
+        seconds = self.progress.get_time()
+        if now.epoch != self._first.epoch:
+            self._first, self._first_at = now, seconds
+        if seconds - self._drawn_at < _REFRESH_SECONDS:
+            return
+        self._drawn_at = seconds
+        epoch = f"epoch {now.epoch}/{header.epochs}" if header else f"epoch {now.epoch}"
+        facts = [f"{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {_rate(now.lr)}"]
+        # Counted from the first step seen: nothing tells when the epoch's first batch was asked for.
+        elapsed, steps_done = seconds - self._first_at, now.step - self._first.step
+        if header and steps_done and elapsed > 0:
+            facts.insert(1, f"{steps_done * header.batch_size / elapsed:.0f} img/s")
+            facts.append(f"{_duration((now.steps - now.step) * elapsed / steps_done)} left")
+        self.progress.update(
+            self._task, description=epoch, total=now.steps, completed=now.step, visible=True, facts="  ".join(facts)
+        )
+        self.progress.refresh()
+
+
+def _groups(result: EpochResult, *, rate_digits: int = 1) -> list[str]:
+    """A row's values in their fixed widths: with one space between, 80 characters leave room for the mark."""
+    width = max(2, len(str(result.epochs)))
+    arrow = " → " if rate_digits > 1 else "→"
+    return [
+        f"{result.epoch:>{width}}",
+        f"{_loss(result.train_loss):>5} {100 * result.train_accuracy:>6.2f}",
+        f"{_loss(result.test_loss):>5} {100 * result.test_accuracy:>6.2f}",
+        arrow.join(f"{_rate(rate, rate_digits):>{rate_digits + 5}}" for rate in (result.lr_start, result.lr_end)),
+        f"{_seconds(result.train_seconds):>6} {_seconds(result.eval_seconds):>5}",
+        f"{result.images_per_second:>6.0f}",
+        f"{100 * result.best_accuracy:>6.2f} {result.best_epoch:>{width}}",
+    ]
+
+
+def _heading(groups: list[str], gap: str, held_out: str) -> str:
+    names = ("", "train", "val" if held_out == "validation" else "test", "rate", "seconds", "", "best")
+    titles = (
+        "ep",
+        "loss  acc %",
+        "loss  acc %",
+        "start→end",
+        "train  eval",
+        "img/s",
+        f" acc % {'ep':>{len(groups[0])}}",
+    )
+    widths = [len(group) for group in groups]
+    spanners = [f" {name} ".center(width, "─" if name else " ") for name, width in zip(names, widths, strict=True)]
+    return gap.join(spanners) + "\n" + gap.join(map(str.rjust, titles, widths))
+
+
+def _plain_line(result: EpochResult) -> str:
+    epoch, train, held_out, rates, _, speed, _ = _groups(result)
+    name = "val" if result.held_out == "validation" else "test"
+    return (
+        f"epoch {epoch}/{result.epochs}  train {train} %  {name} {held_out} %  lr {rates}  "
+        f"{_seconds(result.train_seconds):>5} s + {_seconds(result.eval_seconds):>4} s eval  {speed.strip()} img/s  "
+        f"best {100 * result.best_accuracy:.2f} % ({result.best_epoch})"
+    )
+
+
+def _summary_facts(results: list[EpochResult], met: EpochResult | None, goal: str) -> dict[str, str]:
+    last = results[-1]
+    return {
+        f"{last.held_out} accuracy": f"{100 * last.test_accuracy:.2f} %, epoch {last.epoch} of {last.epochs}",
+        "best": f"{100 * last.best_accuracy:.2f} %, chosen on the {last.held_out} set, epoch {last.best_epoch}",
+        f"time to {goal}": f"{_duration(met.total_train_seconds)}, epoch {met.epoch}" if met else "not reached",
+        "training time": _duration(last.total_train_seconds),
+        "evaluation time": _duration(sum(result.eval_seconds for result in results)),
+        "warm-up": _duration(last.warmup_seconds),
+        "peak memory": f"{last.peak_memory_bytes / 2**30:.2f} GiB",
+    }
+
+
+def _loss(loss: float) -> str:
+    """Five characters, also for a training that diverges."""
+    short = f"{loss:.4g}" if loss < 9999.5 else f"{loss:.0e}"
+    return short if loss >= 9.9995 else f"{loss:.3f}"
+
+
+def _rate(rate: float, digits: int = 1) -> str:
+    """Such as 5.3e-4: Python writes e-04."""
+    return f"{rate:.{digits}e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f}" if seconds < 9.995 else f"{seconds:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 59.95:
+        return f"{_seconds(seconds)} s"
+    if seconds < 3599.5:
+        return "{} min {} s".format(*divmod(round(seconds), 60))
+    return "{} h {} min".format(*divmod(round(seconds / 60), 60))

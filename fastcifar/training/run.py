@@ -1,0 +1,118 @@
+"""The folder that a run leaves: config.json, environment.json, metrics.jsonl, checkpoints/."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from fastcifar.config import TrainConfig
+from fastcifar.data.beton import Manifest
+from fastcifar.errors import CheckpointError
+from fastcifar.files import replacing
+from fastcifar.training.checkpoint import checkpoint_path, copy_checkpoint, save_checkpoint
+from fastcifar.training.results import EpochResult
+from fastcifar.training.runtime import Runtime
+from fastcifar.training.state import TrainState
+
+PACKAGES = ("fastcifar", "torch", "torchvision", "ffcv", "numba", "numpy", "kornia", "rich")
+
+
+class RunFolder:
+    """Writes a run's folder as the run goes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, state: TrainState) -> None:
+        """Make the folder, or go on in it: of the metrics, the epochs that `state` has done are kept.
+
+        Raises:
+            CheckpointError: the folder holds a run already, and `state` is at its beginning.
+        """
+        if state.epoch == 0 and self.metrics_path.exists():
+            raise CheckpointError(
+                f"{self.path}: holds a run already; go on with it by `fastcifar train --resume {self.path}`, "
+                "or choose another --run-dir"
+            )
+        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self._write_json("config.json", state.config.to_json())
+        self._write_json("environment.json", describe_environment(state.runtime, state.manifest))
+        kept = read_metrics(self.path)[: state.epoch] if self.metrics_path.exists() else []
+        with replacing(self.metrics_path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def record(self, result: EpochResult, state: TrainState) -> None:
+        """Keep an epoch: its checkpoint first, so that no line of metrics is without one."""
+        last = checkpoint_path(self.path, "last")
+        save_checkpoint(last, state)
+        if result.best_epoch == result.epoch:
+            copy_checkpoint(last, checkpoint_path(self.path, "best"))
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(result.to_json()) + "\n")
+
+    def _write_json(self, name: str, values: dict[str, Any]) -> None:
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The configuration of the run in a folder.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    try:
+        return TrainConfig.from_json(json.loads((run / "config.json").read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{run}: is no folder of a run ({error})") from error
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """An entry an epoch, as `EpochResult.to_json` gives them; a line that was cut off by a stop is left out.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    try:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+    except OSError as error:
+        raise CheckpointError(f"{run}: is no folder of a run ({error})") from error
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
+
+
+def describe_environment(runtime: Runtime, manifest: Manifest) -> dict[str, Any]:
+    """What a run's figures depend on beside its settings: device, versions, commit, data."""
+    return {
+        "device": runtime.describe_device(),
+        "precision": runtime.describe_precision(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "platform": platform.platform(),
+        "commit": source_commit(),
+        "data": {"name": manifest.name, "content_sha256": manifest.content_sha256},
+    }
+
+
+def source_commit() -> str | None:
+    """The commit of the checkout that this package runs from, "-dirty" if it was changed; None outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,134 @@
+"""All that a run has at one moment: network, optimizer, data, and how far it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastcifar.augment import create_augmentation
+from fastcifar.config import AugmentSettings, ModelSettings, TrainConfig
+from fastcifar.data.beton import Manifest, open_beton
+from fastcifar.data.loader import BetonLoader, create_loader
+from fastcifar.data.split import stratified_split
+from fastcifar.models import create_model
+from fastcifar.training.optim import create_optimizer
+from fastcifar.training.runtime import Runtime, random_state, resolve_runtime, restore_random_state, seed_everything
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """What the training loop moves on, and what a checkpoint keeps of it."""
+
+    config: TrainConfig
+    runtime: Runtime
+    manifest: Manifest
+    """Of the training set."""
+    model: nn.Module
+    augmentation: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    train_loader: BetonLoader
+    test_loader: BetonLoader
+    """Of the images that the run is measured on: the test set or the validation split."""
+    epoch: int = 0
+    """Epochs that are done."""
+    train_seconds: float = 0.0
+    best_accuracy: float = 0.0
+    best_epoch: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, which the schedule spans."""
+        return self.config.epochs * len(self.train_loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that `torch.load(weights_only=True)` reads them."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random_state(),
+            "schedule": {"total_steps": self.total_steps, "step": self.epoch * len(self.train_loader)},
+            "epoch": self.epoch,
+            "train_seconds": self.train_seconds,
+            "best": {"accuracy": self.best_accuracy, "epoch": self.best_epoch},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, its random state included."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        restore_random_state(state["random"])
+        self.epoch = self.train_loader.epoch = state["epoch"]
+        self.train_seconds = state["train_seconds"]
+        self.best_accuracy, self.best_epoch = state["best"]["accuracy"], state["best"]["epoch"]
+
+    def close(self) -> None:
+        """End the loaders' threads."""
+        self.train_loader.close()
+        self.test_loader.close()
+
+
+def create_state(
+    config: TrainConfig, *, model: nn.Module | None = None, augmentation: nn.Module | None = None
+) -> TrainState:
+    """Open the data, seed the generators and make the network, unless they are given.
+
+    Raises:
+        DataError: a .beton or its manifest is missing or damaged.
+        DeviceError: the device is not there.
+        ConfigError: a setting does not fit the machine or the data.
+    """
+    runtime = resolve_runtime(config)
+    train_loader, test_loader, manifest = create_loaders(config, runtime.device)
+    seed_everything(config.seed)
+    if model is None:
+        model = create_configured_model(config, manifest)
+    if augmentation is None:
+        augmentation = create_configured_augmentation(config, manifest)
+    model = runtime.place(model)
+    return TrainState(
+        config=config,
+        runtime=runtime,
+        manifest=manifest,
+        model=model,
+        augmentation=runtime.place(augmentation),
+        optimizer=create_optimizer(model, config),
+        scaler=runtime.scaler(),
+        train_loader=train_loader,
+        test_loader=test_loader,
+    )
+
+
+def create_configured_model(settings: ModelSettings, manifest: Manifest) -> nn.Module:
+    """The network that the settings name, with one logit for each class of the data."""
+    options = {name: getattr(settings, name) for name in ("conv_bias", "layer2_residual", "dropout")}
+    return create_model(settings.model, num_classes=len(manifest.class_names), **options)
+
+
+def create_configured_augmentation(settings: AugmentSettings, manifest: Manifest) -> nn.Module:
+    """The augmentation that the settings describe, normalising with the training set's own statistics."""
+    options = {field.name: getattr(settings, field.name) for field in dataclasses.fields(AugmentSettings)}
+    return create_augmentation(**options, mean=manifest.mean, std=manifest.std, size=manifest.image_shape[0])
+
+
+def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoader, BetonLoader, Manifest]:
+    """The training loader, the loader of the images to be measured on, and the training set's manifest."""
+    train_path, test_path = config.betons / "train.beton", config.betons / "test.beton"
+    layout, manifest = open_beton(train_path, verify=config.verify)
+    train_indices = test_indices = None
+    if config.val_fraction:
+        train_indices, test_indices = stratified_split(layout.labels, config.val_fraction, config.seed)
+        test_path = train_path
+    shared: dict[str, Any] = {
+        "batch_size": config.batch_size, "device": device, "seed": config.seed, "workers": config.workers
+    }  # fmt: skip
+    train = create_loader(train_path, **shared, train=True, indices=train_indices, verify=False)
+    verify_test = config.verify and test_path != train_path
+    test = create_loader(test_path, **shared, train=False, indices=test_indices, verify=verify_test)
+    return train, test, manifest
