@@ -41,7 +41,7 @@ MD5 = {
 """As published at https://www.cs.toronto.edu/~kriz/cifar.html."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_BYTES = 3 * 32 * 32
-"""The red, green and blue planes of 32 × 32, row by row."""
+"""A red, a green and a blue plane of 32 rows of 32."""
 PICTURES = {".png", ".jpg", ".jpeg"}
 SOCKET_TIMEOUT = 30.0
 """Seconds without a byte after which a download is given up."""
@@ -87,8 +87,8 @@ def open_source(
 
     Args:
         source: 'auto' (the path in FASTCIFAR_DATA if that is set, else a copy in `cache`, else the download),
-            'download', 'synthetic', or the path of an official archive, of a folder that holds or is one of the official
-            versions, or of an image folder.
+            'download', 'synthetic', or the path of an official archive, of a folder that is or holds an official
+            version, or of an image folder.
         cache: where the download goes, and where 'auto' looks for an earlier one.
         resize: bring every picture of an image folder to this side in pixels.
         workers: threads that decode an image folder, clamped to the usable cores; all of these if not given.
@@ -149,9 +149,9 @@ def _open_path(path: Path, resize: int | None, workers: int) -> Source:
     if path.is_file():
         return _open_archive(path)
     for folder in (path, path / PYTHON_FOLDER, path / BINARY_FOLDER):
-        if folder.name == PYTHON_FOLDER and folder.is_dir() or any((folder / name).exists() for name in PYTHON_FILES):
+        if _is_version(folder, PYTHON_FOLDER, PYTHON_FILES):
             return _open_python(folder)
-        if folder.name == BINARY_FOLDER and folder.is_dir() or any((folder / name).exists() for name in BINARY_FILES):
+        if _is_version(folder, BINARY_FOLDER, BINARY_FILES):
             return _open_binary(folder)
     for archive in (path / PYTHON_ARCHIVE, path / BINARY_ARCHIVE):
         if archive.is_file():
@@ -159,6 +159,11 @@ def _open_path(path: Path, resize: int | None, workers: int) -> Source:
     if (path / "train").is_dir() or (path / "test").is_dir():
         return _open_image_folder(path, resize, workers)
     raise DataError(f"{path}: a folder without classes, and without CIFAR-10; {ACCEPTED}")
+
+
+def _is_version(folder: Path, name: str, files: tuple[str, ...]) -> bool:
+    """Whether `folder` is meant to be an official version, complete or not."""
+    return (folder.name == name and folder.is_dir()) or any((folder / file).exists() for file in files)
 
 
 def _open_synthetic(seed: int) -> Source:
@@ -235,7 +240,10 @@ def _open_python(folder: Path) -> Source:
 
 def _read_python_batch(path: Path, classes: int) -> tuple[Images, Labels]:
     batch = _unpickle(path)
-    images, labels = np.asarray(batch.get("data")), np.asarray(batch.get("labels"))
+    try:
+        images, labels = np.asarray(batch["data"]), np.asarray(batch["labels"])
+    except (KeyError, ValueError) as error:
+        raise _damaged(path, "it has no 'data' and 'labels', or ragged ones") from error
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != IMAGE_BYTES or not len(images):
         raise _damaged(path, f"its 'data' is {images.dtype} {list(images.shape)}, not uint8 [N, {IMAGE_BYTES}]")
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= classes:
@@ -298,7 +306,9 @@ def _open_image_folder(path: Path, resize: int | None, workers: int) -> Source:
     names = _class_names(path / "train")
     if differing := sorted(set(names) ^ set(_class_names(path / "test"))):
         raise DataError(f"{path}: train and test have different classes ({', '.join(differing)}); give both the same")
-    files, labels, train_count = [], [], 0
+    files: list[Path] = []
+    labels: list[int] = []
+    train_count = 0
     for split in ("train", "test"):
         train_count = len(files)
         for label, name in enumerate(names):
@@ -352,9 +362,9 @@ def _decode_all(files: list[Path], resize: int | None, workers: int) -> Images:
         images[0] = first
         for index, image in enumerate(decoded, start=1):
             if image.shape != first.shape:
-                sizes = [f"{array.shape[1]} × {array.shape[0]}" for array in (first, image)]
+                sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (first, image)]
                 raise DataError(
-                    f"{files[0]} has {sizes[0]} pixels, {files[index]} has {sizes[1]}; pass --resize 32 to make all equal"
+                    f"{files[0]} is {sizes[0]} pixels, {files[index]} is {sizes[1]}; pass --resize 32 to make them equal"
                 )
             images[index] = image
     finally:
@@ -378,8 +388,8 @@ def _open_download(cache: Path) -> Source:
             CIFAR10(cache, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
-            f"CIFAR-10 cannot be fetched from {CIFAR10.url} into {cache} ({error}); try again, which goes on where this "
-            f"stopped, or put {CIFAR10.filename} in {cache}, or set {ENVIRONMENT} to a folder that has it, or use "
+            f"CIFAR-10 cannot be fetched from {CIFAR10.url} into {cache} ({error}); try again, which goes on where "
+            f"this stopped, or put {CIFAR10.filename} in {cache}, or set {ENVIRONMENT} to a folder that has it, or use "
             "--source synthetic"
         ) from error
     return _open_python(folder)

@@ -7,7 +7,9 @@ darker colour and lies anywhere, which leaves little to a classifier that is lin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,7 @@ GRADIENT = 0.2
 NOISE = (0.02, 0.12)
 """Standard deviation of the pixel noise; an image draws its own."""
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 Split = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 """Images [N, 32, 32, 3] and labels [N]."""
 
@@ -46,7 +48,7 @@ def _square(u: Floats, v: Floats) -> Floats:
 
 def _triangle(u: Floats, v: Floats) -> Floats:
     """Apex at (0, -1), which is up; base from (-1, 0.8) to (1, 0.8)."""
-    return np.maximum(v - 0.8, (1.8 * np.abs(u) - (v + 1)) / np.hypot(1.8, 1))
+    return np.maximum(v - 0.8, (1.8 * np.abs(u) - (v + 1)) / math.hypot(1.8, 1))
 
 
 def _plus(u: Floats, v: Floats) -> Floats:
@@ -74,11 +76,11 @@ def _checkerboard(u: Floats, v: Floats) -> Floats:
 
 
 def _diamond(u: Floats, v: Floats) -> Floats:
-    return (np.abs(u) + np.abs(v) - 1.1) / np.sqrt(np.float32(2))
+    return (np.abs(u) + np.abs(v) - 1.1) / math.sqrt(2)
 
 
 def _cross(u: Floats, v: Floats) -> Floats:
-    root = np.sqrt(np.float32(0.5))
+    root = math.sqrt(0.5)
     return _plus(root * (u + v), root * (v - u))
 
 

@@ -1,8 +1,4 @@
-"""One run on the console: a header, a live bar for the running epoch, a row an epoch and a summary.
-
-A terminal gets the bar, and a table whose rows stay in the scrollback. A pipe, a notebook and a terminal too narrow for
-the table get a plain line an epoch, with labelled values.
-"""
+"""One run on the console: a header, a live bar, a table row an epoch (off a terminal a plain line) and a summary."""
 
 from __future__ import annotations
 
@@ -170,15 +166,7 @@ def _groups(result: EpochResult, *, rate_digits: int = 1) -> list[str]:
 
 def _heading(groups: list[str], gap: str, held_out: str) -> str:
     names = ("", "train", "val" if held_out == "validation" else "test", "rate", "seconds", "", "best")
-    titles = (
-        "ep",
-        "loss  acc %",
-        "loss  acc %",
-        "start→end",
-        "train  eval",
-        "img/s",
-        f" acc % {'ep':>{len(groups[0])}}",
-    )
+    titles = f"ep|loss  acc %|loss  acc %|start→end|train  eval|img/s|acc % {'ep':>{len(groups[0])}}".split("|")
     widths = [len(group) for group in groups]
     spanners = [f" {name} ".center(width, "─" if name else " ") for name, width in zip(names, widths, strict=True)]
     return gap.join(spanners) + "\n" + gap.join(map(str.rjust, titles, widths))
