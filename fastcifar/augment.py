@@ -134,7 +134,8 @@ class RandomCutout(IntensityAugmentationBase2D):
         corner = params["corner"]
         rows = _within(torch.arange(height, device=input.device) - corner[:, :1], self.size)
         columns = _within(torch.arange(width, device=input.device) - corner[:, 1:], self.size)
-        return input.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+        square = (rows[:, :, None] & columns[:, None, :])[..., None]  # [B, H, W, 1]
+        return input.permute(0, 2, 3, 1).masked_fill(square, 0).permute(0, 3, 1, 2)  # in the order of the pixels
 
 
 class Augmentation(nn.Module):
@@ -145,9 +146,10 @@ class Augmentation(nn.Module):
         self.geometry, self.normalize, self.cutout = geometry, normalize, cutout
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return self.normalize(images)  # type: ignore[no-any-return]
-        return self.cutout(self.normalize(self.geometry(images)))  # type: ignore[no-any-return]
+        with torch.autocast(images.device.type, enabled=False):  # Kornia would cast the result back to uint8 in one
+            if not self.training:
+                return self.normalize(images)  # type: ignore[no-any-return]
+            return self.cutout(self.normalize(self.geometry(images)))  # type: ignore[no-any-return]
 
 
 def create_augmentation(

@@ -14,13 +14,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
 from fastcifar.config import TrainConfig
-from fastcifar.errors import ConfigError, DataError, FastCifarError
+from fastcifar.errors import ConfigError, FastCifarError
 from fastcifar.recipes import get_recipe
 
 if TYPE_CHECKING:
@@ -196,8 +196,8 @@ def _parse(name: str, arguments: list[str]) -> Command:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "see `fastcifar --help`"
         raise ConfigError(f"there is no command {name!r}: {hint}")
-    default = _train_default(arguments) if name == "train" else None
-    command: Command = tyro.cli(COMMANDS[name], prog=f"fastcifar {name}", args=arguments, default=default)
+    options: dict[str, Any] = {"default": _train_default(arguments)} if name == "train" else {}
+    command: Command = tyro.cli(COMMANDS[name], prog=f"fastcifar {name}", args=arguments, **options)
     return command
 
 
@@ -243,7 +243,7 @@ def _header(state: TrainState) -> RunHeader:
         device=state.runtime.describe_device(),
         precision=state.runtime.describe_precision(),
         model=state.config.model,
-        parameters=sum(parameter.numel() for parameter in state.model.parameters()),
+        parameters=sum(parameter.numel() for parameter in state.network.model.parameters()),
         recipe=state.config.recipe,
         images=f"{state.manifest.name}: {images}",
         epochs=state.config.epochs,
@@ -256,7 +256,8 @@ def _write_split(path: Path, images: ImageSet, class_names: tuple[str, ...], nam
 
     from fastcifar.data.beton import write_beton
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{path}", total=len(images.images))
         manifest = write_beton(
             path,
@@ -270,11 +271,16 @@ def _write_split(path: Path, images: ImageSet, class_names: tuple[str, ...], nam
 
 
 def _overview() -> str:
-    rows = [f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: fastcifar COMMAND [OPTIONS]", "", "CIFAR-10 to 90 % and beyond, every second counted.", "", *rows, ""]
-        + ["  --version    Print the version.", "", "`fastcifar COMMAND --help` shows a command's options."]
-    )
+    rows = "\n".join(f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items())
+    return f"""usage: fastcifar COMMAND [OPTIONS]
+
+CIFAR-10 to 90 % and beyond, every second counted.
+
+{rows}
+
+  --version    Print the version.
+
+`fastcifar COMMAND --help` shows a command's options."""
 
 
 def _fail(message: str, code: int) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from fastcifar.machine import cpu_name, has_fast_bfloat16, usable_cores
 
 Status = Literal["ok", "warning", "missing"]
 
@@ -136,14 +137,8 @@ def _ffcv_remedy() -> str:
 
 
 def _cpu() -> list[Finding]:
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*: (.+)$", text, re.MULTILINE)
-    fast = not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[1].split() if flags else ())
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    name = model[1] if model else platform.processor() or platform.machine()
-    detail = f"{name}, {cores} usable cores, bfloat16 {'in hardware' if fast else 'emulated, slow'}"
+    fast = has_fast_bfloat16()
+    detail = f"{cpu_name()}, {usable_cores()} usable cores, bfloat16 {'in hardware' if fast else 'emulated, slow'}"
     return [_verdict(fast, "CPU", detail, "train with --no-amp: on this CPU, bfloat16 is slower", "warning")]
 
 

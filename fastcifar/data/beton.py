@@ -88,7 +88,7 @@ def file_sha256(path: Path) -> str:
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel in float64, pixels in [0, 1], exact in integers up to the last step."""
+    """Mean and standard deviation of each channel in float64, pixels in [0, 1]."""
     values = np.arange(256, dtype=np.float64) / 255
     mean, std = [], []
     for channel in range(3):
@@ -126,7 +126,7 @@ def write_beton(
     path.parent.mkdir(parents=True, exist_ok=True)
     mean, std = channel_statistics(images)
     content = content_sha256(images, labels)
-    official = {digest: "cifar10" for digest in CIFAR10_CONTENT.values()}
+    official = dict.fromkeys(CIFAR10_CONTENT.values(), "cifar10")
     with replacing(path) as temporary:
         _write_file(temporary, images, labels, progress)
         _verify_through_ffcv(temporary, content)

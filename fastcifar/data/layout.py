@@ -71,8 +71,9 @@ class Layout:
 def image_slots(samples: int, image_bytes: int, page_size: int, metadata_end: int) -> npt.NDArray[np.uint64]:
     """Where each of `samples` images lies in a file whose metadata ends at `metadata_end`: uint64 [N]."""
     first_page = -(-metadata_end // page_size)
-    page, slot = np.divmod(np.arange(samples, dtype=np.uint64), np.uint64(page_size // image_bytes))
-    return (page + np.uint64(first_page)) * np.uint64(page_size) + slot * np.uint64(image_bytes)
+    page, slot = np.divmod(np.arange(samples), page_size // image_bytes)
+    offsets = (page + first_page) * page_size + slot * image_bytes
+    return np.asarray(offsets, dtype=np.uint64)
 
 
 def field_descriptors() -> npt.NDArray[np.void]:

@@ -1,8 +1,9 @@
 """FFCV's loader, made safe: batches that may be kept, threads that end, errors that arrive.
 
-FFCV decodes into a ring of pinned buffers in a thread of its own. What it leaves to its caller is done here: a batch is
-copied out of the ring before the ring comes round (on CUDA the copy to the device is that copy, on a stream of its own),
-an error in the thread is raised by the iterator, and leaving an epoch early ends the thread (libffcv/ffcv#345, #372).
+FFCV decodes into a ring of pinned buffers in a thread of its own. What it leaves to its caller is done here: a batch
+is copied out of the ring before the ring comes round (on CUDA the copy to the device is that copy, on a stream of its
+own), an error in the thread is raised by the iterator, and leaving an epoch early ends the thread (libffcv/ffcv#345,
+#372).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from fastcifar.data.beton import open_beton
 from fastcifar.data.layout import Layout, read_layout
 from fastcifar.errors import ConfigError, DataError
+from fastcifar.machine import usable_cores
 
 
 @contextmanager
@@ -44,6 +46,8 @@ with _torch_threads_kept():
 Batch = tuple[torch.Tensor, torch.Tensor]
 """uint8 images [B, 3, H, W] in channels-last order, int64 labels [B], on the loader's device."""
 
+DECODE_BYTES = 1 << 22
+"""Pixels in a batch when a whole file is decoded."""
 BATCHES_AHEAD = 3
 """Batches that FFCV decodes ahead; its ring has two buffers more."""
 
@@ -51,8 +55,8 @@ BATCHES_AHEAD = 3
 class BetonLoader:
     """An iterable, with a length, over the batches of one .beton; a context manager that ends its threads.
 
-    Each `iter()` is an epoch. Training epochs are shuffled, each in its own order, drawn from the seed, and drop the last
-    batch if it is not full; others are in file order, every image. Set `epoch` to go on from a later epoch's order.
+    Each `iter()` is an epoch. Training epochs are shuffled, each in its own order, drawn from the seed, and drop the
+    last batch if it is not full; others are in file order, every image. Set `epoch` to go on from a later one's order.
     """
 
     def __init__(
@@ -184,7 +188,12 @@ def decode_all(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]
     """Every image, uint8 [N, H, W, 3], and label, int64 [N], as FFCV decodes them; needs no manifest."""
     layout: Layout = read_layout(path)
     loader = BetonLoader(
-        path, batch_size=2048, train=False, device=torch.device("cpu"), seed=0, workers=_checked_workers(None)
+        path,
+        batch_size=max(1, DECODE_BYTES // layout.image_bytes),
+        train=False,
+        device=torch.device("cpu"),
+        seed=0,
+        workers=_checked_workers(None),
     )
     images = np.empty((layout.samples, layout.height, layout.width, 3), dtype=np.uint8)
     labels = np.empty(layout.samples, dtype=np.int64)
@@ -273,7 +282,7 @@ def _to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
 
 
 def _checked_workers(workers: int | None) -> int:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if workers is not None and workers > cores:
         raise ConfigError(f"workers is {workers}; this process may use {cores} cores: choose at most {cores}")
     return workers or cores

@@ -48,7 +48,9 @@ def _square(u: Floats, v: Floats) -> Floats:
 
 def _triangle(u: Floats, v: Floats) -> Floats:
     """Apex at (0, -1), which is up; base from (-1, 0.8) to (1, 0.8)."""
-    return np.maximum(v - 0.8, (1.8 * np.abs(u) - (v + 1)) / math.hypot(1.8, 1))
+    base: Floats = v - 0.8
+    side: Floats = (1.8 * np.abs(u) - (v + 1)) / math.hypot(1.8, 1)
+    return np.maximum(base, side)
 
 
 def _plus(u: Floats, v: Floats) -> Floats:

@@ -13,7 +13,7 @@ from torch import nn
 from fastcifar.config import TrainConfig
 from fastcifar.errors import CheckpointError
 from fastcifar.files import replacing
-from fastcifar.training.state import TrainState
+from fastcifar.training.state import TrainState, create_configured_model
 
 FORMAT_VERSION = 1
 
@@ -103,21 +103,25 @@ def load_checkpoint(
     Raises:
         CheckpointError: there is no such checkpoint, it is damaged, or it is of another network.
     """
-    from fastcifar.models import create_model
-
     path = checkpoint_path(run, which)
     values = read_checkpoint(path)
-    config = TrainConfig.from_json(values["config"])
+    return create_saved_model(path, values, model), TrainConfig.from_json(values["config"])
+
+
+def create_saved_model(path: Path, values: dict[str, Any], model: nn.Module | None = None) -> nn.Module:
+    """The network whose weights are in `values`, which `read_checkpoint` read from `path`, in eval mode.
+
+    Raises:
+        CheckpointError: the weights are of another network.
+    """
     if model is None:
-        options = {name: getattr(config, name) for name in ("conv_bias", "layer2_residual", "dropout")}
-        model = create_model(config.model, num_classes=len(values["class_names"]), **options)
+        model = create_configured_model(TrainConfig.from_json(values["config"]), len(values["class_names"]))
     try:
         model.load_state_dict(values["model"])
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: of another network than {config.model} ({str(error).splitlines()[0]})"
-        ) from error
-    return model.eval(), config
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: its weights are of another network; pass that as `model` ({reason})") from error
+    return model.eval()
 
 
 def checkpoint_path(run: Path | str, which: str) -> Path:

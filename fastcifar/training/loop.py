@@ -13,9 +13,11 @@ from torch import nn
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import TrainingError
+from fastcifar.machine import peak_memory_bytes
+from fastcifar.training.network import evaluate
 from fastcifar.training.optim import one_cycle_lr, set_lr
 from fastcifar.training.results import EpochResult, StepProgress
-from fastcifar.training.runtime import peak_memory_bytes, random_state, restore_random_state
+from fastcifar.training.runtime import random_state, restore_random_state
 from fastcifar.training.state import TrainState, create_state
 
 OnStep = Callable[[StepProgress], None]
@@ -71,7 +73,7 @@ def run_epoch(state: TrainState, warmup_seconds: float = 0.0, on_step: OnStep | 
             f"epoch {state.epoch + 1}: the training loss is {train_loss}; try a lower --max-lr, or --amp-dtype bfloat16"
         )
     start = time.perf_counter()
-    test_loss, test_accuracy = evaluate(state)
+    test_loss, test_accuracy = evaluate(state.network, state.test_loader)
     eval_seconds = time.perf_counter() - start
 
     first_step = state.epoch * len(state.train_loader)
@@ -103,8 +105,7 @@ def run_epoch(state: TrainState, warmup_seconds: float = 0.0, on_step: OnStep | 
 
 def train_epoch(state: TrainState, on_step: OnStep | None = None) -> tuple[float, float]:
     """One pass over the training images; mean loss in nats and accuracy, read from the device once, at its end."""
-    state.model.train()
-    state.augmentation.train()
+    state.network.train()
     totals = torch.zeros(2, device=state.runtime.device)
     steps = len(state.train_loader)
     for step, (images, labels) in enumerate(state.train_loader):
@@ -126,48 +127,13 @@ def train_step(state: TrainState, images: torch.Tensor, labels: torch.Tensor, lr
         lr: this step's rate.
     """
     set_lr(state.optimizer, lr)
-    logits = forward(state, images)
+    logits = state.network.logits(images)
     loss = F.cross_entropy(logits, labels)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return torch.stack((loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()))
-
-
-def forward(state: TrainState, images: torch.Tensor) -> torch.Tensor:
-    """float32 logits [B, classes] of uint8 images [B, 3, H, W], in the modes that augmentation and network are in."""
-    normalized = state.augmentation(images)
-    with state.runtime.autocast():
-        logits: torch.Tensor = state.model(normalized)
-    return logits.float()
-
-
-@torch.no_grad()
-def evaluate(state: TrainState) -> tuple[float, float]:
-    """Mean loss in nats and accuracy on the images that the run is measured on."""
-    totals = torch.zeros(2, device=state.runtime.device)
-    for logits, labels in predict_batches(state):
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        totals += torch.stack((loss, (logits.argmax(dim=1) == labels).sum()))
-    loss_sum, correct = totals.tolist()
-    return loss_sum / state.test_loader.samples, correct / state.test_loader.samples
-
-
-@torch.no_grad()
-def predict_batches(state: TrainState) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """float32 logits [B, classes] and int64 labels [B] of every image that the run is measured on, in file order."""
-    state.model.eval()
-    state.augmentation.eval()
-    for images, labels in state.test_loader:
-        yield _logits(state, images)[: len(labels)], labels
-
-
-def _logits(state: TrainState, images: torch.Tensor) -> torch.Tensor:
-    if state.runtime.compile_mode and len(images) < (full := state.config.batch_size):
-        # compiled for one shape: fill a last, smaller batch up, whose other rows are cut off again
-        images = torch.cat((images, images.new_zeros(full - len(images), *images.shape[1:])))
-    return forward(state, images).clone()  # a CUDA graph would write over it
 
 
 def warm_up(state: TrainState) -> float:
@@ -186,16 +152,15 @@ def _compile_step(state: TrainState) -> None:
     height, width, channels = state.manifest.image_shape
     images = torch.randint(0, 256, (state.config.batch_size, height, width, channels), dtype=torch.uint8)
     images = images.permute(0, 3, 1, 2).to(state.runtime.device)
-    buffers = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
+    model = state.network.model
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     random = random_state()
-    state.model.train()
-    state.augmentation.train()
-    forward(state, images).sum().backward()
+    state.network.train()
+    state.network.logits(images).sum().backward()
     state.optimizer.zero_grad(set_to_none=True)
-    state.model.eval()
-    state.augmentation.eval()
+    state.network.train(False)
     with torch.no_grad():
-        _logits(state, images)
-        for name, buffer in state.model.named_buffers():
+        state.network.padded_logits(images, len(images))
+        for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     restore_random_state(random)

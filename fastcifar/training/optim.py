@@ -16,8 +16,8 @@ def create_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.O
 def one_cycle_lr(step: int, total_steps: int, settings: OptimSettings) -> float:
     """The rate of `step` (from 0) of `total_steps`: a line up to max_lr, then a line down.
 
-    The same values as torch.optim.lr_scheduler.OneCycleLR with two linear phases and `cycle_momentum` off; a function of
-    the step, so that a resumed run, or a step that loss scaling skipped, cannot shift it. Source: Smith and Topin,
+    The same values as torch.optim.lr_scheduler.OneCycleLR with two linear phases and `cycle_momentum` off; a function
+    of the step, so that a resumed run, or a step that loss scaling skipped, cannot shift it. Source: Smith and Topin,
     *Super-Convergence*, 2017; the rate does not fall below where it began while `final_div_factor` is 1.
     """
     first = settings.max_lr / settings.div_factor

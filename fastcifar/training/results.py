@@ -23,7 +23,7 @@ class StepProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """What one epoch gave. Losses are means of the cross-entropy in nats; accuracies are from 0 to 1; times in seconds."""
+    """What one epoch gave. Losses are mean cross-entropies in nats, accuracies from 0 to 1, times in seconds."""
 
     epoch: int
     """From 1."""
@@ -36,7 +36,7 @@ class EpochResult:
     test_accuracy: float
     """On the images that `held_out` names."""
     held_out: Literal["test", "validation"]
-    """'validation' if the run keeps a part of the training set aside (val_fraction), and then the test set is not used."""
+    """'validation' if the run keeps a part of the training set aside (val_fraction); the test set is not used then."""
     lr_start: float
     lr_end: float
     """Rates of the epoch's first and last step."""

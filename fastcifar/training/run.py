@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastcifar.config import TrainConfig
 from fastcifar.data.beton import Manifest
 from fastcifar.errors import CheckpointError
@@ -102,6 +104,7 @@ def describe_environment(runtime: Runtime, manifest: Manifest) -> dict[str, Any]
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
+            "torch": torch.__version__,  # with the build, such as +cu130
         },
         "platform": platform.platform(),
         "commit": source_commit(),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import random
-import resource
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +12,7 @@ from torch import nn
 
 from fastcifar.config import RuntimeSettings
 from fastcifar.errors import ConfigError, DeviceError
+from fastcifar.machine import cpu_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,18 +95,6 @@ def restore_random_state(state: dict[str, object]) -> None:
     torch.set_rng_state(state["cpu"])  # type: ignore[arg-type]
     if torch.cuda.is_available() and state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])  # type: ignore[arg-type]
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _resolve_device(name: str) -> torch.device:

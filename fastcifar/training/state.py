@@ -15,6 +15,7 @@ from fastcifar.data.beton import Manifest, open_beton
 from fastcifar.data.loader import BetonLoader, create_loader
 from fastcifar.data.split import stratified_split
 from fastcifar.models import create_model
+from fastcifar.training.network import Network
 from fastcifar.training.optim import create_optimizer
 from fastcifar.training.runtime import Runtime, random_state, resolve_runtime, restore_random_state, seed_everything
 
@@ -24,11 +25,9 @@ class TrainState:
     """What the training loop moves on, and what a checkpoint keeps of it."""
 
     config: TrainConfig
-    runtime: Runtime
     manifest: Manifest
     """Of the training set."""
-    model: nn.Module
-    augmentation: nn.Module
+    network: Network
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     train_loader: BetonLoader
@@ -41,6 +40,11 @@ class TrainState:
     best_epoch: int = 0
 
     @property
+    def runtime(self) -> Runtime:
+        """Where and how the network computes."""
+        return self.network.runtime
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole run, which the schedule spans."""
         return self.config.epochs * len(self.train_loader)
@@ -48,7 +52,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that `torch.load(weights_only=True)` reads them."""
         return {
-            "model": self.model.state_dict(),
+            "model": self.network.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": random_state(),
@@ -60,7 +64,7 @@ class TrainState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, its random state included."""
-        self.model.load_state_dict(state["model"])
+        self.network.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         restore_random_state(state["random"])
@@ -88,16 +92,14 @@ def create_state(
     train_loader, test_loader, manifest = create_loaders(config, runtime.device)
     seed_everything(config.seed)
     if model is None:
-        model = create_configured_model(config, manifest)
+        model = create_configured_model(config, len(manifest.class_names))
     if augmentation is None:
         augmentation = create_configured_augmentation(config, manifest)
     model = runtime.place(model)
     return TrainState(
         config=config,
-        runtime=runtime,
         manifest=manifest,
-        model=model,
-        augmentation=runtime.place(augmentation),
+        network=Network(model=model, augmentation=runtime.place(augmentation), runtime=runtime),
         optimizer=create_optimizer(model, config),
         scaler=runtime.scaler(),
         train_loader=train_loader,
@@ -105,10 +107,10 @@ def create_state(
     )
 
 
-def create_configured_model(settings: ModelSettings, manifest: Manifest) -> nn.Module:
-    """The network that the settings name, with one logit for each class of the data."""
-    options = {name: getattr(settings, name) for name in ("conv_bias", "layer2_residual", "dropout")}
-    return create_model(settings.model, num_classes=len(manifest.class_names), **options)
+def create_configured_model(settings: ModelSettings, num_classes: int) -> nn.Module:
+    """The network that the settings name, with `num_classes` logits."""
+    options = {field.name: getattr(settings, field.name) for field in dataclasses.fields(ModelSettings)}
+    return create_model(options.pop("model"), num_classes=num_classes, **options)
 
 
 def create_configured_augmentation(settings: AugmentSettings, manifest: Manifest) -> nn.Module:

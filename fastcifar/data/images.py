@@ -1,0 +1,32 @@
+"""Labelled images in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images and labels of one split."""
+
+    images: Images
+    """uint8 [N, H, W, 3], C-contiguous."""
+    labels: Labels
+    """int64 [N], each an index into the source's class names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set in memory."""
+
+    train: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+    name: str
+    """'cifar-10-python', 'cifar-10-binary', 'image-folder' or 'synthetic'."""

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# From a clone to a trained network: set up, write CIFAR-10 as .beton files, train on the GPU or, shorter, on the CPU.
+#
+#   bash scripts/quickstart.sh [OPTION OF `fastcifar train` ...]        e.g. --epochs 3
+#
+# Real data come from $FASTCIFAR_DATA, an earlier download or a new one. When none of these can be had, it says so and
+# trains on pictures that it draws itself, kept apart in data/betons-synthetic.
+set -euo pipefail
+# shellcheck source=scripts/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt
+
+is_written() {
+  local name
+  for name in train test; do
+    [[ -f $1/$name.beton && -f $1/$name.beton.json ]] || return 1
+  done
+}
+
+betons=data/betons
+if ! is_written "$betons"; then
+  status=0
+  fastcifar write-beton --source auto --out "$betons" || status=$?
+  ((status < 128)) || exit "$status" # Ctrl-C is no answer to the question whether there are data
+  if ((status)); then
+    betons=data/betons-synthetic
+    say "CIFAR-10 could not be had (reason above). Going on with made-up pictures: the accuracy below says nothing" \
+      "about CIFAR-10. To use the real data, name a folder that holds them and run this again:" \
+      "FASTCIFAR_DATA=/folder/with/cifar-10-batches-py bash scripts/quickstart.sh"
+    is_written "$betons" || fastcifar write-beton --source synthetic --out "$betons"
+  fi
+fi
+
+if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  recipe=(--recipe era --amp --compile)
+else
+  recipe=(--recipe quick)
+fi
+fastcifar train "${recipe[@]}" --betons "$betons" "$@"
+
+say "What else there is, after 'source ${venv#"$PWD"/}/bin/activate': 'fastcifar train --recipe era --amp' for all 24" \
+  "epochs, 'fastcifar --help' for the rest."

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Set up what the tests need, and run them. Those that need a GPU or the real CIFAR-10 skip themselves without.
+#
+#   bash scripts/test.sh [OPTION OF pytest ...]        e.g. -m "not slow"
+set -euo pipefail
+# shellcheck source=scripts/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements-dev.txt
+
+python -m pytest "$@"

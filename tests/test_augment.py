@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kornia.augmentation import Normalize, RandomCrop, RandomHorizontalFlip
+
+from fastcifar import create_augmentation
+from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, GatherCropFlip, PixelNormalize, RandomCutout
+from fastcifar.errors import ConfigError
+
+
+@pytest.fixture
+def images(pictures: np.ndarray) -> torch.Tensor:
+    """uint8 [64, 3, 32, 32] in channels-last order."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
+
+
+def _coordinates(count: int) -> torch.Tensor:
+    """uint8 images [count, 3, 32, 32] whose pixels tell their own row and column, from 1, and the number 1."""
+    row, column = torch.meshgrid(torch.arange(1, 33), torch.arange(1, 33), indexing="ij")
+    return torch.stack((row, column, torch.ones_like(row))).to(torch.uint8).expand(count, 3, 32, 32)
+
+
+def _chi_square(counts: torch.Tensor) -> float:
+    expected = counts.sum() / len(counts)
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize("padding_mode", ["constant", "reflect"])
+@pytest.mark.parametrize("padding", [4, 2])
+def test_the_gather_is_the_stock_crop_and_flip_bit_for_bit(
+    images: torch.Tensor, padding: int, padding_mode: str
+) -> None:
+    torch.manual_seed(0)
+    pixels = images.float() / 255
+    crop = RandomCrop((32, 32), padding=padding, padding_mode=padding_mode)
+    flip = RandomHorizontalFlip(p=0.5)
+    stock = flip(crop(pixels))
+    parameters: dict[str, Any] = {
+        "offset": crop._params["src"][:, 0].long().flip(1),  # Kornia's boxes begin with x, y of the top left corner
+        "flip": flip._params["batch_prob"] > 0.5,
+        "batch_prob": torch.ones(len(images)),
+        "forward_input_shape": torch.tensor(images.shape),
+    }
+    gather = GatherCropFlip(padding, padding_mode)
+    assert parameters["flip"].any()
+    assert not parameters["flip"].all()
+    assert torch.equal(gather(pixels, params=parameters), stock)
+    assert torch.equal(gather(images, params=parameters).float() / 255, stock)
+
+
+def test_the_gathers_matrix_maps_the_pixels_as_the_image_moved() -> None:
+    torch.manual_seed(3)
+    images = _coordinates(32).contiguous()
+    gather = GatherCropFlip()
+    moved = gather(images)
+    matrix = gather.transform_matrix
+    assert matrix is not None
+    for image, transform in zip(moved, matrix, strict=True):
+        x, y = transform.inverse() @ torch.tensor([15.0, 16.0, 1.0]) @ torch.eye(3)[:, :2]
+        assert (image[0, 16, 15] - 1, image[1, 16, 15] - 1) == (round(float(y)), round(float(x)))
+
+
+def test_normalising_is_kornias_bit_for_bit(images: torch.Tensor) -> None:
+    stock = Normalize(torch.tensor(CIFAR10_MEAN), torch.tensor(CIFAR10_STD))(images.float() / 255)
+    assert torch.equal(PixelNormalize(CIFAR10_MEAN, CIFAR10_STD)(images), stock)
+
+
+def test_the_whole_pipeline_with_and_without_stock_operations_has_the_same_distribution() -> None:
+    images = _coordinates(4000).contiguous()
+    for padding_mode in ("constant", "reflect"):
+        means = []
+        for stock_kornia in (False, True):
+            torch.manual_seed(1)
+            options: dict[str, Any] = {"padding_mode": padding_mode, "stock_kornia": stock_kornia, "cutout": 0}
+            means.append(create_augmentation(**options)(images).mean(dim=0))
+        assert torch.allclose(*means, atol=0.02)
+
+
+def test_all_81_offsets_and_both_flips_occur_evenly() -> None:
+    torch.manual_seed(0)
+    gather = GatherCropFlip()
+    offsets, flips = torch.zeros(81), torch.zeros(2)
+    for _ in range(10):
+        moved = gather(_coordinates(10_000))
+        flip = moved[:, 1, 16, 16] < moved[:, 1, 16, 15]
+        row = moved[:, 0, 16, 15].long() - 13  # row 17, counted from 1, when the offset is 4
+        column = torch.where(flip, moved[:, 1, 16, 16], moved[:, 1, 16, 15]).long() - 12
+        offsets += torch.bincount(row * 9 + column, minlength=81)
+        flips += torch.bincount(flip.long(), minlength=2)
+    assert len(offsets) == 81
+    assert (offsets > 0).all()
+    assert _chi_square(offsets) < 124.84, "the 99.9 % quantile for 80 degrees of freedom"
+    assert _chi_square(flips) < 10.83, "the 99.9 % quantile for 1 degree of freedom"
+
+
+def test_each_sample_has_choices_of_its_own() -> None:
+    torch.manual_seed(0)
+    result = create_augmentation()(_coordinates(100).contiguous())
+    assert len({tuple(image.flatten().tolist()) for image in result}) > 95
+
+
+def test_exactly_64_pixels_a_sample_are_cut_and_all_625_places_occur() -> None:
+    torch.manual_seed(0)
+    cutout = RandomCutout(8)
+    places: set[tuple[int, int]] = set()
+    counts = torch.zeros(625)
+    for _ in range(10):
+        cut = cutout(torch.ones(10_000, 3, 32, 32)) == 0
+        assert (cut.sum(dim=(2, 3)) == 64).all(), "in each channel"
+        assert (cut == cut[:, :1]).all(), "at the same place"
+        corner = cut[:, 0].flatten(1).int().argmax(dim=1)
+        row, column = corner // 32, corner % 32
+        for step in (0, 7):  # wholly inside, and square
+            index = torch.arange(len(cut))
+            assert cut[index, 0, row + step, column + step].all()
+        counts += torch.bincount(row * 25 + column, minlength=625)
+        places.update(zip(row.tolist(), column.tolist(), strict=True))
+    assert len(places) == 625
+    assert _chi_square(counts) < 739.8, "the 99.9 % quantile for 624 degrees of freedom"
+
+
+def test_the_cut_pixels_are_exactly_zero_in_every_precision(images: torch.Tensor) -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        torch.manual_seed(0)
+        result = create_augmentation(dtype=dtype)(images)
+        assert result.dtype == dtype
+        assert ((result == 0).all(dim=1).sum(dim=(1, 2)) >= 64).all()
+
+
+def test_the_seed_repeats_every_choice(images: torch.Tensor) -> None:
+    augmentation = create_augmentation()
+    results = []
+    for seed in (7, 7, 8):
+        torch.manual_seed(seed)
+        results.append(augmentation(images))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("stock_kornia", [False, True])
+def test_in_eval_mode_it_only_normalises(images: torch.Tensor, stock_kornia: bool) -> None:
+    augmentation = create_augmentation(stock_kornia=stock_kornia).eval()
+    state = torch.get_rng_state()
+    expected = (images.float() / 255 - torch.tensor(CIFAR10_MEAN).view(3, 1, 1)) / torch.tensor(CIFAR10_STD).view(
+        3, 1, 1
+    )
+    assert torch.equal(augmentation(images), expected)
+    assert torch.equal(torch.get_rng_state(), state), "and draws nothing"
+
+
+def test_the_result_is_in_channels_last_order_and_the_input_is_left_alone(images: torch.Tensor) -> None:
+    before = images.clone()
+    result = create_augmentation()(images)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)
+
+
+def test_settings_of_nothing_change_nothing(images: torch.Tensor) -> None:
+    nothing = create_augmentation(padding=0, flip_p=0.0, cutout=0)
+    assert torch.equal(nothing(images), nothing.eval()(images))
+    assert torch.equal(create_augmentation(padding=0, flip_p=1.0, cutout=0)(images), nothing(images).flip(3))
+
+
+def test_autocast_around_it_leaves_the_result_a_float(images: torch.Tensor) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert create_augmentation()(images).dtype == torch.float32
+
+
+def test_it_composes_with_kornias_own_operations(images: torch.Tensor) -> None:
+    from kornia.augmentation import AugmentationSequential, RandomVerticalFlip
+
+    pipeline = AugmentationSequential(GatherCropFlip(), RandomVerticalFlip(p=0.5), RandomCutout(8))
+    assert pipeline(images.float() / 255).shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"padding": -1}, "padding is -1"),
+        ({"padding_mode": "mirror"}, "padding_mode is 'mirror'"),
+        ({"flip_p": 1.5}, "flip_p is 1.5"),
+        ({"cutout": 33}, "cutout is 33"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_augmentation(**settings)
+
+
+@pytest.mark.slow
+def test_compiled_it_gives_what_it_gives_eagerly(images: torch.Tensor) -> None:
+    eager, compiled = create_augmentation().eval(), create_augmentation().eval()
+    compiled.compile()
+    assert torch.allclose(compiled(images), eager(images), atol=1e-6)
+    compiled.train()
+    torch.manual_seed(0)
+    result = compiled(images)
+    assert ((result == 0).all(dim=1).sum(dim=(1, 2)) >= 64).all()
+
+
+@pytest.mark.gpu
+def test_on_the_gpu_nothing_waits_for_the_host_and_nothing_is_drawn_there() -> None:
+    augmentation = create_augmentation().cuda()
+    images = _coordinates(512).contiguous().cuda()
+    augmentation(images)
+    state = torch.get_rng_state()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = augmentation(images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert result.is_cuda

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastcifar.cli import COMMANDS, main
+from fastcifar.data import sources
+from fastcifar.data.loader import decode_all
+from fastcifar.machine import usable_cores
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def run(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run of the exercise's network."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(_train(betons, "--run-dir", str(folder))) == 0
+    return folder
+
+
+def _train(betons: Path, *more: str) -> list[str]:
+    return ["train", "--betons", str(betons), "--batch-size", "100", "--epochs", "1", "--device", "cpu", *more]
+
+
+def _error(capsys: Capture) -> str:
+    """The one line on the standard error stream."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("fastcifar: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_every_command(arguments: list[str], capsys: Capture) -> None:
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help(name: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: fastcifar {name}" in capsys.readouterr().out
+
+
+def test_help_imports_neither_torch_nor_ffcv() -> None:
+    code = "import sys, fastcifar.cli; fastcifar.cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_version_is_told(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "fastcifar 0.1.0\n"
+
+
+def test_an_unknown_command_is_a_usage_error_with_the_nearest_name(capsys: Capture) -> None:
+    assert main(["trian"]) == 2
+    assert "did you mean train?" in _error(capsys)
+
+
+def test_a_dry_run_prints_the_resolved_configuration(capsys: Capture) -> None:
+    assert main(["train", "--recipe", "quick", "--epochs", "7", "--no-amp", "--dry-run"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["recipe"], shown["epochs"], shown["amp"]) == ("quick", 7, False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--recipe", "erra"],
+        ["train", "--epochs", "0", "--dry-run"],
+        ["train", "--epochs", "many"],
+        ["train", "--no-such-flag"],
+        ["train", "--padding-mode", "wrap"],
+        ["train", "--target", "90"],
+        ["evaluate"],
+        ["inspect"],
+    ],
+)
+def test_a_wrong_flag_is_a_usage_error(arguments: list[str], capsys: Capture) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    shown = capsys.readouterr()
+    assert shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_an_image_folder_becomes_betons_that_can_be_inspected(tmp_path: Path, capsys: Capture) -> None:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("ant", "bee"):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 256, (40 + index, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    source, out = str(tmp_path / "pictures"), tmp_path / "out"
+    assert main(["write-beton", "--source", source, "--out", str(out)]) == 1
+    assert "--resize 32" in _error(capsys)
+    assert main(["write-beton", "--source", source, "--out", str(out), "--resize", "32", "--workers", "64"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "test.beton", "test.beton.json", "train.beton", "train.beton.json",
+    ]  # fmt: skip
+    capsys.readouterr()
+    png = tmp_path / "sheet.png"
+    assert main(["inspect", str(out / "train.beton"), "--png", str(png)]) == 0
+    shown = capsys.readouterr().out
+    assert "ant" in shown
+    assert "6 images of 32 × 32 × 3" in shown
+    with Image.open(png) as sheet:
+        pixels = np.asarray(sheet)
+    first = decode_all(out / "train.beton")[0][0]
+    assert np.array_equal(pixels[4:68:2, 4:68:2], first), "the first picture, each pixel 2 by 2"
+
+
+def test_train_writes_missing_betons_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    draw = sources.draw_synthetic
+    monkeypatch.setattr(sources, "draw_synthetic", lambda seed: draw(train=100, test=50, seed=seed))
+    run = tmp_path / "run"
+    assert main(_train(tmp_path / "betons", "--source", "synthetic", "--run-dir", str(run))) == 0
+    assert (run / "checkpoints" / "last.pt").exists()
+    assert "100 images of synthetic" in capsys.readouterr().out
+
+
+def test_a_run_is_named_by_time_and_recipe(
+    betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(_train(betons)) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.endswith("-era")
+    shown = capsys.readouterr().out
+    assert "6,573,130" in shown
+    assert str(Path("runs") / run.name) in shown
+
+
+def test_evaluate_repeats_the_test_accuracy_of_the_run(run: Path, capsys: Capture) -> None:
+    (metrics,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for checkpoint in ("best", "last"):
+        assert main(["evaluate", str(run), "--checkpoint", checkpoint, "--json"]) == 0
+        evaluation = json.loads(capsys.readouterr().out)
+        assert evaluation["accuracy"] == pytest.approx(metrics["test_accuracy"])
+        assert evaluation["loss"] == pytest.approx(metrics["test_loss"], rel=1e-6)
+        assert evaluation["samples"] == 90
+        counts = [9] * 10  # the made-up test set is balanced
+        weighted = sum(a * n for a, n in zip(evaluation["class_accuracy"].values(), counts, strict=True)) / 90
+        assert weighted == pytest.approx(evaluation["accuracy"])
+    assert main(["evaluate", str(run)]) == 0
+    assert f"{100 * metrics['test_accuracy']:.2f} %" in capsys.readouterr().out
+
+
+def test_resume_goes_on_with_the_runs_own_settings(betons: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    assert main(_train(betons, "--epochs", "2", "--target", "0.000001", "--run-dir", str(run))) == 0
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+    assert main(["train", "--resume", str(run), "--epochs", "3"]) == 1
+    assert "--epochs" in _error(capsys)
+    assert main(["train", "--resume", str(run), "--target", "None"]) == 0
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "none")]) == 1
+    assert "no folder of a run" in _error(capsys)
+
+
+def test_bad_input_ends_in_one_line_and_exit_code_1(betons: Path, tmp_path: Path, run: Path, capsys: Capture) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("not a folder")
+    broken = tmp_path / "broken" / "train.beton"
+    broken.parent.mkdir()
+    for name in ("train.beton", "train.beton.json", "test.beton", "test.beton.json"):
+        (broken.parent / name).write_bytes((betons / name).read_bytes())
+    os.truncate(broken, 10_000)
+    cases = {
+        ("write-beton", "--source", str(tmp_path / "none")): "there is no such file or folder",
+        ("write-beton", "--source", str(tmp_path / "empty")): "without classes",
+        ("write-beton", "--source", "synthetic", "--out", str(tmp_path / "file" / "x")): "Not a directory",
+        ("inspect", str(tmp_path / "none.beton")): "there is no such file",
+        ("inspect", str(broken)): "do not fit",
+        tuple(_train(broken.parent)): "do not fit",
+        tuple(_train(betons, "--run-dir", str(tmp_path / "file"))): "file",
+        tuple(_train(betons, "--run-dir", str(run))): "holds a run already",
+        ("evaluate", str(tmp_path / "empty")): "there is no such checkpoint",
+    }
+    if not torch.cuda.is_available():
+        cases[tuple(_train(betons, "--device", "cuda"))] = "sees 0 CUDA devices"
+    for arguments, message in cases.items():
+        assert main(list(arguments)) == 1, arguments
+        assert message in _error(capsys), arguments
+
+
+def test_settings_that_do_not_fit_machine_or_data_are_usage_errors(betons: Path, capsys: Capture) -> None:
+    too_many = str(usable_cores() + 1)
+    assert main(_train(betons, "--workers", too_many)) == 2
+    assert "choose at most" in _error(capsys)
+    assert main(_train(betons, "--batch-size", "5000")) == 2
+    assert "has 200 images" in _error(capsys)
+
+
+def test_ctrl_c_ends_a_training_with_exit_code_130(betons: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastcifar", *_train(betons, "--epochs", "500", "--run-dir", str(tmp_path / "r"))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "r" / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "fastcifar: stopped\n"
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(betons: Path) -> None:
+    command = f"{sys.executable} -m fastcifar inspect {betons / 'train.beton'} | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=True)
+    assert "Traceback" not in done.stderr
+    assert "train.beton" in done.stdout
+
+
+def test_doctor_finds_nothing_missing_where_the_tests_run(capsys: Capture) -> None:
+    assert main(["doctor"]) == 0
+    assert "ffcv" in capsys.readouterr().out

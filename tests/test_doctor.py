@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import importlib
+import io
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from rich.console import Console
+
+from fastcifar import doctor
+from fastcifar.doctor import Finding, examine, show
+
+UNHEALTHY = [
+    Finding(name="Python", status="ok", detail="3.11.2"),
+    Finding(name="CPU", status="warning", detail="a slow one, " * 12, remedy="train with --no-amp"),
+    Finding(name="ffcv", status="missing", detail="ImportError: [gone]", remedy=f"type {'this and ' * 20}[no markup]"),
+]
+
+
+def fail_to_import(monkeypatch: pytest.MonkeyPatch, broken: str, error: Exception) -> None:
+    def import_module(name: str) -> ModuleType:
+        if name.split(".")[0] == broken:
+            raise error
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(doctor, "import_module", import_module)
+
+
+def found(name: str) -> Finding:
+    return next(finding for finding in examine() if finding.name == name)
+
+
+def rendered(findings: list[Finding]) -> str:
+    console = Console(file=io.StringIO(), width=80, no_color=True)
+    show(findings, console)
+    return console.file.getvalue()
+
+
+def test_a_healthy_machine_lacks_nothing() -> None:
+    findings = examine()
+    assert [finding for finding in findings if finding.status == "missing"] == []
+    names = {finding.name for finding in findings}
+    assert {"Python", "platform", "torch", "torchvision", "ffcv", "numba", "kornia", "CPU", "disk"} <= names
+
+
+def test_every_finding_that_is_not_ok_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTCIFAR_DATA", str(tmp_path / "absent"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "FREE_SPACE", float("inf"))
+    monkeypatch.setattr(doctor, "import_module", lambda name: pytest.importorskip("no_such_package", exc_type=KeyError))
+    findings = examine()
+    assert {finding.name for finding in findings if finding.status == "warning"} >= {"disk", "FASTCIFAR_DATA"}
+    for finding in findings:
+        assert bool(finding.remedy) == (finding.status != "ok"), finding
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "typed"),
+    [
+        ("torch", ImportError("libcudart.so.13: cannot open shared object file"), "pip install --upgrade --force-rein"),
+        ("torchvision", RuntimeError("operator torchvision::nms does not exist"), "must be of one build"),
+        ("ffcv", OSError("libopencv_core.so.406: cannot open shared object file"), "--no-deps ffcv"),
+        ("kornia", ModuleNotFoundError("No module named 'kornia'"), "python -m pip install --upgrade kornia"),
+    ],
+)
+def test_a_package_that_does_not_load_is_named_with_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, broken: str, error: Exception, typed: str
+) -> None:
+    fail_to_import(monkeypatch, broken, error)
+    finding = found(broken)
+    assert finding.status == "missing"
+    assert str(error) in finding.detail
+    assert type(error).__name__ in finding.detail
+    assert typed in finding.remedy
+
+
+def test_ffcv_without_its_libraries_says_which_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    fail_to_import(monkeypatch, "ffcv", ImportError())
+    assert found("ffcv").remedy.startswith("sudo apt-get install -y --no-install-recommends g++ pkg-config libopencv")
+
+
+def test_a_gpu_that_torch_does_not_see_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found("CUDA").status == "ok"
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    assert found("CUDA").status == "warning"
+    assert "driver" in found("CUDA").remedy
+
+
+@pytest.mark.gpu
+def test_every_cuda_device_is_described() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    devices = [finding for finding in examine() if finding.name.startswith("cuda:")]
+    assert len(devices) == torch.cuda.device_count()
+    assert all("GB, bfloat16" in device.detail for device in devices)
+
+
+def test_betons_and_the_source_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTCIFAR_DATA", str(tmp_path))
+    assert found("FASTCIFAR_DATA").status == "ok"
+    assert found("data/betons").status == "warning"
+    (tmp_path / "data/betons").mkdir(parents=True)
+    for name in ("train.beton", "test.beton"):
+        (tmp_path / "data/betons" / name).touch()
+    assert found("data/betons").status == "ok"
+
+
+def test_the_page_is_readable_at_80_columns_without_colour() -> None:
+    text = rendered(UNHEALTHY)
+    table, todo = text.split("\nWhat to do:\n")
+    assert "\x1b" not in text
+    assert max(map(len, table.splitlines())) <= 80
+    assert "missing  ffcv    ImportError: [gone]" in table
+    assert f"  ffcv: {UNHEALTHY[2].remedy}" in todo.splitlines()  # one line, so that it can be copied
+    assert "Python" not in todo
+
+
+def test_a_machine_without_faults_is_told_so() -> None:
+    assert rendered(UNHEALTHY[:1]).endswith("Nothing is missing.\n")

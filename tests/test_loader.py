@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastcifar import create_loader
+from fastcifar.data import loader as loader_module
+from fastcifar.data.layout import read_layout
+from fastcifar.errors import ConfigError, DataError
+from fastcifar.machine import usable_cores
+
+
+def _all(loader: loader_module.BetonLoader) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = zip(*loader, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def _threads() -> int:
+    return threading.active_count()
+
+
+def test_batches_are_uint8_in_channels_last_order_with_int64_labels(betons: Path) -> None:
+    with create_loader(betons / "train.beton", batch_size=32, train=True) as loader:
+        for images, labels in loader:
+            assert images.shape == (32, 3, 32, 32)
+            assert images.dtype == torch.uint8
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            assert labels.shape == (32,)
+            assert labels.dtype == torch.int64
+
+
+def test_training_drops_a_last_batch_that_is_not_full_and_testing_keeps_it(betons: Path) -> None:
+    train = create_loader(betons / "train.beton", batch_size=32, train=True)
+    test = create_loader(betons / "test.beton", batch_size=32, train=False)
+    assert len(train) == len(list(train)) == 6
+    assert train.samples == 192
+    assert len(test) == 3
+    assert [len(labels) for _, labels in test] == [32, 32, 26]
+    assert test.samples == 90
+
+
+def test_testing_hands_over_every_image_in_file_order_and_batches_may_be_kept(betons: Path) -> None:
+    layout = read_layout(betons / "test.beton")
+    images, labels = _all(create_loader(betons / "test.beton", batch_size=7, train=False))
+    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), layout.images())
+    assert np.array_equal(labels.numpy(), layout.labels)
+
+
+def test_training_visits_each_image_once_with_its_own_label(betons: Path) -> None:
+    layout = read_layout(betons / "train.beton")
+    loader = create_loader(betons / "train.beton", batch_size=50, train=True, seed=3)
+    order = loader.order(0)
+    images, labels = _all(loader)
+    assert sorted(order.tolist()) == list(range(200))
+    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), layout.images()[order])
+    assert np.array_equal(labels.numpy(), layout.labels[order])
+
+
+def test_the_seed_repeats_the_orders_and_each_epoch_has_its_own(betons: Path) -> None:
+    first, second = (create_loader(betons / "train.beton", batch_size=50, train=True, seed=5) for _ in range(2))
+    runs = [[_all(loader)[0] for _ in range(3)] for loader in (first, second)]
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(runs[0][0], runs[0][1])
+
+
+def test_seeds_have_independent_streams(betons: Path) -> None:
+    loaders = [create_loader(betons / "train.beton", batch_size=50, train=True, seed=seed) for seed in range(4)]
+    orders = {tuple(loader.order(epoch).tolist()) for loader in loaders for epoch in range(4)}
+    assert len(orders) == 16, "no seed's epoch is another seed's epoch"
+
+
+def test_going_on_from_a_later_epoch_gives_its_order(betons: Path) -> None:
+    through, resumed = (create_loader(betons / "train.beton", batch_size=50, train=True, seed=1) for _ in range(2))
+    epochs = [_all(through)[0] for _ in range(3)]
+    resumed.epoch = 2
+    assert torch.equal(_all(resumed)[0], epochs[2])
+
+
+def test_indices_choose_the_images(betons: Path) -> None:
+    layout = read_layout(betons / "train.beton")
+    chosen = np.array([3, 150, 7, 9], dtype=np.int64)
+    _, labels = _all(create_loader(betons / "train.beton", batch_size=3, train=False, indices=chosen))
+    assert np.array_equal(labels.numpy(), layout.labels[chosen])
+
+
+def test_leaving_an_epoch_early_ends_its_thread(betons: Path) -> None:
+    before = _threads()
+    loader = create_loader(betons / "train.beton", batch_size=8, train=True)
+    for _ in range(5):
+        for _ in loader:
+            break
+        loader.close()
+        assert _threads() == before
+
+
+def test_an_error_in_the_loop_ends_the_thread(betons: Path) -> None:
+    def interrupted() -> None:
+        with create_loader(betons / "train.beton", batch_size=8, train=True) as loader:
+            for _ in loader:
+                raise KeyboardInterrupt
+
+    before = _threads()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert _threads() == before
+
+
+def test_a_new_epoch_ends_the_one_before(betons: Path) -> None:
+    before = _threads()
+    loader = create_loader(betons / "train.beton", batch_size=8, train=True)
+    abandoned = iter(loader)
+    next(abandoned)
+    assert sum(1 for _ in loader) == len(loader)
+    abandoned.close()  # type: ignore[attr-defined]
+    assert _threads() == before
+
+
+def test_an_error_in_the_decoding_thread_reaches_the_caller(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, number: int, indices: object, slot: int) -> object:
+        if number == 2:
+            raise RuntimeError("the disk is gone")
+        return decode(self, number, indices, slot)
+
+    decode = loader_module._Epoch.decode
+    monkeypatch.setattr(loader_module._Epoch, "decode", broken)
+    loader = create_loader(betons / "train.beton", batch_size=8, train=True)
+    with pytest.raises(DataError, match=r"train\.beton: FFCV could not decode a batch: .*the disk is gone"):
+        list(loader)
+
+
+def test_a_decoding_thread_that_dies_silently_is_no_hang(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module._Epoch, "run", lambda self: None)
+    start = time.perf_counter()
+    with pytest.raises(DataError, match="ended without a word"):
+        list(create_loader(betons / "train.beton", batch_size=8, train=True))
+    assert time.perf_counter() - start < 10
+
+
+def test_torchs_threads_stay_as_they_were(betons: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        loader = create_loader(betons / "train.beton", batch_size=8, train=True, workers=1)
+        list(loader)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_warming_up_moves_no_order(betons: Path) -> None:
+    warm, cold = (create_loader(betons / "train.beton", batch_size=50, train=True) for _ in range(2))
+    warm.warm_up()
+    assert torch.equal(_all(warm)[0], _all(cold)[0])
+
+
+def test_more_workers_than_cores_are_refused(betons: Path) -> None:
+    with pytest.raises(ConfigError, match=f"choose at most {usable_cores()}"):
+        create_loader(betons / "train.beton", batch_size=8, train=True, workers=usable_cores() + 1)
+
+
+def test_a_training_batch_larger_than_the_data_set_is_refused(betons: Path) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size is 201; .* has 200 images"):
+        create_loader(betons / "train.beton", batch_size=201, train=True)
+    assert len(create_loader(betons / "test.beton", batch_size=512, train=False)) == 1
+
+
+@pytest.mark.cifar
+def test_an_epoch_of_the_real_test_set_has_all_ten_thousand_images(cifar_betons: Path) -> None:
+    loader = create_loader(cifar_betons / "test.beton", batch_size=512, train=False)
+    assert sum(len(labels) for _, labels in loader) == 10_000
+
+
+@pytest.mark.gpu
+def test_batches_on_the_gpu_are_those_of_the_cpu_however_far_it_lags(betons: Path) -> None:
+    host = create_loader(betons / "train.beton", batch_size=8, train=True, seed=2)
+    device = create_loader(betons / "train.beton", batch_size=8, train=True, seed=2, device="cuda")
+    for _ in range(3):
+        expected = [(images.sum().item(), labels.sum().item()) for images, labels in host]
+        sums = []
+        for images, labels in device:
+            torch.cuda._sleep(20_000_000)  # training that takes longer than decoding
+            sums.append(torch.stack((images.sum(), labels.sum())))
+        assert [tuple(row) for row in torch.stack(sums).tolist()] == expected

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastcifar import get_recipe
+from fastcifar.data.split import stratified_split
+from fastcifar.errors import ConfigError
+from fastcifar.training.optim import create_optimizer, one_cycle_lr
+
+
+@pytest.mark.parametrize(("total", "final_div"), [(24 * 97, 1.0), (100, 20.0), (7, 1.0)])
+def test_the_schedule_is_torchs_one_cycle(total: int, final_div: float) -> None:
+    config = get_recipe("era", final_div_factor=final_div)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.max_lr, total_steps=total, pct_start=config.pct_start, anneal_strategy="linear",
+        div_factor=config.div_factor, final_div_factor=final_div, cycle_momentum=False,
+    )  # fmt: skip
+    for step in range(total):
+        assert one_cycle_lr(step, total, config) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        if step + 1 < total:
+            schedule.step()
+
+
+def test_the_rate_peaks_at_the_end_of_epoch_five_and_falls_back_to_where_it_began() -> None:
+    config = get_recipe("era")
+    rates = [one_cycle_lr(step, 24 * 97, config) for step in range(24 * 97)]
+    assert rates.index(max(rates)) == 5 * 97 - 1
+    assert max(rates) == pytest.approx(config.max_lr)
+    assert rates[0] == pytest.approx(config.max_lr / 10)
+    assert rates[-1] == pytest.approx(config.max_lr / 10)
+    assert min(rates) == pytest.approx(config.max_lr / 10)
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 5])
+def test_the_shortest_runs_have_finite_rates(total: int) -> None:
+    config = get_recipe("era")
+    for step in range(total):
+        assert 0 < one_cycle_lr(step, total, config) <= config.max_lr * (1 + 1e-12)
+
+
+def test_adam_takes_its_weight_decay() -> None:
+    optimizer = create_optimizer(nn.Linear(2, 2), get_recipe("era", weight_decay=0.5))
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_the_split_is_stratified_seeded_and_whole() -> None:
+    labels = np.repeat(np.arange(10), 50)
+    training, validation = stratified_split(labels, 0.1, seed=0)
+    assert np.array_equal(np.sort(np.concatenate((training, validation))), np.arange(500))
+    assert (np.bincount(labels[validation]) == 5).all()
+    assert np.array_equal(stratified_split(labels, 0.1, seed=0)[1], validation)
+    assert not np.array_equal(stratified_split(labels, 0.1, seed=1)[1], validation)
+
+
+def test_a_split_that_leaves_one_side_empty_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"val_fraction is 0\.01, which leaves 20 images to train on and 0"):
+        stratified_split(np.repeat(np.arange(10), 2), 0.01, seed=0)
