@@ -26,7 +26,7 @@ def download(cache: Path) -> Path:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    folder, batches = cache / CIFAR10.base_folder, (*CIFAR10.train_list, *CIFAR10.test_list)
+    folder, batches = cache / str(CIFAR10.base_folder), (*CIFAR10.train_list, *CIFAR10.test_list)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         if not all(check_integrity(folder / name, md5) for name, md5 in batches):

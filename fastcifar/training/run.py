@@ -15,6 +15,7 @@ from fastcifar.config import TrainConfig
 from fastcifar.data.beton import Manifest
 from fastcifar.errors import CheckpointError
 from fastcifar.files import replacing
+from fastcifar.machine import usable_cores
 from fastcifar.training.checkpoint import checkpoint_path, copy_checkpoint, save_checkpoint
 from fastcifar.training.results import EpochResult
 from fastcifar.training.runtime import Runtime
@@ -106,7 +107,7 @@ def describe_environment(runtime: Runtime, manifest: Manifest) -> dict[str, Any]
             **{name: importlib.metadata.version(name) for name in PACKAGES},
             "torch": torch.__version__,  # with the build, such as +cu130
         },
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
         "commit": source_commit(),
         "data": {"name": manifest.name, "content_sha256": manifest.content_sha256},
     }

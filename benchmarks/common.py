@@ -1,0 +1,51 @@
+"""What every benchmark shares: timing by blocks in turn, and the JSON that it leaves."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastcifar.config import TrainConfig
+from fastcifar.files import replacing
+from fastcifar.training.runtime import Runtime
+
+RESULTS = Path(__file__).parent / "results"
+
+Block = Callable[[], None]
+"""A piece of work that is timed as a whole."""
+
+
+def time_in_turn(blocks: Mapping[str, Block], *, rounds: int, runtime: Runtime) -> dict[str, list[float]]:
+    """Seconds of each block in each round, the blocks in turn (A B A B …), after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in blocks}
+    for number in range(rounds + 1):
+        for name, block in blocks.items():
+            runtime.synchronize()
+            start = time.perf_counter()
+            block()
+            runtime.synchronize()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summarize(seconds: list[float]) -> dict[str, Any]:
+    """Median, least and most, and all of them."""
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds), "all": seconds}
+
+
+def portable(config: TrainConfig) -> dict[str, Any]:
+    """The settings without the folders, which say nothing on another machine."""
+    return {name: value for name, value in config.to_json().items() if name not in ("betons", "run_dir")}
+
+
+def write_results(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a benchmark's JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+    print(f"results: {path}")

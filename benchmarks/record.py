@@ -1,0 +1,70 @@
+"""Runs' folders as one result file.
+
+    fastcifar train --recipe era --amp --run-dir runs/era
+    python -m benchmarks.record runs/era --benchmark era --out benchmarks/results/era-cpu.json
+
+Everything in it comes from the folders: what was set, where it ran, and an entry an epoch. The accuracy is the last
+epoch's, the best is beside it; times are as the runs measured them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from benchmarks.common import portable, write_results
+from fastcifar.errors import CheckpointError
+from fastcifar.training.run import read_config, read_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Collect runs into a result file."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of finished runs, made on one machine by one commit from the same data."""
+    benchmark: str
+    """Name of the question that the runs answer."""
+    out: Path
+    """The JSON to write."""
+    note: str = ""
+    """What a reader has to know of how they ran, such as other work beside them."""
+
+
+def main(settings: Record) -> None:
+    environments = [json.loads((run / "environment.json").read_text()) for run in settings.runs]
+    if any(environment != environments[0] for environment in environments):
+        raise CheckpointError("the runs differ in machine, versions, commit or data: give each its own file")
+    note = {"note": settings.note} if settings.note else {}
+    runs = [describe(run) for run in settings.runs]
+    write_results(settings.out, {"benchmark": settings.benchmark, **environments[0], **note, "runs": runs})
+
+
+def describe(run: Path) -> dict[str, Any]:
+    """One run's entry in a result file."""
+    config, history = read_config(run), read_metrics(run)
+    if not history:
+        raise CheckpointError(f"{run}: has no finished epoch")
+    last = history[-1]
+    return {
+        "recipe": config.recipe,
+        "config": portable(config),
+        "seed": config.seed,
+        "epochs": last["epoch"],
+        "train_seconds": last["total_train_seconds"],
+        "eval_seconds": last["eval_seconds"],
+        "warmup_seconds": last["warmup_seconds"],
+        "test_accuracy": last["test_accuracy"],
+        "best_accuracy": last["best_accuracy"],
+        "best_epoch": last["best_epoch"],
+        "peak_memory_bytes": last["peak_memory_bytes"],
+        "history": history,
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Record, description=__doc__))

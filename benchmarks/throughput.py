@@ -1,0 +1,166 @@
+"""How fast each part of a training step is: loader, augmentation, model step, and the whole step, in one run.
+
+    python -m benchmarks.throughput --betons data/betons --out benchmarks/results/throughput-cpu.json
+
+Parts are timed in blocks of steps, in turn, so that a machine whose speed drifts drifts for all. The model step is
+forward, loss, backward and update on a batch that is already normalised; the whole step is what `fit` does. FLOPs are
+those of the multiply-adds, counted on the network by torch, backward twice the forward. The ceiling is a bfloat16
+product of two square matrices on the same device. The model step is also timed as most trainers take it: in float32,
+contiguous.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import statistics
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import RESULTS, Block, portable, summarize, time_in_turn, write_results
+from fastcifar import get_recipe
+from fastcifar.data.loader import Batch, BetonLoader
+from fastcifar.training.loop import train_step
+from fastcifar.training.run import describe_environment
+from fastcifar.training.state import TrainState, create_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """Measure loader, augmentation, model step and whole step."""
+
+    betons: Path = Path("data/betons")
+    """Folder with train.beton and test.beton."""
+    device: str = "auto"
+    """'cpu', 'cuda', …"""
+    batch_size: int = 512
+    """Images a step."""
+    compile: bool = False
+    """Compile network and augmentation."""
+    steps: int = 2
+    """Steps in a block."""
+    rounds: int = 5
+    """Blocks of each part that count."""
+    matrix: int = 4096
+    """Rows and columns of the matrices whose product is the ceiling."""
+    out: Path = RESULTS / "throughput.json"
+    """The JSON to write."""
+
+
+def main(settings: Throughput) -> None:
+    config = get_recipe(
+        "era", betons=settings.betons, device=settings.device, batch_size=settings.batch_size, amp=True,
+        compile=settings.compile,
+    )  # fmt: skip
+    as_most_do = dataclasses.replace(config, amp=False, channels_last=False, compile=False)
+    whole = create_state(config)
+    model = create_state(config, augmentation=nn.Identity())
+    plain = create_state(as_most_do, augmentation=nn.Identity())
+    loader = create_state(config).train_loader
+    batches = _endless(whole.train_loader)
+    images, labels = next(batches)
+    whole.network.train(False)
+    normalized = whole.network.augmentation(images)
+    contiguous = normalized.contiguous()
+    matrix = torch.randn(settings.matrix, settings.matrix, device=images.device, dtype=torch.bfloat16)
+    for state in (whole, model, plain):
+        state.network.train()
+
+    def steps(step: Callable[[], object]) -> Block:
+        def block() -> None:
+            for _ in range(settings.steps):
+                step()
+
+        return block
+
+    seconds = time_in_turn(
+        {
+            "loader": lambda: collections.deque(loader, maxlen=0),
+            "matrix product": steps(lambda: matrix @ matrix),
+            "augmentation": steps(lambda: whole.network.augmentation(images)),
+            "model step": steps(lambda: train_step(model, normalized, labels, config.max_lr)),
+            "whole step": steps(lambda: train_step(whole, *next(batches), config.max_lr)),
+            "plain model step": steps(lambda: train_step(plain, contiguous, labels, config.max_lr)),
+        },
+        rounds=settings.rounds,
+        runtime=whole.runtime,
+    )
+    batches.close()
+    per_block = {"loader": len(loader)}
+    seconds = {name: [s / per_block.get(name, settings.steps) for s in values] for name, values in seconds.items()}
+    results = {
+        "benchmark": "throughput",
+        **describe_environment(whole.runtime, whole.manifest),
+        "config": portable(config),
+        "settings": {"steps": settings.steps, "rounds": settings.rounds, "matrix": settings.matrix},
+        "figures": derive(seconds, settings.batch_size, train_flops(model, normalized), 2 * settings.matrix**3),
+        "runs": [{"part": name, "seconds": summarize(values)} for name, values in seconds.items()],
+    }
+    show(results)
+    write_results(settings.out, results)
+
+
+def train_flops(state: TrainState, images: torch.Tensor) -> float:
+    """Floating point operations of a training step: three times the forward's, two a multiply-add."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        state.network.model(images.float())
+    return 3.0 * counter.get_total_flops()
+
+
+def derive(seconds: dict[str, list[float]], batch_size: int, step_flops: float, matrix_flops: float) -> dict[str, Any]:
+    """Images/s and GFLOP/s of each part, and the ratios that the parts stand in, from medians."""
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    ceiling = matrix_flops / median["matrix product"] / 1e9
+    gflops = {name: step_flops / median[name] / 1e9 for name in ("model step", "whole step", "plain model step")}
+    images_per_second = {name: batch_size / median[name] for name in median if name != "matrix product"}
+    return {
+        "images_per_second": images_per_second,
+        "gflop_per_second": {"matrix product": ceiling, **gflops},
+        "share_of_ceiling": {name: value / ceiling for name, value in gflops.items()},
+        "whole_by_model": median["whole step"] / median["model step"],
+        "plain_by_model": median["plain model step"] / median["model step"],
+        "step_gflop": step_flops / 1e9,
+    }
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the figures as a table."""
+    figures = results["figures"]
+    table = Table("part", "median s", "images/s", "GFLOP/s", "of ceiling")
+    for run in results["runs"]:
+        name = run["part"]
+        table.add_row(
+            name,
+            f"{run['seconds']['median']:.4g}",
+            _cell(figures["images_per_second"], name, ",.0f"),
+            _cell(figures["gflop_per_second"], name, ",.0f"),
+            _cell(figures["share_of_ceiling"], name, ".1%"),
+        )
+    console = Console(highlight=False)
+    console.print(f"{results['device']}; {results['precision']}; batch {results['config']['batch_size']}")
+    console.print(table)
+    console.print(f"whole step / model step: {figures['whole_by_model']:.3f}")
+    console.print(f"float32, contiguous model step / model step: {figures['plain_by_model']:.2f}")
+
+
+def _cell(values: dict[str, float], name: str, form: str) -> str:
+    return format(values[name], form) if name in values else ""
+
+
+def _endless(loader: BetonLoader) -> Generator[Batch, None, None]:
+    while True:
+        yield from loader
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Throughput, description=__doc__))
