@@ -36,12 +36,20 @@ class Record:
 
 
 def main(settings: Record) -> None:
-    environments = [json.loads((run / "environment.json").read_text()) for run in settings.runs]
+    environments = [_environment(run) for run in settings.runs]
     if any(environment != environments[0] for environment in environments):
         raise CheckpointError("the runs differ in machine, versions, commit or data: give each its own file")
     note = {"note": settings.note} if settings.note else {}
     runs = [describe(run) for run in settings.runs]
     write_results(settings.out, {"benchmark": settings.benchmark, **environments[0], **note, "runs": runs})
+
+
+def _environment(run: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((run / "environment.json").read_text())
+        return {key: values[key] for key in ("device", "precision", "versions", "commit", "data")}
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{run}: is no folder of a run ({error})") from error
 
 
 def describe(run: Path) -> dict[str, Any]:

@@ -218,6 +218,8 @@ def _train(config: TrainConfig, *, resume: bool) -> int:
     from fastcifar.report.console import TrainingConsole
     from fastcifar.training.checkpoint import checkpoint_path, restore
     from fastcifar.training.loop import fit
+    from fastcifar.training.results import EpochResult
+    from fastcifar.training.run import read_metrics
     from fastcifar.training.state import create_state
 
     assert config.run_dir is not None
@@ -226,6 +228,9 @@ def _train(config: TrainConfig, *, resume: bool) -> int:
         if resume:
             restore(checkpoint_path(config.run_dir, "last"), state)
         console.header(_header(state))
+        if resume:
+            for line in read_metrics(config.run_dir)[: state.epoch]:
+                console.epoch(EpochResult(**line))
         if config.compile:
             console.say("Compiling network and augmentation, before the clock starts")
         for result in fit(config, state=state, on_step=console.step):

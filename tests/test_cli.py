@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -210,6 +211,26 @@ def test_settings_that_do_not_fit_machine_or_data_are_usage_errors(betons: Path,
     assert "choose at most" in _error(capsys)
     assert main(_train(betons, "--batch-size", "5000")) == 2
     assert "has 200 images" in _error(capsys)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(betons: Path, tmp_path: Path) -> None:
+    """No file may grow over 10 MB: writing fails in the middle, as on a full disk."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))
+
+    out, run = tmp_path / "betons", tmp_path / "run"
+    commands = {
+        out / "train.beton": ["write-beton", "--source", "synthetic", "--out", str(out)],
+        run / "checkpoints" / "last.pt": _train(betons, "--run-dir", str(run)),
+    }
+    for path, arguments in commands.items():
+        command = [sys.executable, "-m", "fastcifar", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=300, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"fastcifar: {path}: ")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert list(path.parent.iterdir()) == []
 
 
 def test_ctrl_c_ends_a_training_with_exit_code_130(betons: Path, tmp_path: Path) -> None:

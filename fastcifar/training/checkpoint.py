@@ -32,7 +32,11 @@ FREE_TO_CHANGE = {
 
 
 def save_checkpoint(path: Path, state: TrainState) -> None:
-    """Write `state` to `path`, beside it first and then renamed."""
+    """Write `state` to `path`, beside it first and then renamed.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     values = {
         "format_version": FORMAT_VERSION,
         "config": state.config.to_json(),
@@ -44,7 +48,11 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
         **state.state_dict(),
     }
     with replacing(path) as temporary:
-        torch.save(values, temporary)
+        try:
+            torch.save(values, temporary)
+        except RuntimeError as error:  # what torch makes of a write that failed
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{path}: cannot be written ({reason}); is the disk full?") from error
 
 
 def copy_checkpoint(source: Path, path: Path) -> None:
