@@ -1,0 +1,47 @@
+"""`fastcifar evaluate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Repeat the test accuracy of a run's checkpoint, with loss and class-wise accuracy."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
+    """The run's folder."""
+    checkpoint: Literal["best", "last"] = "last"
+    """The last epoch's weights, or the best epoch's."""
+    betons: Path | None = None
+    """Folder with test.beton; the run's own if not given."""
+    device: str = "auto"
+    """'cpu', 'cuda', …; 'auto' takes CUDA where there is a device."""
+    amp: bool | None = None
+    """Automatic mixed precision; as the run was trained if not given."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def run(self) -> int:
+        """Evaluate on the test set."""
+        from fastcifar.report.evaluation import show_evaluation
+        from fastcifar.training.evaluation import evaluate_checkpoint
+
+        changes = {"betons": self.betons, "amp": self.amp}
+        evaluation = evaluate_checkpoint(
+            self.folder,
+            self.checkpoint,
+            device=self.device,
+            **{name: value for name, value in changes.items() if value is not None},
+        )
+        if self.json:
+            print(json.dumps(evaluation.to_json()))
+        else:
+            show_evaluation(evaluation, Console(highlight=False))
+        return 0
