@@ -1,4 +1,4 @@
-"""Batched augmentation on the device: crop → flip → normalise → cutout, as Kornia operations.
+"""Batched augmentation on the device, as Kornia operations: crop → flip → normalise → cutout, and others beside.
 
 Kornia's stock crop reads every box back to the host and slices sample by sample, and its stock flip blends two whole
 batches. `GatherCropFlip` does both in one gather on the uint8 pixels and gives the same images, bit for bit, for the
@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from kornia.augmentation import RandomCrop, RandomHorizontalFlip
+from kornia.augmentation import RandomAffine, RandomCrop, RandomHorizontalFlip
 from kornia.augmentation._2d.geometric.base import GeometricAugmentationBase2D
 from kornia.augmentation._2d.intensity.base import IntensityAugmentationBase2D
 from torch import nn
+
+from fastcifar.config import AugmentSettings
 
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
@@ -139,25 +141,28 @@ class RandomCutout(IntensityAugmentationBase2D):
 
 
 class Augmentation(nn.Module):
-    """uint8 images [B, 3, H, W] to normalised images of `dtype`; in eval mode it only normalises."""
+    """uint8 images [B, 3, H, W] to normalised images; in eval mode it only normalises."""
 
-    def __init__(self, geometry: nn.Module, normalize: nn.Module, cutout: nn.Module) -> None:
+    def __init__(self, stages: Sequence[nn.Module], normalize: nn.Module) -> None:
         super().__init__()
-        self.geometry, self.normalize, self.cutout = geometry, normalize, cutout
+        self.stages, self.normalize = nn.Sequential(*stages), normalize
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(images.device.type, enabled=False):  # Kornia would cast the result back to uint8 in one
-            if not self.training:
-                return self.normalize(images)  # type: ignore[no-any-return]
-            return self.cutout(self.normalize(self.geometry(images)))  # type: ignore[no-any-return]
+            return self.stages(images) if self.training else self.normalize(images)  # type: ignore[no-any-return]
 
 
 def create_augmentation(
     *,
     padding: int = 4,
-    padding_mode: Literal["constant", "reflect"] = "constant",
+    padding_mode: Literal["constant", "reflect", "mean"] = "constant",
     flip_p: float = 0.5,
     cutout: int = 8,
+    shift_scale_rotate_p: float = 0.0,
+    shift_limit: float = 0.05,
+    scale_limit: float = 0.05,
+    rotate_limit: float = 5.0,
+    rotate_p: float = 0.0,
     mean: Sequence[float] = CIFAR10_MEAN,
     std: Sequence[float] = CIFAR10_STD,
     dtype: torch.dtype = torch.float32,
@@ -166,11 +171,18 @@ def create_augmentation(
 ) -> Augmentation:
     """The training set's augmentation, a module from uint8 images [B, 3, size, size] to normalised ones.
 
+    Crop and flip → normalise → shift, scale and rotate → cutout → rotate; what has no probability or size is left out.
+
     Args:
         padding: pixels added on each side before the crop back to `size`.
-        padding_mode: what they hold: "constant" (zeros, black) or "reflect".
+        padding_mode: what they hold: "constant" (zeros, black), "reflect", or "mean".
         flip_p: probability of a horizontal flip.
         cutout: side in pixels of the square that is set to zero, the mean; 0 for none.
+        shift_scale_rotate_p: probability of a random shift, scale and rotation, the border mirrored.
+        shift_limit: largest shift either way, as a share of the side.
+        scale_limit: largest change of the scale either way.
+        rotate_limit: largest rotation either way, in degrees.
+        rotate_p: probability of another rotation, after the cutout.
         mean: per channel, pixels in [0, 1].
         std: per channel, pixels in [0, 1].
         dtype: of the result.
@@ -180,19 +192,32 @@ def create_augmentation(
     Raises:
         ConfigError: a value that is not allowed.
     """
-    from fastcifar.config import AugmentSettings
-
-    AugmentSettings(padding=padding, padding_mode=padding_mode, flip_p=flip_p, cutout=cutout)  # checks them
-    geometry: nn.Module
+    AugmentSettings(
+        padding=padding, padding_mode=padding_mode, flip_p=flip_p, cutout=cutout, rotate_limit=rotate_limit,
+        shift_scale_rotate_p=shift_scale_rotate_p, shift_limit=shift_limit, scale_limit=scale_limit, rotate_p=rotate_p,
+    )  # fmt: skip
+    border = "constant" if padding_mode == "mean" else padding_mode
+    geometry: nn.Module = GatherCropFlip(padding, border, flip_p)
     if stock_kornia:
-        geometry = nn.Sequential(
-            _ToFloat(),
-            RandomCrop((size, size), padding=padding or None, padding_mode=padding_mode),
-            RandomHorizontalFlip(p=flip_p),
-        )
-    else:
-        geometry = GatherCropFlip(padding, padding_mode, flip_p)
-    return Augmentation(geometry, PixelNormalize(mean, std, dtype), RandomCutout(cutout) if cutout else nn.Identity())
+        crop = RandomCrop((size, size), padding=padding or None, padding_mode=border)
+        geometry = nn.Sequential(_ToFloat(), crop, RandomHorizontalFlip(p=flip_p))
+    normalize = PixelNormalize(mean, std, dtype)
+    stages = [normalize, geometry] if padding_mode == "mean" else [geometry, normalize]
+    if shift_scale_rotate_p:
+        stages.append(_affine(shift_scale_rotate_p, rotate_limit, shift_limit, scale_limit))
+    if cutout:
+        stages.append(RandomCutout(cutout))
+    if rotate_p:
+        stages.append(_affine(rotate_p, rotate_limit, 0.0, 0.0))
+    return Augmentation(stages, normalize)
+
+
+def _affine(p: float, rotate_limit: float, shift_limit: float, scale_limit: float) -> nn.Module:
+    """Kornia's affine warp of a batch, bilinear, the border mirrored."""
+    shift = (shift_limit, shift_limit) if shift_limit else None
+    scale = (1 - scale_limit, 1 + scale_limit) if scale_limit else None
+    warp: nn.Module = RandomAffine(rotate_limit, translate=shift, scale=scale, padding_mode="reflection", p=p)
+    return warp
 
 
 class _ToFloat(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from fastcifar.errors import ConfigError
 
@@ -18,6 +18,12 @@ from fastcifar.errors import ConfigError
 def _require(allowed: bool, settings: object, field: str, expected: str) -> None:
     if not allowed:
         raise ConfigError(f"{field} is {getattr(settings, field)!r}; it must be {expected}")
+
+
+def _require_choice(group: type, settings: object, field: str) -> None:
+    """The field's value must be one that its type, a Literal in `group`, names."""
+    choices = get_args(get_type_hints(group)[field])
+    _require(getattr(settings, field) in choices, settings, field, "one of " + ", ".join(map(repr, choices)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,27 +78,43 @@ class AugmentSettings(_Checked):
 
     padding: int = 4
     """Pixels added on each side before the random crop."""
-    padding_mode: Literal["constant", "reflect"] = "constant"
-    """What the added pixels hold: zeros, or the image mirrored."""
+    padding_mode: Literal["constant", "reflect", "mean"] = "constant"
+    """What the added pixels hold: zeros, the image mirrored, or the mean (zeros after normalisation)."""
     flip_p: float = 0.5
     """Probability of a horizontal flip."""
     cutout: int = 8
     """Side in pixels of the square that is set to the mean; 0 for none."""
+    shift_scale_rotate_p: float = 0.0
+    """Probability of a random shift, scale and rotation before the cutout."""
+    shift_limit: float = 0.05
+    """Largest shift either way, as a share of the side."""
+    scale_limit: float = 0.05
+    """Largest change of the scale either way."""
+    rotate_limit: float = 5.0
+    """Largest rotation either way, in degrees."""
+    rotate_p: float = 0.0
+    """Probability of another random rotation, after the cutout."""
     stock_kornia: bool = False
     """Crop and flip with Kornia's stock operations in place of the one gather (equal, slower)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(0 <= self.padding < 32, self, "padding", "from 0 to 31")
-        _require(self.padding_mode in ("constant", "reflect"), self, "padding_mode", "'constant' (zeros) or 'reflect'")
-        _require(0 <= self.flip_p <= 1, self, "flip_p", "from 0 to 1")
+        _require_choice(AugmentSettings, self, "padding_mode")
+        for field in ("flip_p", "shift_scale_rotate_p", "rotate_p"):
+            _require(0 <= getattr(self, field) <= 1, self, field, "from 0 to 1")
+        for field in ("shift_limit", "scale_limit"):
+            _require(0 <= getattr(self, field) < 1, self, field, "from 0 up to, but not including, 1")
+        _require(0 <= self.rotate_limit <= 180, self, "rotate_limit", "from 0 to 180 degrees")
         _require(0 <= self.cutout <= 32, self, "cutout", "from 0 to 32")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSettings(_Checked):
-    """Adam and its one-cycle schedule."""
+    """The optimizer and its one-cycle schedule."""
 
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Adam, or stochastic gradient descent with momentum."""
     max_lr: float = 5.34e-3
     """Highest rate of the one-cycle schedule (LRMAX)."""
     div_factor: float = 10.0
@@ -102,7 +124,13 @@ class OptimSettings(_Checked):
     pct_start: float = 5 / 24
     """Share of the steps during which the rate rises."""
     weight_decay: float = 1e-4
-    """Adam's L2 penalty."""
+    """L2 penalty, as the optimizer adds it to the gradient."""
+    l1: float = 0.0
+    """L1 penalty: this times the sign of each weight is added to its gradient."""
+    momentum: float = 0.9
+    """SGD's momentum, where the rate is lowest if it cycles."""
+    peak_momentum: float | None = None
+    """SGD's momentum where the rate is highest; the momentum does not cycle if not given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +138,12 @@ class OptimSettings(_Checked):
         _require(0 < self.div_factor < float("inf"), self, "div_factor", "positive and finite")
         _require(0 < self.final_div_factor < float("inf"), self, "final_div_factor", "positive and finite")
         _require(0 < self.pct_start < 1, self, "pct_start", "between 0 and 1")
-        _require(0 <= self.weight_decay < float("inf"), self, "weight_decay", "0 or more")
+        _require_choice(OptimSettings, self, "optimizer")
+        for field in ("weight_decay", "l1"):
+            _require(0 <= getattr(self, field) < float("inf"), self, field, "0 or more")
+        for field in ("momentum", "peak_momentum"):
+            value = getattr(self, field)
+            _require(value is None or 0 <= value < 1, self, field, "from 0 up to, but not including, 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +169,7 @@ class RuntimeSettings(_Checked):
         super().__post_init__()
         _require(0 <= self.seed < 2**63, self, "seed", "from 0 to 2**63 - 1")
         for field in ("amp_dtype", "compile_mode"):
-            choices = get_type_hints(type(self))[field].__args__
-            _require(getattr(self, field) in choices, self, field, "one of " + ", ".join(map(repr, choices)))
+            _require_choice(RuntimeSettings, self, field)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,6 +159,38 @@ def test_the_result_is_in_channels_last_order_and_the_input_is_left_alone(images
     assert torch.equal(images, before)
 
 
+def test_padding_with_the_mean_leaves_zeros_after_normalisation() -> None:
+    torch.manual_seed(0)
+    padded = create_augmentation(padding_mode="mean", flip_p=0.0, cutout=0)
+    result = padded(torch.full((200, 3, 32, 32), 255, dtype=torch.uint8))
+    white = padded.eval()(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8))
+    assert ((result == 0) | (result == white)).all()
+    assert ((result == 0).any(dim=1) == (result == 0).all(dim=1)).all()
+    assert (result == 0).any()
+
+
+def test_shifting_scaling_and_rotating_moves_about_half_of_the_images_a_little(images: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.interpolate(images[:, :, ::8, ::8].float(), (32, 32), mode="bicubic")
+    smooth = smooth.clamp(0, 255).to(torch.uint8)
+    warp = create_augmentation(padding=0, flip_p=0.0, cutout=0, shift_scale_rotate_p=0.5)
+    moved = (warp(smooth) - warp.eval()(smooth)).abs().mean(dim=(1, 2, 3))
+    assert 16 <= int((moved > 0).sum()) <= 48
+    assert float(moved.max()) < 0.8
+    assert torch.equal(warp(smooth), warp.eval()(smooth)), "not in eval mode"
+
+
+def test_a_rotation_after_the_cutout_turns_the_hole_too() -> None:
+    torch.manual_seed(0)
+    white = torch.full((300, 3, 32, 32), 255, dtype=torch.uint8)
+    options: dict[str, Any] = {"padding": 0, "flip_p": 0.0, "cutout": 16}
+    straight = create_augmentation(**options)(white)
+    turned = create_augmentation(**options, rotate_p=1.0)(white)
+    levels = [len(result[:, 0].unique()) for result in (straight, turned)]
+    assert levels[0] == 2
+    assert levels[1] > 2, "edges between pixels are blended"
+
+
 def test_settings_of_nothing_change_nothing(images: torch.Tensor) -> None:
     nothing = create_augmentation(padding=0, flip_p=0.0, cutout=0)
     assert torch.equal(nothing(images), nothing.eval()(images))
@@ -181,9 +213,12 @@ def test_it_composes_with_kornias_own_operations(images: torch.Tensor) -> None:
     ("settings", "message"),
     [
         ({"padding": -1}, "padding is -1"),
-        ({"padding_mode": "mirror"}, "padding_mode is 'mirror'"),
+        ({"padding_mode": "mirror"}, "padding_mode is 'mirror'; it must be one of"),
         ({"flip_p": 1.5}, "flip_p is 1.5"),
         ({"cutout": 33}, "cutout is 33"),
+        ({"shift_scale_rotate_p": 2.0}, "shift_scale_rotate_p is 2.0"),
+        ({"scale_limit": 1.0}, "scale_limit is 1.0"),
+        ({"rotate_limit": 200.0}, "rotate_limit is 200.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

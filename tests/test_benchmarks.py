@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import data, record, throughput
+from benchmarks import data, record, tables, throughput
 from benchmarks.common import RESULTS
 from fastcifar.cli import main
 from fastcifar.errors import CheckpointError
@@ -92,3 +92,10 @@ def test_the_data_benchmark_measures_writing_opening_and_loading(
     results = json.loads(out.read_text())
     _check(results)
     assert all(run["seconds"]["median"] > 0 for run in results["runs"])
+
+
+@pytest.mark.parametrize("path", tables.FILES, ids=lambda path: str(path.relative_to(tables.ROOT)))
+def test_the_tables_are_those_of_the_committed_results(path: Path) -> None:
+    text = path.read_text()
+    assert "<!-- runs -->" in text
+    assert tables.filled(text) == text, "python -m benchmarks.tables --write"

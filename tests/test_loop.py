@@ -311,10 +311,10 @@ def test_an_epoch_on_the_gpu_waits_for_the_host_nowhere(config: TrainConfig) -> 
     state = create_state(run)
     images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, device="cuda")
     labels = torch.zeros(32, dtype=torch.int64, device="cuda")
-    train_step(state, images, labels, 1e-3)
+    train_step(state, images, labels)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train_step(state, images, labels, 1e-3)
+        train_step(state, images, labels)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

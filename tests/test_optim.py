@@ -8,7 +8,13 @@ from torch import nn
 from fastcifar import get_recipe
 from fastcifar.data.split import stratified_split
 from fastcifar.errors import ConfigError
-from fastcifar.training.optim import create_optimizer, one_cycle_lr
+from fastcifar.training.optim import (
+    add_l1_gradient,
+    create_optimizer,
+    one_cycle_lr,
+    one_cycle_momentum,
+    schedule,
+)
 
 
 @pytest.mark.parametrize(("total", "final_div"), [(24 * 97, 1.0), (100, 20.0), (7, 1.0)])
@@ -47,6 +53,41 @@ def test_adam_takes_its_weight_decay() -> None:
     optimizer = create_optimizer(nn.Linear(2, 2), get_recipe("era", weight_decay=0.5))
     assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_the_momentum_cycles_as_torchs_one_cycle_does() -> None:
+    config = get_recipe("course-e")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.max_lr, total_steps=100, pct_start=config.pct_start, anneal_strategy="linear",
+        base_momentum=0.85, max_momentum=0.95,
+    )  # fmt: skip
+    for step in range(100):
+        assert one_cycle_momentum(step, 100, config) == pytest.approx(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        if step < 99:
+            reference.step()
+    assert {one_cycle_momentum(step, 100, get_recipe("era", momentum=0.7)) for step in range(100)} == {0.7}
+
+
+def test_sgd_takes_its_rate_and_momentum_from_the_schedule() -> None:
+    config = get_recipe("course-e")
+    optimizer = create_optimizer(nn.Linear(2, 2), config)
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert schedule(optimizer, 50, 100, config) == optimizer.param_groups[0]["lr"] == one_cycle_lr(50, 100, config)
+    assert optimizer.param_groups[0]["momentum"] == one_cycle_momentum(50, 100, config)
+
+
+def test_the_l1_gradient_is_that_of_the_penalty() -> None:
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    (layer(torch.ones(1, 3)).sum() + 0.01 * sum(p.abs().sum() for p in layer.parameters())).backward()
+    expected = [parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None]
+    optimizer.zero_grad()
+    layer(torch.ones(1, 3)).sum().backward()
+    add_l1_gradient(optimizer, 0.01)
+    for parameter, gradient in zip(layer.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient)
 
 
 def test_the_split_is_stratified_seeded_and_whole() -> None:

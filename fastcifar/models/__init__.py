@@ -10,8 +10,9 @@ from torch import nn
 
 from fastcifar.errors import ConfigError
 from fastcifar.models.custom_resnet import CustomResNet
+from fastcifar.models.dilated_cnn import DilatedCNN
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"custom_resnet": CustomResNet}
+MODELS: dict[str, Callable[..., nn.Module]] = {"custom_resnet": CustomResNet, "dilated_cnn": DilatedCNN}
 
 
 def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
@@ -19,7 +20,8 @@ def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
 
     Args:
         name: a key of `MODELS`.
-        options: `num_classes` (10), `conv_bias` (False), `layer2_residual` (False), `dropout` (0.0).
+        options: `num_classes` (10) and `dropout` (0.0); custom_resnet also `conv_bias` (False) and `layer2_residual`
+            (False).
 
     Raises:
         ConfigError: there is no network of that name, or it has no such option.

@@ -88,9 +88,9 @@ def restore(path: Path, state: TrainState) -> None:
     """
     values = read_checkpoint(path)
     _require_equal(path, "data", values["content_sha256"], state.manifest.content_sha256)
-    now = state.config.to_json()
+    saved, now = TrainConfig.from_json(values["config"]).to_json(), state.config.to_json()
     for name in now.keys() - FREE_TO_CHANGE:
-        _require_equal(path, f"--{name.replace('_', '-')}", values["config"].get(name), now[name])
+        _require_equal(path, f"--{name.replace('_', '-')}", saved[name], now[name])
     _require_equal(path, "the number of steps", values["schedule"]["total_steps"], state.total_steps)
     try:
         state.load_state_dict(values)

@@ -15,7 +15,7 @@ from fastcifar.config import TrainConfig
 from fastcifar.errors import TrainingError
 from fastcifar.machine import peak_memory_bytes
 from fastcifar.training.network import evaluate
-from fastcifar.training.optim import one_cycle_lr, set_lr
+from fastcifar.training.optim import add_l1_gradient, one_cycle_lr, schedule
 from fastcifar.training.results import EpochResult, StepProgress
 from fastcifar.training.runtime import random_state, restore_random_state
 from fastcifar.training.state import TrainState, create_state
@@ -109,28 +109,28 @@ def train_epoch(state: TrainState, on_step: OnStep | None = None) -> tuple[float
     totals = torch.zeros(2, device=state.runtime.device)
     steps = len(state.train_loader)
     for step, (images, labels) in enumerate(state.train_loader):
-        lr = one_cycle_lr(state.epoch * steps + step, state.total_steps, state.config)
-        totals += train_step(state, images, labels, lr)
+        lr = schedule(state.optimizer, state.epoch * steps + step, state.total_steps, state.config)
+        totals += train_step(state, images, labels)
         if on_step:
             on_step(StepProgress(epoch=state.epoch + 1, step=step + 1, steps=steps, lr=lr))
     loss, correct = totals.tolist()
     return loss / steps, correct / state.train_loader.samples
 
 
-def train_step(state: TrainState, images: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
+def train_step(state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Augmentation, forward, backward, update: float32 [2], the mean loss and the number of right answers.
 
     Args:
         state: what is moved on.
         images: uint8 [B, 3, H, W] on the device.
         labels: int64 [B] on the device.
-        lr: this step's rate.
     """
-    set_lr(state.optimizer, lr)
     logits = state.network.logits(images)
     loss = F.cross_entropy(logits, labels)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
+    if state.config.l1:
+        add_l1_gradient(state.optimizer, state.config.l1 * state.scaler.get_scale())
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return torch.stack((loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()))

@@ -108,9 +108,17 @@ def create_state(
 
 
 def create_configured_model(settings: ModelSettings, num_classes: int) -> nn.Module:
-    """The network that the settings name, with `num_classes` logits."""
-    options = {field.name: getattr(settings, field.name) for field in dataclasses.fields(ModelSettings)}
-    return create_model(options.pop("model"), num_classes=num_classes, **options)
+    """The network that the settings name, with `num_classes` logits.
+
+    Raises:
+        ConfigError: there is no such network, or it has no option that was set.
+    """
+    options = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(ModelSettings)
+        if field.name != "model" and getattr(settings, field.name) != field.default
+    }
+    return create_model(settings.model, num_classes=num_classes, **options)
 
 
 def create_configured_augmentation(settings: AugmentSettings, manifest: Manifest) -> nn.Module:

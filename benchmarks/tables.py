@@ -1,0 +1,122 @@
+"""The tables of README.md and benchmarks/README.md, made from the committed results.
+
+    python -m benchmarks.tables           # print them
+    python -m benchmarks.tables --write   # put them where the two files have them
+
+Each stands between two comments, <!-- NAME --> and <!-- end NAME -->.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.common import RESULTS
+
+ROOT = Path(__file__).parent.parent
+FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+
+
+def runs_table(*names: str) -> str:
+    """A row a run: recipe, device, epochs, accuracy, times."""
+    rows = ["| recipe | device | epochs | test accuracy | training | last evaluation | peak memory |", "|" + "---|" * 7]
+    for name in names:
+        results = _load(name)
+        for run in results["runs"] if results else []:
+            rows.append(
+                f"| `{run['recipe']}` | {results['device']}, {results['precision'].split(' ')[0]} | {run['epochs']} "
+                f"| {run['test_accuracy']:.2%} | {_duration(run['train_seconds'])} | {_duration(run['eval_seconds'])} "
+                f"| {run['peak_memory_bytes'] / 2**30:.2f} GiB |"
+            )
+    return "\n".join(rows)
+
+
+def throughput_table(name: str) -> str:
+    """A row a part of a training step, and the two ratios below."""
+    results = _load(name)
+    figures = results["figures"]
+    rows = [
+        f"{results['device']}, {results['precision']}, batch {results['config']['batch_size']}, "
+        f"medians of {results['settings']['rounds']} blocks of {results['settings']['steps']} steps:",
+        "",
+        "| part | seconds | images/s | GFLOP/s | of the ceiling |",
+        "|" + "---|" * 5,
+    ]
+    for run in results["runs"]:
+        part = run["part"]
+        cells = (
+            _cell(figures[key], part, form)
+            for key, form in (("images_per_second", ",.0f"), ("gflop_per_second", ",.0f"), ("share_of_ceiling", ".0%"))
+        )
+        rows.append(f"| {PARTS.get(part, part)} | {run['seconds']['median']:.4g} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"Whole step by model step: {figures['whole_by_model']:.3f}. The model step is "
+            f"{figures['plain_by_model']:.2f} times faster than in float32 without channels-last.",
+        ]
+    )
+
+
+def data_table(name: str) -> str:
+    """A row a piece of work on the data."""
+    results = _load(name)
+    rows = [f"| {run['part']} | {run['seconds']['median']:.3f} |" for run in results["runs"]]
+    return "\n".join([f"{results['device']}:", "", "| work | seconds (median) |", "|---|---|", *rows])
+
+
+PARTS = {
+    "matrix product": "bfloat16 matrix product (the ceiling)",
+    "plain model step": "model step, float32, contiguous",
+}
+TABLES: dict[str, Callable[[], str]] = {
+    "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu"),
+    "throughput": lambda: throughput_table("throughput-cpu"),
+    "data": lambda: data_table("data-cpu"),
+}
+
+
+def filled(text: str) -> str:
+    """`text` with each table between its comments made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- {name} -->\n\n{TABLES[name]()}\n\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end \1 -->", fill, text, flags=re.DOTALL)
+
+
+def main(*, write: bool = False) -> None:
+    """Print the tables, or put them into the two files.
+
+    Args:
+        write: put them into README.md and benchmarks/README.md.
+    """
+    if write:
+        for path in FILES:
+            path.write_text(filled(path.read_text()))
+    else:
+        print("\n\n".join(table() for table in TABLES.values()))
+
+
+def _load(name: str) -> dict[str, Any]:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _cell(values: dict[str, float], name: str, form: str) -> str:
+    return format(values[name], form) if name in values else ""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

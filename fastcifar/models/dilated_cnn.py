@@ -1,0 +1,70 @@
+"""A small network without pooling layers: under 200,000 parameters, strides and dilation in their place.
+
+Source: the exercise before the one that `custom_resnet` solves in the same courses.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ConvNormReLU(nn.Sequential):
+    """3 × 3 convolution, its dilation padded for, → batch norm → ReLU → (dropout)."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        if dropout:
+            self.dropout = nn.Dropout(dropout)
+
+
+class SeparableConvNormReLU(nn.Sequential):
+    """Depthwise-separable 3 × 3 convolution: one filter a channel, then a 1 × 1 convolution across them."""
+
+    def __init__(self, inputs: int, outputs: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
+        self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        if dropout:
+            self.dropout = nn.Dropout(dropout)
+
+
+class DilatedCNN(nn.Module):
+    """Images [B, 3, 32, 32] to logits [B, num_classes]: four blocks of three convolutions, no pooling between them.
+
+    block1 32 × 16 × 16 → block2 48 × 8 × 8 → block3 56 × 4 × 4 → block4 64 × 4 × 4 → mean over the places → linear.
+    The first three blocks end in a stride of 2; the second has the depthwise-separable convolution, the third the one
+    dilated by 2. 196,586 parameters; each of the last features sees 99 × 99 pixels, the padding counted.
+    """
+
+    def __init__(self, *, num_classes: int = 10, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.block1 = nn.Sequential(
+            ConvNormReLU(3, 32, dropout=dropout),
+            ConvNormReLU(32, 32, dropout=dropout),
+            ConvNormReLU(32, 32, stride=2, dropout=dropout),
+        )
+        self.block2 = nn.Sequential(
+            ConvNormReLU(32, 48, dropout=dropout),
+            SeparableConvNormReLU(48, 48, dropout=dropout),
+            ConvNormReLU(48, 48, stride=2, dropout=dropout),
+        )
+        self.block3 = nn.Sequential(
+            ConvNormReLU(48, 48, dropout=dropout),
+            ConvNormReLU(48, 48, dilation=2, dropout=dropout),
+            ConvNormReLU(48, 56, stride=2, dropout=dropout),
+        )
+        self.block4 = nn.Sequential(
+            ConvNormReLU(56, 48, dropout=dropout),
+            ConvNormReLU(48, 48, dropout=dropout),
+            ConvNormReLU(48, 64, dropout=dropout),
+        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block4(self.block3(self.block2(self.block1(images)))))  # type: ignore[no-any-return]
