@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import tyro
 
 from fastcifar.commands.doctor import Doctor
 from fastcifar.commands.evaluate import Evaluate
+from fastcifar.commands.export import Export
 from fastcifar.commands.inspect import Inspect
-from fastcifar.commands.train import Train, train_default
+from fastcifar.commands.lr_find import LrFind, lr_find_default
+from fastcifar.commands.predict import Predict
+from fastcifar.commands.report import Report
+from fastcifar.commands.summary import Summary
+from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.errors import ConfigError, FastCifarError
 
-Command = WriteBeton | Inspect | Train | Evaluate | Doctor
+Command = WriteBeton | Inspect | LrFind | Train | Evaluate | Report | Predict | Export | Summary | Doctor
 
 COMMANDS: dict[str, type[Command]] = {
     "write-beton": WriteBeton,
     "inspect": Inspect,
+    "lr-find": LrFind,
     "train": Train,
     "evaluate": Evaluate,
+    "report": Report,
+    "predict": Predict,
+    "export": Export,
+    "summary": Summary,
     "doctor": Doctor,
 }
+
+DEFAULTS: dict[str, Callable[[list[str]], Command]] = {"lr-find": lr_find_default, "train": train_default}
+"""Commands whose flags have defaults that depend on the arguments."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +69,9 @@ def _parse(name: str, arguments: list[str]) -> Command:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "see `fastcifar --help`"
         raise ConfigError(f"there is no command {name!r}: {hint}")
-    options: dict[str, Any] = {"default": train_default(arguments)} if name == "train" else {}
+    options: dict[str, Any] = {"default": DEFAULTS[name](arguments)} if name in DEFAULTS else {}
+    if name == "train":
+        arguments = train_arguments(arguments)
     command: Command = tyro.cli(COMMANDS[name], prog=f"fastcifar {name}", args=arguments, **options)
     return command
 

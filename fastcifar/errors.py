@@ -27,3 +27,7 @@ class CheckpointError(FastCifarError):
 
 class TrainingError(FastCifarError):
     """A training that cannot go on, such as one whose loss is no longer finite."""
+
+
+class ExportError(FastCifarError):
+    """An exported file that does not compute what its checkpoint does."""

@@ -31,7 +31,8 @@ def run(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(betons: Path, *more: str) -> list[str]:
-    return ["train", "--betons", str(betons), "--batch-size", "100", "--epochs", "1", "--device", "cpu", *more]
+    given = ["--betons", str(betons), "--batch-size", "100", "--epochs", "1", "--device", "cpu", "--no-report"]
+    return ["train", *given, *more]
 
 
 def _error(capsys: Capture) -> str:
@@ -151,6 +152,13 @@ def test_a_run_is_named_by_time_and_recipe(
     assert str(Path("runs") / run.name) in shown
 
 
+def test_a_training_leaves_its_report_unless_it_kept_the_test_set_out(betons: Path, tmp_path: Path) -> None:
+    for name, more, expected in (("plain", (), True), ("tuning", ("--val-fraction", "0.2"), False)):
+        run = tmp_path / name
+        assert main(_train(betons, "--report", "--run-dir", str(run), *more)) == 0
+        assert (run / "report" / "report.html").exists() is expected
+
+
 def test_evaluate_repeats_the_test_accuracy_of_the_run(run: Path, capsys: Capture) -> None:
     (metrics,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for checkpoint in ("best", "last"):
@@ -172,7 +180,7 @@ def test_resume_goes_on_with_the_runs_own_settings(betons: Path, tmp_path: Path,
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
     assert main(["train", "--resume", str(run), "--epochs", "3"]) == 1
     assert "--epochs" in _error(capsys)
-    assert main(["train", "--resume", str(run), "--target", "None"]) == 0
+    assert main(["train", "--resume", str(run), "--target", "None", "--no-report"]) == 0
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "none")]) == 1

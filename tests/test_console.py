@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fastcifar.report.console import RunHeader, TrainingConsole, _duration, _loss, _rate
+from fastcifar.report.console import RunHeader, TrainingConsole, _loss
+from fastcifar.report.units import format_duration, format_rate
 from fastcifar.training.results import EpochResult, StepProgress
 
 HEADER = RunHeader(
@@ -292,13 +293,13 @@ def test_live_display_ends_with_an_error(error: type[BaseException], monkeypatch
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_losses_and_rates_keep_their_width() -> None:
     assert [_loss(loss) for loss in (0.01234, 9.9996, 123.456, 12345.0)] == ["0.012", "10", "123.5", "1e+04"]
     assert [_loss(float(name)) for name in ("nan", "inf")] == ["nan", "inf"]
-    assert [_rate(rate) for rate in (5.34e-4, 1.0, 0.0, 2e-10, 30.0)] == [
+    assert [format_rate(rate) for rate in (5.34e-4, 1.0, 0.0, 2e-10, 30.0)] == [
         "5.3e-4",
         "1.0e0",
         "0.0e0",

@@ -42,9 +42,10 @@ def test_the_rate_peaks_at_the_end_of_epoch_five_and_falls_back_to_where_it_bega
     assert min(rates) == pytest.approx(config.max_lr / 10)
 
 
+@pytest.mark.parametrize("pct_start", [0.01, 0.2, 5 / 24, 0.25, 0.5, 0.99])
 @pytest.mark.parametrize("total", [1, 2, 3, 4, 5])
-def test_the_shortest_runs_have_finite_rates(total: int) -> None:
-    config = get_recipe("era")
+def test_the_shortest_runs_have_finite_rates(total: int, pct_start: float) -> None:
+    config = get_recipe("era", pct_start=pct_start)
     for step in range(total):
         assert 0 < one_cycle_lr(step, total, config) <= config.max_lr * (1 + 1e-12)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastcifar.data.images import Images, ImageSet, Source
 from fastcifar.errors import DataError
@@ -64,21 +65,29 @@ def _pictures(folder: Path) -> list[Path]:
     return files
 
 
-def _decode(file: Path, resize: int | None) -> Images:
+def decode_picture(file: Path | BinaryIO, size: tuple[int, int] | None = None) -> Images:
+    """uint8 [H, W, 3] of a picture, upright as its EXIF tells, resized to `size`, width and height, if given.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         with Image.open(file) as picture:
-            rgb = picture.convert("RGB")
+            rgb = ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: no picture that can be read ({error}); replace or remove it") from error
-    if resize is not None:
-        rgb = rgb.resize((resize, resize), Image.Resampling.BICUBIC)  # Pillow's has the antialias in it
+        name = file if isinstance(file, Path) else "standard input"
+        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{name}: no picture that can be read ({reason}); replace or remove it") from error
+    if size is not None:
+        rgb = rgb.resize(size, Image.Resampling.BICUBIC)  # Pillow's has the antialias in it
     return np.array(rgb)
 
 
 def _decode_all(files: list[Path], resize: int | None, workers: int) -> Images:
     pool = ThreadPoolExecutor(workers)
+    size = None if resize is None else (resize, resize)
     try:
-        decoded = pool.map(lambda file: _decode(file, resize), files)
+        decoded = pool.map(lambda file: decode_picture(file, size), files)
         first = next(decoded)
         images = np.empty((len(files), *first.shape), dtype=np.uint8)
         images[0] = first

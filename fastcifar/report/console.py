@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress
 from rich.text import Text
 
+from fastcifar.report.units import format_duration, format_rate, format_seconds
 from fastcifar.training.results import EpochResult, StepProgress
 
 _REFRESH_SECONDS = 0.1
@@ -137,12 +138,12 @@ class _Bar:
             return
         self._drawn_at = seconds
         epoch = f"epoch {now.epoch}/{header.epochs}" if header else f"epoch {now.epoch}"
-        facts = [f"{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {_rate(now.lr)}"]
+        facts = [f"{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {format_rate(now.lr)}"]
         # Counted from the first step seen: nothing tells when the epoch's first batch was asked for.
         elapsed, steps_done = seconds - self._first_at, now.step - self._first.step
         if header and steps_done and elapsed > 0:
             facts.insert(1, f"{steps_done * header.batch_size / elapsed:.0f} img/s")
-            facts.append(f"{_duration((now.steps - now.step) * elapsed / steps_done)} left")
+            facts.append(f"{format_duration((now.steps - now.step) * elapsed / steps_done)} left")
         self.progress.update(
             self._task, description=epoch, total=now.steps, completed=now.step, visible=True, facts="  ".join(facts)
         )
@@ -157,8 +158,8 @@ def _groups(result: EpochResult, *, rate_digits: int = 1) -> list[str]:
         f"{result.epoch:>{width}}",
         f"{_loss(result.train_loss):>5} {100 * result.train_accuracy:>6.2f}",
         f"{_loss(result.test_loss):>5} {100 * result.test_accuracy:>6.2f}",
-        arrow.join(f"{_rate(rate, rate_digits):>{rate_digits + 5}}" for rate in (result.lr_start, result.lr_end)),
-        f"{_seconds(result.train_seconds):>6} {_seconds(result.eval_seconds):>5}",
+        arrow.join(f"{format_rate(rate, rate_digits):>{rate_digits + 5}}" for rate in (result.lr_start, result.lr_end)),
+        f"{format_seconds(result.train_seconds):>6} {format_seconds(result.eval_seconds):>5}",
         f"{result.images_per_second:>6.0f}",
         f"{100 * result.best_accuracy:>6.2f} {result.best_epoch:>{width}}",
     ]
@@ -174,10 +175,11 @@ def _heading(groups: list[str], gap: str, held_out: str) -> str:
 
 def _plain_line(result: EpochResult) -> str:
     epoch, train, held_out, rates, _, speed, _ = _groups(result)
+    train_seconds, eval_seconds = format_seconds(result.train_seconds), format_seconds(result.eval_seconds)
     name = "val" if result.held_out == "validation" else "test"
     return (
         f"epoch {epoch}/{result.epochs}  train {train} %  {name} {held_out} %  lr {rates}  "
-        f"{_seconds(result.train_seconds):>5} s + {_seconds(result.eval_seconds):>4} s eval  {speed.strip()} img/s  "
+        f"{train_seconds:>5} s + {eval_seconds:>4} s eval  {speed.strip()} img/s  "
         f"best {100 * result.best_accuracy:.2f} % ({result.best_epoch})"
     )
 
@@ -187,10 +189,10 @@ def _summary_facts(results: list[EpochResult], met: EpochResult | None, goal: st
     return {
         f"{last.held_out} accuracy": f"{100 * last.test_accuracy:.2f} %, epoch {last.epoch} of {last.epochs}",
         "best": f"{100 * last.best_accuracy:.2f} %, chosen on the {last.held_out} set, epoch {last.best_epoch}",
-        f"time to {goal}": f"{_duration(met.total_train_seconds)}, epoch {met.epoch}" if met else "not reached",
-        "training time": _duration(last.total_train_seconds),
-        "evaluation time": _duration(sum(result.eval_seconds for result in results)),
-        "warm-up": _duration(last.warmup_seconds),
+        f"time to {goal}": f"{format_duration(met.total_train_seconds)}, epoch {met.epoch}" if met else "not reached",
+        "training time": format_duration(last.total_train_seconds),
+        "evaluation time": format_duration(sum(result.eval_seconds for result in results)),
+        "warm-up": format_duration(last.warmup_seconds),
         "peak memory": f"{last.peak_memory_bytes / 2**30:.2f} GiB",
     }
 
@@ -199,20 +201,3 @@ def _loss(loss: float) -> str:
     """Five characters, also for a training that diverges."""
     short = f"{loss:.4g}" if loss < 9999.5 else f"{loss:.0e}"
     return short if loss >= 9.9995 else f"{loss:.3f}"
-
-
-def _rate(rate: float, digits: int = 1) -> str:
-    """Such as 5.3e-4: Python writes e-04."""
-    return f"{rate:.{digits}e}".replace("e-0", "e-").replace("e+0", "e")
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2f}" if seconds < 9.995 else f"{seconds:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 59.95:
-        return f"{_seconds(seconds)} s"
-    if seconds < 3599.5:
-        return "{} min {} s".format(*divmod(round(seconds), 60))
-    return "{} h {} min".format(*divmod(round(seconds / 60), 60))

@@ -1,4 +1,4 @@
-"""A checkpoint measured again."""
+"""A checkpoint opened as a network, and measured again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,50 @@ import torch.nn.functional as F
 from fastcifar.augment import create_augmentation
 from fastcifar.config import TrainConfig
 from fastcifar.data.beton import read_manifest
-from fastcifar.data.loader import create_loader
+from fastcifar.data.loader import BetonLoader, create_loader
 from fastcifar.errors import CheckpointError
 from fastcifar.training.checkpoint import checkpoint_path, create_saved_model, read_checkpoint
 from fastcifar.training.network import Network, predict
 from fastcifar.training.runtime import resolve_runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedNetwork:
+    """A checkpoint's network in eval mode on its device, and what belongs to it."""
+
+    path: Path
+    """The checkpoint."""
+    epoch: int
+    total_steps: int
+    """Steps of the whole run, which the schedule spans."""
+    config: TrainConfig
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    """Height, width, channels."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Per channel of the training set, pixels in [0, 1]."""
+    network: Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a network says of each image of a data set, on the CPU."""
+
+    logits: torch.Tensor
+    """float32 [N, classes]."""
+    labels: torch.Tensor
+    """int64 [N], the truth."""
+
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        return F.cross_entropy(self.logits.double(), self.labels).item()
+
+    def confusion(self) -> torch.Tensor:
+        """int64 [classes, classes]: images of each true class (row) by predicted class (column)."""
+        classes = self.logits.shape[1]
+        pairs = self.labels * classes + self.logits.argmax(dim=1)
+        return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,47 +98,85 @@ def evaluate_checkpoint(
         CheckpointError: the checkpoint is missing or damaged, or the data has other classes or another image size.
         DataError: the .beton is missing or damaged.
     """
+    saved = open_network(run, which, device=device, **changes)
+    with open_test_loader(saved) as loader:
+        loader.warm_up()
+        start = time.perf_counter()
+        predictions = predict_all(saved.network, loader)
+        seconds = time.perf_counter() - start
+    confusion = predictions.confusion()
+    counts, right = confusion.sum(dim=1), confusion.diag()
+    return Evaluation(
+        checkpoint=str(saved.path),
+        epoch=saved.epoch,
+        samples=int(counts.sum()),
+        accuracy=float(right.sum() / counts.sum()),
+        loss=predictions.loss(),
+        class_accuracy=dict(zip(saved.class_names, (right / counts).tolist(), strict=True)),
+        seconds=seconds,
+        device=saved.network.runtime.describe_device(),
+        precision=saved.network.runtime.describe_precision(),
+    )
+
+
+def open_network(
+    run: Path, which: Literal["best", "last"] = "last", *, device: str = "auto", **changes: Any
+) -> SavedNetwork:
+    """A run's checkpoint as a network that normalises and does not augment; needs no data.
+
+    Args:
+        run: the run's folder.
+        which: the checkpoint.
+        device: where it is to compute.
+        changes: to the run's settings, such as `betons` and `amp`.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        DeviceError: the device is not there.
+    """
     path = checkpoint_path(run, which)
     values = read_checkpoint(path)
     config = dataclasses.replace(TrainConfig.from_json(values["config"]), device=device, compile=False, **changes)
     runtime = resolve_runtime(config)
-    test = config.betons / "test.beton"
-    manifest = read_manifest(test)
-    if list(manifest.class_names) != values["class_names"] or list(manifest.image_shape) != values["image_shape"]:
-        raise CheckpointError(
-            f"{path}: was trained on {values['image_shape']} images of {', '.join(values['class_names'])}; "
-            f"{test} has others"
-        )
-    normalize = create_augmentation(mean=values["mean"], std=values["std"], size=manifest.image_shape[0])
+    normalize = create_augmentation(mean=values["mean"], std=values["std"], size=values["image_shape"][0])
     network = Network(
         model=runtime.place(create_saved_model(path, values)), augmentation=runtime.place(normalize), runtime=runtime
     )
-    options: dict[str, Any] = {"device": runtime.device, "workers": config.workers, "verify": config.verify}
-    with create_loader(test, batch_size=config.batch_size, train=False, **options) as loader:
-        loader.warm_up()
-        start = time.perf_counter()
-        loss, confusion = _confusion(network, predict(network, loader), len(manifest.class_names))
-        seconds = time.perf_counter() - start
-    counts, right = confusion.sum(dim=1), confusion.diag()
-    return Evaluation(
-        checkpoint=str(path),
+    network.train(False)
+    return SavedNetwork(
+        path=path,
         epoch=values["epoch"],
-        samples=int(counts.sum()),
-        accuracy=float(right.sum() / counts.sum()),
-        loss=loss / int(counts.sum()),
-        class_accuracy=dict(zip(manifest.class_names, (right / counts).tolist(), strict=True)),
-        seconds=seconds,
-        device=runtime.describe_device(),
-        precision=runtime.describe_precision(),
+        total_steps=values["schedule"]["total_steps"],
+        config=config,
+        class_names=tuple(values["class_names"]),
+        image_shape=tuple(values["image_shape"]),
+        mean=tuple(values["mean"]),
+        std=tuple(values["std"]),
+        network=network,
     )
 
 
-def _confusion(network: Network, batches: Any, classes: int) -> tuple[float, torch.Tensor]:
-    """Summed cross-entropy, and float64 [classes, classes]: images of each true class (row) by predicted class."""
-    loss = torch.zeros((), dtype=torch.float64, device=network.runtime.device)
-    confusion = torch.zeros(classes * classes, dtype=torch.float64, device=network.runtime.device)
-    for logits, labels in batches:
-        loss += F.cross_entropy(logits, labels, reduction="sum")
-        pairs = labels * classes + logits.argmax(dim=1)
-        confusion += torch.bincount(pairs, minlength=classes * classes)
-    return loss.item(), confusion.view(classes, classes).cpu()
+def open_test_loader(saved: SavedNetwork) -> BetonLoader:
+    """A loader of the whole test set in the run's folder of .betons, in file order.
+
+    Raises:
+        CheckpointError: the data has other classes or another image size than the network was trained on.
+        DataError: the .beton is missing or damaged.
+    """
+    config, test = saved.config, saved.config.betons / "test.beton"
+    manifest = read_manifest(test)
+    if manifest.class_names != saved.class_names or manifest.image_shape != saved.image_shape:
+        raise CheckpointError(
+            f"{saved.path}: was trained on {list(saved.image_shape)} images of {', '.join(saved.class_names)}; "
+            f"{test} has others"
+        )
+    options: dict[str, Any] = {"workers": config.workers, "verify": config.verify}
+    return create_loader(
+        test, batch_size=config.batch_size, train=False, device=saved.network.runtime.device, **options
+    )
+
+
+def predict_all(network: Network, loader: BetonLoader) -> Predictions:
+    """The logits of every image of a loader, read from the device once, at the end."""
+    logits, labels = zip(*predict(network, loader), strict=True)
+    return Predictions(logits=torch.cat(logits).cpu(), labels=torch.cat(labels).cpu())

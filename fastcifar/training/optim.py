@@ -56,6 +56,6 @@ def add_l1_gradient(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 def _two_lines(step: int, total_steps: int, pct_start: float, first: float, peak: float, last: float) -> float:
     turn = pct_start * total_steps - 1
-    if step <= turn:
+    if step < turn:
         return first + (peak - first) * step / turn
     return peak + (last - peak) * (step - turn) / (total_steps - 1 - turn)

@@ -36,17 +36,26 @@ class RunFolder:
         Raises:
             CheckpointError: the folder holds a run already, and `state` is at its beginning.
         """
-        if state.epoch == 0 and self.metrics_path.exists():
-            raise CheckpointError(
-                f"{self.path}: holds a run already; go on with it by `fastcifar train --resume {self.path}`, "
-                "or choose another --run-dir"
-            )
+        if state.epoch == 0:
+            self.refuse_another_run()
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._write_json("config.json", state.config.to_json())
         self._write_json("environment.json", describe_environment(state.runtime, state.manifest))
         kept = read_metrics(self.path)[: state.epoch] if self.metrics_path.exists() else []
         with replacing(self.metrics_path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def refuse_another_run(self) -> None:
+        """Make sure that the folder can take a new run.
+
+        Raises:
+            CheckpointError: it holds one already.
+        """
+        if self.metrics_path.exists():
+            raise CheckpointError(
+                f"{self.path}: holds a run already; go on with it by `fastcifar train --resume {self.path}`, "
+                "or choose another --run-dir"
+            )
 
     @property
     def metrics_path(self) -> Path:
