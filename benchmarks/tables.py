@@ -76,7 +76,7 @@ PARTS = {
     "plain model step": "model step, float32, contiguous",
 }
 TABLES: dict[str, Callable[[], str]] = {
-    "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu"),
+    "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu", "dilated-cnn-cpu"),
     "throughput": lambda: throughput_table("throughput-cpu"),
     "data": lambda: data_table("data-cpu"),
 }

@@ -18,6 +18,7 @@ from kornia.augmentation._2d.intensity.base import IntensityAugmentationBase2D
 from torch import nn
 
 from fastcifar.config import AugmentSettings
+from fastcifar.errors import ConfigError
 
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
@@ -196,6 +197,10 @@ def create_augmentation(
         padding=padding, padding_mode=padding_mode, flip_p=flip_p, cutout=cutout, rotate_limit=rotate_limit,
         shift_scale_rotate_p=shift_scale_rotate_p, shift_limit=shift_limit, scale_limit=scale_limit, rotate_p=rotate_p,
     )  # fmt: skip
+    if max(cutout, padding + 1) > size:
+        raise ConfigError(
+            f"padding is {padding} and cutout {cutout}; images of {size} pixels a side are too small for it"
+        )
     border = "constant" if padding_mode == "mean" else padding_mode
     geometry: nn.Module = GatherCropFlip(padding, border, flip_p)
     if stock_kornia:

@@ -216,6 +216,8 @@ def test_it_composes_with_kornias_own_operations(images: torch.Tensor) -> None:
         ({"padding_mode": "mirror"}, "padding_mode is 'mirror'; it must be one of"),
         ({"flip_p": 1.5}, "flip_p is 1.5"),
         ({"cutout": 33}, "cutout is 33"),
+        ({"cutout": 9, "size": 8}, "images of 8 pixels a side are too small"),
+        ({"padding": 8, "cutout": 0, "size": 8}, "images of 8 pixels a side are too small"),
         ({"shift_scale_rotate_p": 2.0}, "shift_scale_rotate_p is 2.0"),
         ({"scale_limit": 1.0}, "scale_limit is 1.0"),
         ({"rotate_limit": 200.0}, "rotate_limit is 200.0"),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastcifar import TrainConfig, create_augmentation, fit, load_checkpoint
+from fastcifar.data.beton import write_beton
 from fastcifar.data.layout import read_layout
 from fastcifar.errors import CheckpointError, ConfigError, DataError, DeviceError, TrainingError
 from fastcifar.training.checkpoint import checkpoint_path, read_checkpoint, restore
@@ -175,6 +176,16 @@ def test_bad_input_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="sees 0 CUDA devices; use --device cpu"):
             next(fit(dataclasses.replace(config, device="cuda")))
+
+
+def test_images_of_a_size_that_the_network_does_not_take_are_refused(config: TrainConfig, tmp_path: Path) -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8), np.arange(40) % 2
+    for split in ("train", "test"):
+        write_beton(tmp_path / f"{split}.beton", images, labels, class_names=("a", "b"), name="noise")
+    with pytest.raises(ConfigError, match=r"takes no images of 64 × 64 pixels; .*--resize 32"):
+        next(fit(dataclasses.replace(config, betons=tmp_path)))
+    small = dataclasses.replace(config, betons=tmp_path, model="dilated_cnn", epochs=1)
+    assert next(fit(small)).epoch == 1, "the mean over the places takes any size"
 
 
 def test_the_run_folder_holds_the_run(config: TrainConfig, tmp_path: Path) -> None:

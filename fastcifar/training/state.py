@@ -14,6 +14,7 @@ from fastcifar.config import AugmentSettings, ModelSettings, TrainConfig
 from fastcifar.data.beton import Manifest, open_beton
 from fastcifar.data.loader import BetonLoader, create_loader
 from fastcifar.data.split import stratified_split
+from fastcifar.errors import ConfigError
 from fastcifar.models import create_model
 from fastcifar.training.network import Network
 from fastcifar.training.optim import create_optimizer
@@ -93,6 +94,7 @@ def create_state(
     seed_everything(config.seed)
     if model is None:
         model = create_configured_model(config, len(manifest.class_names))
+        _require_fit(model, config, manifest)
     if augmentation is None:
         augmentation = create_configured_augmentation(config, manifest)
     model = runtime.place(model)
@@ -105,6 +107,18 @@ def create_state(
         train_loader=train_loader,
         test_loader=test_loader,
     )
+
+
+@torch.no_grad()
+def _require_fit(model: nn.Module, settings: ModelSettings, manifest: Manifest) -> None:
+    height, width, channels = manifest.image_shape
+    try:
+        model.eval()(torch.zeros(1, channels, height, width))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model is {settings.model!r}, which takes no images of {height} × {width} pixels; write them smaller or "
+            "larger with `fastcifar write-beton --resize 32`"
+        ) from error
 
 
 def create_configured_model(settings: ModelSettings, num_classes: int) -> nn.Module:
