@@ -35,6 +35,7 @@ if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
 else
   recipe=(--recipe quick)
 fi
+say "Training with the recipe '${recipe[1]}' on $betons."
 fastcifar train "${recipe[@]}" --betons "$betons" "$@"
 
 say "What else there is, after 'source ${venv#"$PWD"/}/bin/activate': 'fastcifar train --recipe era --amp' for all 24" \
