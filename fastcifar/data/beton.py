@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from fastcifar.data.images import Images, Labels
 from fastcifar.data.layout import (
     ALLOCATION,
     FIELD,
@@ -42,8 +42,6 @@ CIFAR10_CONTENT = {
 }
 """`content_sha256` of the official 50,000 and 10,000 images in their official order."""
 
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
 Progress = Callable[[int], None]
 """Called with the number of images written so far."""
 

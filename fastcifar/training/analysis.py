@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastcifar.data.beton import Images, open_beton
+from fastcifar.data.beton import open_beton
+from fastcifar.data.images import Images
 from fastcifar.data.layout import Layout, read_layout
 from fastcifar.errors import CheckpointError
 from fastcifar.training.evaluation import Predictions, SavedNetwork, open_test_loader, predict_all
