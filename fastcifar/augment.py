@@ -153,6 +153,11 @@ class Augmentation(nn.Module):
             return self.stages(images) if self.training else self.normalize(images)  # type: ignore[no-any-return]
 
 
+def mirror(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Images [B, C, H, W], those that bool [B] names mirrored."""
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
 def create_augmentation(
     *,
     padding: int = 4,

@@ -1,7 +1,7 @@
 """Every setting of a run, as frozen dataclasses that check themselves. The command line is derived from them.
 
-`TrainConfig` is the flat sum of five groups, each of which is what one part of the package takes: a function that makes
-an optimizer is annotated with `OptimSettings` and can be handed a whole `TrainConfig`. Change one with
+`TrainConfig` is the flat sum of seven groups, each of which is what one part of the package takes: a function that
+makes an optimizer is annotated with `OptimSettings` and can be handed a whole `TrainConfig`. Change one with
 `dataclasses.replace`, which checks again.
 """
 
@@ -18,6 +18,13 @@ from fastcifar.errors import ConfigError
 def _require(allowed: bool, settings: object, field: str, expected: str) -> None:
     if not allowed:
         raise ConfigError(f"{field} is {getattr(settings, field)!r}; it must be {expected}")
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _require_choice(group: type, settings: object, field: str) -> None:
@@ -42,6 +49,8 @@ class DataSettings(_Checked):
     """Images a step."""
     workers: int | None = None
     """Decoding threads of the loader; all the cores this process may use if not given."""
+    resident: bool = False
+    """Keep the decoded images on the device after the first epoch, and gather each batch there."""
     val_fraction: float = 0.0
     """Share of the training set held out, stratified and seeded, to evaluate on in place of the test set."""
     verify: bool = True
@@ -66,10 +75,34 @@ class ModelSettings(_Checked):
     """Add a residual block to layer2, as layer1 and layer3 have."""
     dropout: float = 0.0
     """Probability of dropout after every ReLU."""
+    logit_scale: float = 1.0
+    """What the last layer's output is multiplied by."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(0 <= self.dropout < 1, self, "dropout", "from 0 up to, but not including, 1")
+        _require(0 < self.logit_scale < float("inf"), self, "logit_scale", "positive and finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitSettings(_Checked):
+    """What the network starts from, and which of its parts train."""
+
+    whiten: bool = False
+    """Make the first convolution whiten the training images' patches, and keep its filters so."""
+    dirac: bool = False
+    """Start the other 3 × 3 convolutions as the identity, as far as their channels go."""
+    freeze_norm_scale: bool = False
+    """Keep the batch norms' scales at 1 and train their biases only."""
+    norm_momentum: float = 0.1
+    """Weight of each batch in the batch norms' running statistics."""
+    head_std: float | None = None
+    """Standard deviation of the last layer's weights at the start; torch's own if not given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.head_std is None or 0 < self.head_std < float("inf"), self, "head_std", "positive and finite")
+        _require(0 < self.norm_momentum <= 1, self, "norm_momentum", "above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +146,14 @@ class AugmentSettings(_Checked):
 class OptimSettings(_Checked):
     """The optimizer and its one-cycle schedule."""
 
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """Adam, or stochastic gradient descent with momentum."""
+    optimizer: Literal["adam", "sgd", "muon"] = "adam"
+    """Adam, stochastic gradient descent with momentum, or Muon for the convolutions with Nesterov SGD for the rest."""
     max_lr: float = 5.34e-3
     """Highest rate of the one-cycle schedule (LRMAX)."""
+    bias_lr: float = 50.0
+    """Under Muon, SGD's highest rate for biases and norms."""
+    head_lr: float = 500.0
+    """Under Muon, SGD's highest rate for the last layer."""
     div_factor: float = 10.0
     """The first rate is max_lr divided by this (LRMIN)."""
     final_div_factor: float = 1.0
@@ -131,19 +168,58 @@ class OptimSettings(_Checked):
     """SGD's momentum, where the rate is lowest if it cycles."""
     peak_momentum: float | None = None
     """SGD's momentum where the rate is highest; the momentum does not cycle if not given."""
+    muon_momentum: float = 0.6
+    """Muon's own momentum."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread evenly over the classes."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """At a loss or gradient that is not finite: stop before the weights take it, or skip the step."""
+    max_skipped: int = 10
+    """Steps that may be skipped before the run stops after all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(0 < self.max_lr < float("inf"), self, "max_lr", "positive and finite")
+        for field in ("max_lr", "bias_lr", "head_lr"):
+            _require(0 < getattr(self, field) < float("inf"), self, field, "positive and finite")
         _require(0 < self.div_factor < float("inf"), self, "div_factor", "positive and finite")
         _require(0 < self.final_div_factor < float("inf"), self, "final_div_factor", "positive and finite")
-        _require(0 < self.pct_start < 1, self, "pct_start", "between 0 and 1")
-        _require_choice(OptimSettings, self, "optimizer")
+        _require(0 <= self.pct_start < 1, self, "pct_start", "from 0 up to, but not including, 1")
+        for field in ("optimizer", "on_nonfinite"):
+            _require_choice(OptimSettings, self, field)
+        _require(self.max_skipped >= 1, self, "max_skipped", "at least 1")
         for field in ("weight_decay", "l1"):
             _require(0 <= getattr(self, field) < float("inf"), self, field, "0 or more")
-        for field in ("momentum", "peak_momentum"):
+        for field in ("momentum", "peak_momentum", "muon_momentum", "label_smoothing"):
             value = getattr(self, field)
             _require(value is None or 0 <= value < 1, self, field, "from 0 up to, but not including, 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings(_Checked):
+    """How the network sees the images that it trains on over the run, and how those it is measured on."""
+
+    small_sizes: tuple[int, ...] = ()
+    """Sides in pixels to which the augmented images are shrunk, one after the other, before they are left whole."""
+    small_shares: tuple[float, ...] = ()
+    """Share of the steps that see each of them."""
+    alternate_flip: bool = False
+    """Mirror each image in every other epoch, half of them in the first, in place of flip_p's chance."""
+    tta: Literal["none", "flip", "flip-shift"] = "none"
+    """Test-time augmentation of the last evaluation: average the logits with those of the mirrored image, or of its
+    shifts by a pixel, too."""
+    tta_share: float = 1.0
+    """Share of the images, the least confident ones, that are looked at more than once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(all(size >= 8 for size in self.small_sizes), self, "small_sizes", "at least 8 each")
+        shares = self.small_shares
+        _require(len(shares) == len(self.small_sizes), self, "small_shares", "as many as small_sizes")
+        _require(
+            all(share >= 0 for share in shares) and sum(shares) <= 1, self, "small_shares", "0 or more, 1 together"
+        )
+        _require_choice(ViewSettings, self, "tta")
+        _require(0 <= self.tta_share <= 1, self, "tta_share", "from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +240,9 @@ class RuntimeSettings(_Checked):
     """torch.compile's mode."""
     channels_last: bool = True
     """Keep images and weights in channels-last order, the faster one."""
+    deterministic: bool = False
+    """On CUDA, take only algorithms that give equal weights for equal seeds, which are slower: no search for the
+    fastest convolution, no atomic sums. The CPU's are so anyway."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,27 +252,35 @@ class RuntimeSettings(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(RuntimeSettings, OptimSettings, AugmentSettings, ModelSettings, DataSettings):
+class TrainConfig(
+    RuntimeSettings, OptimSettings, ViewSettings, AugmentSettings, InitSettings, ModelSettings, DataSettings
+):
     """One training run, whole."""
 
     recipe: str = "era"
     """Named set of defaults that the other settings change."""
-    epochs: int = 24
-    """Passes over the training set; the schedule spans them all."""
+    epochs: float = 24
+    """Passes over the training set, the last of which may be a part of one; the schedule spans them all."""
     target: float | None = None
     """Stop after the first evaluation whose accuracy is at least this (0 to 1)."""
+    checkpoint_every: int | None = None
+    """Steps after which a checkpoint is kept inside an epoch; only at each epoch's end if not given."""
     run_dir: Path | None = None
     """Folder that the run leaves; runs/<time>-<recipe> on the command line if not given, none in Python."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.epochs >= 1, self, "epochs", "at least 1")
+        _require(0 < self.epochs < float("inf"), self, "epochs", "above 0 and finite")
+        _require(
+            not self.alternate_flip or self.flip_p == 0, self, "flip_p", "0 if images are mirrored in alternate epochs"
+        )
+        _require(self.checkpoint_every is None or self.checkpoint_every >= 1, self, "checkpoint_every", "at least 1")
         _require(self.target is None or 0 < self.target <= 1, self, "target", "above 0 and at most 1, such as 0.90")
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as plain JSON values, paths as text."""
+        """The settings as plain JSON values, paths as text, tuples as lists."""
         values = dataclasses.asdict(self)
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        return {name: _plain(value) for name, value in values.items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
@@ -206,4 +293,5 @@ class TrainConfig(RuntimeSettings, OptimSettings, AugmentSettings, ModelSettings
         if unknown:
             raise ConfigError(f"unknown setting {', '.join(unknown)}: was this written by another version?")
         paths = {name: Path(values[name]) for name in ("betons", "run_dir") if values.get(name) is not None}
-        return cls(**{**values, **paths})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **paths, **lists})

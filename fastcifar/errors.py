@@ -1,5 +1,7 @@
 """The errors that bad input raises. Each message says what is wrong, where, and what to do about it."""
 
+import signal
+
 
 class FastCifarError(Exception):
     """The parent of every error that bad input raises; `exit_code` is what the command line ends with."""
@@ -27,6 +29,14 @@ class CheckpointError(FastCifarError):
 
 class TrainingError(FastCifarError):
     """A training that cannot go on, such as one whose loss is no longer finite."""
+
+
+class StoppedError(FastCifarError):
+    """A run that was asked to stop by a signal, and did so after a batch."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__("stopped")
+        self.exit_code = 128 + number
 
 
 class ExportError(FastCifarError):

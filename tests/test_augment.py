@@ -8,7 +8,7 @@ import torch
 from kornia.augmentation import Normalize, RandomCrop, RandomHorizontalFlip
 
 from fastcifar import create_augmentation
-from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, GatherCropFlip, PixelNormalize, RandomCutout
+from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, GatherCropFlip, PixelNormalize, RandomCutout, mirror
 from fastcifar.errors import ConfigError
 
 
@@ -252,3 +252,10 @@ def test_on_the_gpu_nothing_waits_for_the_host_and_nothing_is_drawn_there() -> N
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(torch.get_rng_state(), state)
     assert result.is_cuda
+
+
+def test_the_chosen_images_are_mirrored() -> None:
+    images = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    mirrored = mirror(images, torch.tensor([False, True]))
+    assert torch.equal(mirrored, torch.stack((images[0], images[1].flip(-1))))
+    assert mirrored.is_contiguous(memory_format=torch.channels_last)

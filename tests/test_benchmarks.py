@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import data, record, tables, throughput
+from benchmarks import data, loaders, max_lr, record, reliability, scaling, tables, throughput, time_to_90
 from benchmarks.common import RESULTS
 from fastcifar.cli import main
 from fastcifar.errors import CheckpointError
@@ -52,6 +52,71 @@ def test_a_folder_that_is_no_run_becomes_no_record(tmp_path: Path) -> None:
         record.main(record.Record(runs=(tmp_path,), benchmark="none", out=tmp_path / "out.json"))
 
 
+def test_max_lr_trains_around_the_suggested_rate(betons: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    settings = max_lr.MaxLr(
+        recipe="dilated-cnn",
+        betons=betons,
+        device="cpu",
+        epochs=1,
+        multiples=(1.0, 3.0),
+        seeds=2,
+        val_fraction=0.3,
+        out=out,
+    )
+    max_lr.main(settings)
+    results = json.loads(out.read_text())
+    _check(results)
+    suggested = results["suggestion"]["max_lr"]
+    assert [(run["seed"], run["multiple"]) for run in results["runs"]] == [(0, 1.0), (0, 3.0), (1, 1.0), (1, 3.0)]
+    assert [run["config"]["max_lr"] for run in results["runs"]] == [suggested, 3 * suggested] * 2
+    assert {run["history"][0]["held_out"] for run in results["runs"]} == {"validation"}
+
+
+def test_the_suggestion_is_held_against_the_best_mean() -> None:
+    accuracies = ((1.0, 0.5), (3.0, 0.8), (0.3, 0.1), (1.0, 0.7), (3.0, 0.6), (0.3, 0.2))
+    figures = max_lr.derive([{"multiple": m, "test_accuracy": a} for m, a in accuracies])
+    assert figures["mean_accuracy"] == pytest.approx({"1": 0.6, "3": 0.7, "0.3": 0.15})
+    assert figures["below_best"] == pytest.approx(0.1)
+
+
+def test_time_to_90_trains_recipes_in_turn(betons: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    shrunk = "speedrun:batch_size=100,epochs=0.5"
+    settings = time_to_90.TimeTo90(
+        recipes=(shrunk, shrunk + ",tta=none"), betons=betons, device="cpu", amp=False, seeds=2, target=0.01, out=out
+    )
+    time_to_90.main(settings)
+    results = json.loads(out.read_text())
+    _check(results)
+    assert [(run["name"], run["seed"]) for run in results["runs"]] == [
+        (name, seed) for seed in (1000, 1001) for name in settings.recipes
+    ]
+    for run in results["runs"][::2]:
+        assert run["quoted_accuracy"] == run["tta_accuracy"] == run["history"][-1]["tta_accuracy"]
+        assert run["seconds"] == pytest.approx(run["train_seconds"] + run["history"][-1]["tta_seconds"])
+        if run["quoted_accuracy"] >= 0.01:
+            assert run["seconds_to_target"] == pytest.approx(run["seconds"])
+    for run in results["runs"][1::2]:
+        assert run["quoted_accuracy"] == run["test_accuracy"]
+        assert run["seconds"] == pytest.approx(run["train_seconds"] + run["eval_seconds"])
+
+
+def test_the_times_to_90_are_means_over_the_runs() -> None:
+    runs = [
+        {"test_accuracy": 0.90, "quoted_accuracy": 0.91, "seconds": 3.0, "seconds_to_target": 2.0, "joules": None},
+        {"test_accuracy": 0.88, "quoted_accuracy": 0.895, "seconds": 5.0, "seconds_to_target": None, "joules": None},
+    ]
+    figures = time_to_90.derive(runs, 0.90)
+    assert figures["accuracy"]["mean"] == pytest.approx(0.9025)
+    assert figures["accuracy_without_tta"]["mean"] == pytest.approx(0.89)
+    assert figures["mean_reaches_target"]
+    assert figures["share_reaching_target"] == 0.5
+    assert figures["seconds"]["mean"] == 4.0
+    assert figures["seconds_to_target"]["mean"] == 2.0
+    assert figures["joules"] is None
+
+
 def test_throughput_measures_every_part(betons: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     settings = throughput.Throughput(betons=betons, device="cpu", batch_size=8, steps=1, rounds=1, matrix=64, out=out)
@@ -80,13 +145,90 @@ def test_figures_are_derived_from_medians() -> None:
     assert figures["images_per_second"]["model step"] == pytest.approx(256)
 
 
-def test_the_data_benchmark_measures_writing_opening_and_loading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The synthetic source has 600 images to train on."""
     from fastcifar.data import sources
 
     draw = sources.draw_synthetic
     monkeypatch.setattr(sources, "draw_synthetic", lambda seed: draw(train=600, test=100, seed=seed))
+
+
+@pytest.mark.usefixtures("few_images")
+def test_loaders_are_compared_in_turn(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    loaders.main(loaders.Loaders(source="synthetic", device="cpu", batch_size=100, rounds=1, out=out))
+    results = json.loads(out.read_text())
+    _check(results)
+    assert [run["part"] for run in results["runs"]] == [
+        "FFCV", "FFCV, resident", "torchvision DataLoader, 1 worker", "torchvision DataLoader, 2 workers",
+    ]  # fmt: skip
+    for run in results["runs"]:
+        assert 0 < run["first_batch_seconds"]["median"] < run["seconds"]["median"]
+        assert run["images_per_second"] == pytest.approx(600 / run["seconds"]["median"])
+
+
+@pytest.mark.usefixtures("few_images")
+def test_scaling_measures_images_and_batches_in_processes_of_their_own(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    settings = scaling.Scaling(source="synthetic", device="cpu", images=(600, 1200), batches=(20,), rounds=1, out=out)
+    scaling.main(settings)
+    results = json.loads(out.read_text())
+    _check(results)
+    *images, batch = results["runs"]
+    assert [run["images"] for run in images] == [600, 1200]
+    assert all(run["anonymous_bytes"] > 1e7 for run in images)
+    assert batch["batch_size"] == 20
+    assert batch["images_per_second"] == pytest.approx(20 / batch["seconds"])
+
+
+def test_damaged_betons_are_refused_or_harmless(tmp_path: Path) -> None:
+    beton = reliability.write_victim(tmp_path)
+    outcomes, passed = reliability.check_mutants(beton, 500, seed=1)
+    allowed = {"count", "crashes", "hangs"}
+    allowed |= {"without manifest: refused", "without manifest: passed"}
+    allowed |= {"with manifest: refused", "with manifest: unchanged"}
+    assert outcomes.keys() <= allowed, outcomes
+    assert (outcomes["crashes"], outcomes["hangs"]) == (0, 0)
+    assert outcomes["without manifest: refused"] + outcomes["without manifest: passed"] == 500
+    assert outcomes["with manifest: refused"] > 450
+    assert 20 < len(passed) < 400, "both the refused and the passed are many"
+    loaded = reliability.load_mutants(beton, passed[:2], seed=1)
+    assert (loaded["crashes"], loaded["hangs"]) == (0, 0)
+
+
+def test_hostile_checkpoints_and_archives_do_nothing(tmp_path: Path) -> None:
+    reliability.write_victim(tmp_path)
+    outcomes = reliability.open_hostile(tmp_path, 70, seed=1)
+    assert outcomes == {"count": 70, "executed": 0, "outside": 0, "refused": 70}
+
+
+def test_what_is_killed_as_it_writes_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
+    outcomes = reliability.kill_writers(tmp_path / "written", 5, seed=1)
+    assert outcomes["temporary files left"] == 0
+    assert outcomes.get("old or new file, whole", 0) + outcomes.get("no file: refused", 0) == 5
+
+
+def test_what_is_killed_as_it_trains_goes_on_or_starts_again(tmp_path: Path) -> None:
+    reliability.write_victim(tmp_path)
+    outcomes = reliability.kill_trainings(tmp_path, 5, seed=1)
+    assert outcomes["ended well after it"] == 5
+    assert outcomes["lost epochs that had been reported"] == 0
+    assert outcomes["damaged files"] == 0
+
+
+def test_growth_is_held_against_a_line() -> None:
+    runs = [{"images": n, "seconds": 0.1 + 2e-5 * n, "anonymous_bytes": 100} for n in (1_000, 10_000, 100_000)]
+    assert scaling.derive(runs)["largest_deviation"] == pytest.approx(0, abs=1e-9)
+    assert scaling.derive(runs)["seconds_per_image"] == pytest.approx(2e-5)
+    assert scaling.derive(runs)["memory_growth"] == 0
+    runs[-1] = {"images": 100_000, "seconds": 4.2, "anonymous_bytes": 150}
+    assert scaling.derive(runs)["largest_deviation"] > 0.1
+    assert scaling.derive(runs)["memory_growth"] == 0.5
+
+
+@pytest.mark.usefixtures("few_images")
+def test_the_data_benchmark_measures_writing_opening_and_loading(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     data.main(data.Data(source="synthetic", rounds=1, out=out))
     results = json.loads(out.read_text())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -241,16 +242,19 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(betons: Path, t
         assert list(path.parent.iterdir()) == []
 
 
-def test_ctrl_c_ends_a_training_with_exit_code_130(betons: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_a_training_after_a_batch(
+    betons: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     command = [sys.executable, "-m", "fastcifar", *_train(betons, "--epochs", "500", "--run-dir", str(tmp_path / "r"))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "r" / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "fastcifar: stopped\n"
+    assert process.returncode == code
+    assert re.fullmatch(r"fastcifar: stopped after epoch \d+.*; go on by `fastcifar train --resume .*/r`\n", errors)
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(betons: Path) -> None:

@@ -40,6 +40,11 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
         get_recipe("era", epoch=3)
 
 
+def test_flipping_at_random_and_alternately_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match=r"flip_p is 0.5; it must be 0 if"):
+        get_recipe("speedrun", flip_p=0.5)
+
+
 def test_json_and_back_is_the_same_configuration() -> None:
     config = get_recipe("era", run_dir=Path("runs/x"), target=0.9)
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
@@ -57,9 +62,21 @@ def test_json_and_back_is_the_same_configuration() -> None:
         ("padding_mode", "wrap"),
         ("flip_p", -0.5),
         ("cutout", 40),
+        ("small_sizes", (4,)),
+        ("small_shares", (0.5,)),
+        ("tta", "rotate"),
+        ("tta_share", 1.5),
+        ("head_std", 0.0),
+        ("norm_momentum", 0.0),
+        ("logit_scale", 0.0),
+        ("label_smoothing", 1.0),
+        ("head_lr", 0.0),
+        ("on_nonfinite", "ignore"),
+        ("max_skipped", 0),
+        ("checkpoint_every", 0),
         ("shift_limit", -0.1),
         ("rotate_p", 2.0),
-        ("optimizer", "muon"),
+        ("optimizer", "lion"),
         ("l1", -1.0),
         ("momentum", 1.0),
         ("peak_momentum", -0.5),

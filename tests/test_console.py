@@ -137,6 +137,12 @@ def test_only_the_first_epoch_that_meets_the_mark_is_marked(show: object) -> Non
     assert sum("◀" in line for line in lines) == 1
 
 
+def test_the_mark_is_met_with_test_time_augmentation_too() -> None:
+    lines = shown(results(0.89, tta_accuracy=0.9012, tta_seconds=2.5))
+    assert "◀" in rows(lines)[0]
+    assert any(re.search(r"with test-time augmentation +90\.12 %, in 2\.50 s", line) for line in lines)
+
+
 def test_a_target_takes_the_place_of_the_mark() -> None:
     lines = shown(results(0.91, 0.9425), target=0.9425)
     assert "◀" not in rows(lines)[0]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,8 +80,35 @@ def test_seeds_have_independent_streams(betons: Path) -> None:
 def test_going_on_from_a_later_epoch_gives_its_order(betons: Path) -> None:
     through, resumed = (create_loader(betons / "train.beton", batch_size=50, train=True, seed=1) for _ in range(2))
     epochs = [_all(through)[0] for _ in range(3)]
-    resumed.epoch = 2
+    resumed.go_on(2)
     assert torch.equal(_all(resumed)[0], epochs[2])
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("chosen", [None, np.array([199, 3, 150, 7, 9, 20, 21], dtype=np.int64)])
+def test_a_resident_loader_gives_the_same_batches(betons: Path, train: bool, chosen: Any) -> None:
+    options: dict[str, Any] = {"batch_size": 3, "train": train, "seed": 5, "indices": chosen}
+    streaming = create_loader(betons / "train.beton", **options)
+    resident = create_loader(betons / "train.beton", **options, resident=True)
+    assert (len(resident), resident.samples) == (len(streaming), streaming.samples)
+    for skipped in (0, 0, 1):
+        for loader in (streaming, resident):
+            loader.go_on(loader.epoch, skipped if train else 0)
+        for batch, expected in zip(resident, streaming, strict=True):
+            assert torch.equal(batch[0], expected[0])
+            assert torch.equal(batch[1], expected[1])
+            assert batch[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("chosen", [None, np.arange(10, 110)])
+def test_each_image_is_mirrored_in_every_other_epoch(betons: Path, chosen: Any) -> None:
+    loader = create_loader(betons / "train.beton", batch_size=20, train=True, seed=3, indices=chosen)
+    by_image = [dict(zip(loader.order(epoch).tolist(), loader.mirrored(epoch), strict=True)) for epoch in range(4)]
+    for before, after in itertools.pairwise(by_image):
+        assert all(before[image] != after[image] for image in before)
+    assert 0.3 < np.mean(list(by_image[0].values())) < 0.7
+    other = create_loader(betons / "train.beton", batch_size=20, train=True, seed=4, indices=chosen)
+    assert dict(zip(other.order(0).tolist(), other.mirrored(0), strict=True)) != by_image[0]
 
 
 def test_indices_choose_the_images(betons: Path) -> None:

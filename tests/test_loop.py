@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
+import itertools
 import json
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +15,18 @@ import pytest
 import torch
 from torch import nn
 
-from fastcifar import TrainConfig, create_augmentation, fit, load_checkpoint
+from fastcifar import TrainConfig, create_augmentation, fit, get_recipe, load_checkpoint
 from fastcifar.data.beton import write_beton
 from fastcifar.data.layout import read_layout
-from fastcifar.errors import CheckpointError, ConfigError, DataError, DeviceError, TrainingError
+from fastcifar.errors import CheckpointError, ConfigError, DataError, DeviceError, StoppedError, TrainingError
 from fastcifar.training.checkpoint import checkpoint_path, read_checkpoint, restore
-from fastcifar.training.loop import warm_up
-from fastcifar.training.network import predict
+from fastcifar.training.loop import OnStep, train_step, warm_up
+from fastcifar.training.network import Network, predict, shrink
 from fastcifar.training.results import EpochResult, StepProgress
 from fastcifar.training.run import read_metrics
 from fastcifar.training.runtime import resolve_runtime, seed_everything
 from fastcifar.training.state import TrainState, create_state
+from fastcifar.training.stop import StopRequest
 from tests.conftest import TinyNet, write_pair
 
 
@@ -157,13 +163,104 @@ def test_compiled_in_bfloat16_it_evaluates_every_image(config: TrainConfig) -> N
     assert sum(len(labels) for _, labels in predict(state.network, state.test_loader)) == 90
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(config: TrainConfig) -> None:
-    class Broken(TinyNet):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return super().forward(images) * float("nan")
+class _Breaks(nn.Module):
+    """A network whose logits, or their gradients alone, are not finite in some of its training steps."""
 
-    with pytest.raises(TrainingError, match="epoch 1: the training loss is nan"):
-        list(fit(config, model=Broken()))
+    def __init__(self, *steps: int, gradient: bool = False) -> None:
+        super().__init__()
+        self.net, self.steps, self.gradient, self.step = TinyNet(), steps, gradient, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net(images)
+        if not self.training:
+            return logits
+        self.step += 1
+        if self.step not in self.steps:
+            return logits
+        if self.gradient:
+            logits.register_hook(lambda grad: grad * torch.inf)
+            return logits
+        return self.net(images * torch.nan)  # the statistics take it, too
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
+def test_what_is_not_finite_stops_the_run_before_the_weights_take_it(
+    config: TrainConfig, tmp_path: Path, optimizer: Any, gradient: bool
+) -> None:
+    run = dataclasses.replace(config, optimizer=optimizer, max_lr=0.01, bias_lr=0.01, head_lr=0.01, run_dir=tmp_path)
+    state = create_state(run, model=_Breaks(9, gradient=gradient))
+    weights: list[torch.Tensor] = []
+
+    def on_step(_: StepProgress) -> None:
+        weights[:] = [parameter.detach().clone() for parameter in state.network.model.parameters()]
+
+    with pytest.raises(
+        TrainingError, match=r"step 3 of epoch 2, at rate 0\.00\d+: the loss or a gradient is not finite"
+    ):
+        list(fit(run, state=state, on_step=on_step))
+    assert all(map(torch.equal, weights, state.network.model.parameters()))
+    assert read_checkpoint(checkpoint_path(tmp_path, "last"))["epoch"] == 1
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
+def test_what_is_not_finite_can_be_skipped(config: TrainConfig, optimizer: Any, gradient: bool) -> None:
+    rates = {"optimizer": optimizer, "max_lr": 0.01, "bias_lr": 0.01, "head_lr": 0.01}
+    run = dataclasses.replace(config, on_nonfinite="skip", max_skipped=2, **rates)
+    model = _Breaks(3, 9, gradient=gradient)
+    results = list(fit(run, model=model))
+    assert [result.skipped_steps for result in results] == [1, 1, 0]
+    assert all(0 < result.train_loss < 10 for result in results)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    with pytest.raises(TrainingError, match=r"step 3 of epoch 1, .* and 2 steps after it"):
+        list(fit(run, model=_Breaks(3, 9, 10, gradient=gradient)))
+
+
+def test_a_skipped_step_leaves_everything_as_it_was(config: TrainConfig) -> None:
+    for optimizer in ("adam", "sgd", "muon"):
+        run = dataclasses.replace(config, on_nonfinite="skip", optimizer=optimizer)  # type: ignore[arg-type]
+        state = create_state(run, model=_Breaks(2))
+        images, labels = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8), torch.arange(8)
+        train_step(state, images, labels)
+        before = copy.deepcopy((state.network.model.state_dict(), state.optimizer.state_dict()))
+        assert train_step(state, images, labels).tolist() == [0, 0, 1]
+        after = (state.network.model.state_dict(), state.optimizer.state_dict())
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+        assert train_step(state, images, labels)[0] > 0
+        state.close()
+
+
+def test_float16s_scaling_is_not_mistaken_for_a_broken_run(config: TrainConfig) -> None:
+    results = list(fit(dataclasses.replace(config, amp=True, amp_dtype="float16"), model=_Breaks(2, gradient=True)))
+    assert [result.skipped_steps for result in results] == [0, 0, 0]
+    with pytest.raises(TrainingError, match="step 2 of epoch 1"):
+        list(fit(dataclasses.replace(config, amp=True, amp_dtype="float16"), model=_Breaks(2)))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory")])
+def test_without_memory_the_batch_size_that_fits_is_named(
+    config: TrainConfig, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = Network.logits
+
+    def limited(network: Network, images: torch.Tensor, size: int | None = None) -> torch.Tensor:
+        if len(images) > 10:
+            raise error
+        return logits(network, images, size)
+
+    monkeypatch.setattr(Network, "logits", limited)
+    with pytest.raises(TrainingError, match=r"out of memory on cpu with --batch-size 32; .* take --batch-size 8$"):
+        _train(config)
+
+
+def test_another_error_is_not_taken_for_want_of_memory(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Network, "logits", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        _train(config)
 
 
 def test_bad_input_is_refused(config: TrainConfig, tmp_path: Path) -> None:
@@ -178,14 +275,87 @@ def test_bad_input_is_refused(config: TrainConfig, tmp_path: Path) -> None:
             next(fit(dataclasses.replace(config, device="cuda")))
 
 
-def test_images_of_a_size_that_the_network_does_not_take_are_refused(config: TrainConfig, tmp_path: Path) -> None:
-    images, labels = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8), np.arange(40) % 2
+def _noise(folder: Path, size: int) -> Path:
+    images, labels = np.random.default_rng(0).integers(0, 256, (40, size, size, 3), dtype=np.uint8), np.arange(40) % 2
+    folder.mkdir()
     for split in ("train", "test"):
-        write_beton(tmp_path / f"{split}.beton", images, labels, class_names=("a", "b"), name="noise")
-    with pytest.raises(ConfigError, match=r"takes no images of 64 × 64 pixels; .*--resize 32"):
-        next(fit(dataclasses.replace(config, betons=tmp_path)))
-    small = dataclasses.replace(config, betons=tmp_path, model="dilated_cnn", epochs=1)
-    assert next(fit(small)).epoch == 1, "the mean over the places takes any size"
+        write_beton(folder / f"{split}.beton", images, labels, class_names=("a", "b"), name="noise")
+    return folder
+
+
+def test_images_of_a_size_that_the_network_does_not_take_are_refused(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"takes no images of 4 × 4 pixels; .*--resize 32"):
+        next(fit(dataclasses.replace(config, betons=_noise(tmp_path / "4", 4))))
+    large = dataclasses.replace(config, betons=_noise(tmp_path / "64", 64), model="dilated_cnn", epochs=1)
+    assert next(fit(large)).epoch == 1, "the mean over the places takes any size"
+
+
+def test_the_last_epoch_may_be_a_part_of_one(config: TrainConfig) -> None:
+    steps: list[StepProgress] = []
+    results = _train(dataclasses.replace(config, epochs=1.5), on_step=steps.append)
+    assert [(result.epoch, result.epochs) for result in results] == [(1, 2), (2, 2)]
+    assert [(step.epoch, step.step, step.steps) for step in steps[5:]] == [(1, 6, 6), (2, 1, 3), (2, 2, 3), (2, 3, 3)]
+    assert results[-1].lr_end == pytest.approx(config.max_lr / 10), "the schedule ends where the run ends"
+    assert results[-1].images_per_second == pytest.approx(3 * 32 / results[-1].train_seconds)
+
+
+def test_the_first_images_are_small(config: TrainConfig) -> None:
+    seen: list[int] = []
+    net = TinyNet()
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]) if net.training else None)
+    list(fit(dataclasses.replace(config, epochs=2, small_sizes=(16, 20), small_shares=(0.25, 0.5)), model=net))
+    assert seen == [16] * 3 + [20] * 6 + [32] * 3
+
+
+def test_shrinking_keeps_a_plane_of_one_colour_and_a_slope(config: TrainConfig) -> None:
+    slope = torch.arange(32.0).expand(1, 3, 32, 32)
+    assert torch.allclose(shrink(slope, 16)[0, 0, 0], torch.arange(16.0) * 2 + 0.5)
+    assert torch.allclose(shrink(torch.full((1, 3, 32, 32), 0.25), 24), torch.full((1, 3, 24, 24), 0.25))
+
+
+@pytest.mark.parametrize(("tta", "share"), [("flip", 1.0), ("flip-shift", 1.0), ("flip", 0.25)])
+def test_test_time_augmentation_averages_the_views(config: TrainConfig, tta: Any, share: float) -> None:
+    state = _tiny_state(dataclasses.replace(config, tta=tta, tta_share=share))
+    state.network.train(False)
+    images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    model, pixels = state.network.model, state.network.augmentation(images)
+    with torch.no_grad():
+        plain = model(pixels)
+        mean = (plain + model(pixels.flip(-1))) / 2
+        if tta == "flip-shift":
+            padded = nn.functional.pad(pixels, (1, 1, 1, 1), mode="reflect")
+            moved = [padded[:, :, :-2, :-2], padded[:, :, 2:, 2:]]
+            mean = mean / 2 + sum(model(view) + model(view.flip(-1)) for view in moved) / 8
+        doubtful = plain.softmax(1).amax(1).argsort()[: round(share * 20)]
+        expected = plain.clone()
+        expected[doubtful] = mean[doubtful]
+        torch.testing.assert_close(state.network.padded_logits(images, 20, state.config), expected)
+    state.close()
+
+
+def test_the_last_evaluation_is_also_made_with_test_time_augmentation(config: TrainConfig) -> None:
+    first, last = _train(dataclasses.replace(config, epochs=2, tta="flip"))
+    assert first.tta_accuracy is None
+    assert first.tta_seconds is None
+    assert last.tta_accuracy is not None
+    assert abs(last.tta_accuracy - last.test_accuracy) < 0.2
+    assert last.tta_seconds is not None
+    assert last.tta_seconds > 0
+
+
+def test_a_speed_recipe_begins_whitened_and_trains_what_it_should(config: TrainConfig) -> None:
+    speedrun = get_recipe("speedrun", betons=config.betons, batch_size=100, epochs=1, amp=False)
+    state = create_state(speedrun)
+    drawn = state.network.model.whiten.weight.clone()
+    epoch = state.train_loader.epoch
+    list(fit(speedrun, state=state))
+    weight = state.network.model.whiten.weight
+    assert not torch.equal(weight, drawn)
+    assert torch.equal(weight[:12], -weight[12:]), "they are kept"
+    assert state.train_loader.epoch == epoch + 1, "the batch that whitens is no step"
+    norms = [module for module in state.network.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
+    assert all(norm.bias.abs().sum() > 0 for norm in norms)
 
 
 def test_the_run_folder_holds_the_run(config: TrainConfig, tmp_path: Path) -> None:
@@ -194,7 +364,7 @@ def test_the_run_folder_holds_the_run(config: TrainConfig, tmp_path: Path) -> No
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints", "config.json", "environment.json", "metrics.jsonl",
     ]  # fmt: skip
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
     assert TrainConfig.from_json(json.loads((run / "config.json").read_text())).epochs == 3
     assert read_metrics(run) == [result.to_json() for result in results]
     environment = json.loads((run / "environment.json").read_text())
@@ -225,7 +395,7 @@ def test_resuming_ends_with_exactly_the_weights_of_the_uninterrupted_run(
     first.close()
     torch.manual_seed(12345)  # another process has other random numbers
     resumed = create_state(broken_off, model=TinyNet())
-    restore(checkpoint_path(tmp_path / "resumed", "last"), resumed)
+    restore(tmp_path / "resumed", resumed)
     results = list(fit(broken_off, state=resumed))
 
     assert [result.epoch for result in results] == [2, 3]
@@ -233,6 +403,107 @@ def test_resuming_ends_with_exactly_the_weights_of_the_uninterrupted_run(
     for name, value in whole.network.model.state_dict().items():
         assert torch.equal(value, resumed.network.model.state_dict()[name]), name
     assert [line["epoch"] for line in read_metrics(tmp_path / "resumed")] == [1, 2, 3]
+
+
+def _stop_after(steps: int, stop: StopRequest) -> OnStep:
+    """Ask for a stop when that many steps were seen."""
+    seen = itertools.count(1)
+
+    def on_step(_: StepProgress) -> None:
+        if next(seen) == steps:
+            stop.signal = signal.SIGTERM
+
+    return on_step
+
+
+@functools.cache
+def _whole_run(recipe: str, **shared: Any) -> tuple[TrainState, list[EpochResult]]:
+    whole = create_state(get_recipe(recipe, **shared))
+    return whole, list(fit(whole.config, state=whole))
+
+
+@pytest.mark.parametrize("recipe", ["era", "era-fast", "speedrun"])
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("steps", [4, 5], ids=["at an epoch's end", "in its middle"])
+def test_a_run_that_was_stopped_between_two_batches_ends_with_exactly_the_weights_of_the_whole_one(
+    betons: Path, tmp_path: Path, recipe: str, amp: bool, steps: int
+) -> None:
+    shared: dict[str, Any] = {"betons": betons, "batch_size": 50, "epochs": 1.5, "amp": amp}
+    whole, expected = _whole_run(recipe, **shared)
+    config, stop = get_recipe(recipe, run_dir=tmp_path, **shared), StopRequest()
+    with pytest.raises(StoppedError) as stopped:
+        list(fit(config, on_step=_stop_after(steps, stop), stop=stop))
+    assert stopped.value.exit_code == 143
+    torch.manual_seed(12345)
+    resumed = create_state(config)
+    assert restore(tmp_path, resumed) is None
+    epoch = (steps - 1) // 4  # an epoch whose evaluation is still to come is not done
+    assert (resumed.epoch, resumed.epoch_steps) == (epoch, steps - 4 * epoch)
+    results = list(fit(config, state=resumed))
+    for result, reference in zip(results, expected[-len(results) :], strict=True):
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "tta_accuracy"):
+            assert getattr(result, name) == getattr(reference, name), name
+    for name, value in whole.network.model.state_dict().items():
+        assert torch.equal(value, resumed.network.model.state_dict()[name]), name
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_checkpoint_is_kept_inside_an_epoch_if_asked_for(config: TrainConfig, tmp_path: Path) -> None:
+    run = dataclasses.replace(config, run_dir=tmp_path, checkpoint_every=2)
+    steps: list[int] = []
+
+    def on_step(progress: StepProgress) -> None:
+        steps.append(progress.step)
+        if len(steps) == 6 + 5:
+            raise KeyboardInterrupt  # as a death at any moment
+
+    with pytest.raises(KeyboardInterrupt):
+        list(fit(run, state=_tiny_state(run), on_step=on_step))
+    last, previous = (read_checkpoint(checkpoint_path(tmp_path, which)) for which in ("last", "previous"))
+    assert (last["epoch"], last["epoch_steps"], last["schedule"]["step"]) == (1, 4, 10)
+    assert (previous["epoch"], previous["epoch_steps"]) == (1, 2)
+
+
+def _flip_a_bit(path: Path) -> None:
+    """Of a tensor; in a new file, since others may be links to the old one."""
+    weight = read_checkpoint(path)["model"]["1.running_mean"]
+    content = bytearray(path.read_bytes())
+    content[content.index(weight.numpy().tobytes()) + 1] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(config: TrainConfig, tmp_path: Path) -> None:
+    run = dataclasses.replace(config, run_dir=tmp_path)
+    _train(run)
+    last, previous = checkpoint_path(tmp_path, "last"), checkpoint_path(tmp_path, "previous")
+    _flip_a_bit(last)
+    state = _tiny_state(run)
+    damage = restore(tmp_path, state)
+    assert str(damage).startswith(f"{last}: damaged")
+    assert state.epoch == 2
+    assert [result.epoch for result in fit(run, state=state)] == [3]
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    assert read_checkpoint(last)["epoch"] == 3
+    for path in (last, previous):
+        if path.exists():
+            _flip_a_bit(path)
+    with pytest.raises(CheckpointError, match=re.escape(f"{last}: damaged")):
+        restore(tmp_path, _tiny_state(run))
+
+
+def test_two_runs_cannot_write_to_one_folder(config: TrainConfig, tmp_path: Path) -> None:
+    run = dataclasses.replace(config, run_dir=tmp_path)
+    first = fit(run, state=_tiny_state(run))
+    next(first)
+    state = _tiny_state(run)
+    restore(tmp_path, state)
+    with pytest.raises(CheckpointError, match="another process trains in this folder"):
+        next(fit(run, state=state))
+    first.close()
+    state = _tiny_state(run)
+    restore(tmp_path, state)
+    assert next(fit(run, state=state)).epoch == 2, "the end of the first gave the folder back"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +522,7 @@ def test_a_run_goes_on_only_as_it_began(
     next(fit(run, state=_tiny_state(run)))
     other = create_state(dataclasses.replace(run, **change), model=TinyNet())
     with pytest.raises(CheckpointError, match=message):
-        restore(checkpoint_path(tmp_path / "run", "last"), other)
+        restore(tmp_path / "run", other)
 
 
 def test_a_run_does_not_go_on_with_other_data(config: TrainConfig, tmp_path: Path) -> None:
@@ -260,7 +531,7 @@ def test_a_run_does_not_go_on_with_other_data(config: TrainConfig, tmp_path: Pat
     betons = write_pair(tmp_path / "betons", train=200, test=90, seed=1)
     other = create_state(dataclasses.replace(run, betons=betons), model=TinyNet())
     with pytest.raises(CheckpointError, match="for data"):
-        restore(checkpoint_path(tmp_path / "run", "last"), other)
+        restore(tmp_path / "run", other)
 
 
 def test_a_checkpoint_is_loaded_in_eval_mode_with_its_configuration(config: TrainConfig, tmp_path: Path) -> None:
@@ -283,11 +554,12 @@ def test_a_checkpoint_that_is_none_or_of_another_network_is_refused(config: Trai
     assert isinstance(load_checkpoint(tmp_path / "run", model=TinyNet())[0], TinyNet)
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         load_checkpoint(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="'best' and 'last'"):
+    with pytest.raises(CheckpointError, match="'best', 'last' and 'previous'"):
         load_checkpoint(tmp_path / "run", "first")  # type: ignore[arg-type]
     path = checkpoint_path(tmp_path / "run", "best")
     whole = path.read_bytes()
     for content in (b"", b"nonsense", whole[: len(whole) // 2]):
+        path.unlink()
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="damaged, or no checkpoint"):
             load_checkpoint(tmp_path / "run")

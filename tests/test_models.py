@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fastcifar import create_model
 from fastcifar.errors import ConfigError
+from fastcifar.models import conv
+from fastcifar.models.conv import convolve_by_product
 
 
 def _parameters(model: nn.Module) -> int:
@@ -57,7 +60,7 @@ def test_it_does_379_27_million_multiply_adds_an_image() -> None:
 
 def test_pooling_comes_before_the_norm_and_the_residual_is_added() -> None:
     model = create_model("custom_resnet").eval()
-    assert [type(layer).__name__ for layer in model.layer1[0]] == ["Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU"]
+    assert [type(layer).__name__ for layer in model.layer1[0]] == ["Conv3x3", "MaxPool2d", "BatchNorm2d", "ReLU"]
     residual = model.layer1[1]
     x = torch.randn(2, 128, 16, 16)
     assert torch.equal(residual(x), x + residual.branch(x))
@@ -119,3 +122,41 @@ def test_the_dilated_networks_last_features_see_99_pixels() -> None:
     assert images.grad is not None
     seen = images.grad[0].abs().sum(dim=0) > 0
     assert (int(seen.any(dim=0).sum()), int(seen.any(dim=1).sum())) == (99, 99)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_convolution_by_matrix_product_has_the_outputs_and_gradients_of_torchs_own(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(6, 5, 4, 3).to(memory_format=torch.channels_last)
+    weight, grad = torch.randn(7, 5, 3, 3), torch.randn(6, 7, 4, 3)
+    results = []
+    for convolve in (convolve_by_product, lambda x, w: F.conv2d(x, w, padding=1)):
+        x, w = (tensor.to(dtype).requires_grad_() for tensor in (images, weight))
+        outputs = convolve(x, w)
+        outputs.backward(grad.to(dtype))
+        results.append((outputs, x.grad, w.grad))
+    for product, own in zip(*results, strict=True):
+        torch.testing.assert_close(
+            product, own, rtol=2e-2 if dtype is torch.bfloat16 else 1e-5, atol=1e-1 if dtype is torch.bfloat16 else 1e-5
+        )
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_small_bfloat16_images_take_the_matrix_product_only_where_it_is_faster(
+    bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products = []
+    monkeypatch.setattr(conv, "_has_amx", lambda: True)
+    monkeypatch.setattr(conv, "convolve_by_product", lambda x, w: products.append(x.shape) or convolve_by_product(x, w))
+    torch.manual_seed(0)
+    layer = conv.Conv3x3(8, 6, bias=bias)
+    small, large = torch.randn(3, 8, 4, 4), torch.randn(3, 8, 8, 8)
+    expected = F.conv2d(small, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(small), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(large)
+        assert products == []
+        output = layer(small)
+    assert products == [small.shape]
+    assert output.dtype is torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, rtol=2e-2, atol=2e-2)

@@ -9,10 +9,12 @@ from fastcifar import get_recipe
 from fastcifar.data.split import stratified_split
 from fastcifar.errors import ConfigError
 from fastcifar.training.optim import (
+    Muon,
     add_l1_gradient,
     create_optimizer,
     one_cycle_lr,
     one_cycle_momentum,
+    orthogonalize,
     schedule,
 )
 
@@ -103,3 +105,82 @@ def test_the_split_is_stratified_seeded_and_whole() -> None:
 def test_a_split_that_leaves_one_side_empty_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"val_fraction is 0\.01, which leaves 20 images to train on and 0"):
         stratified_split(np.repeat(np.arange(10), 2), 0.01, seed=0)
+
+
+def test_without_a_rise_the_rate_falls_in_a_line_from_the_first_step() -> None:
+    config = get_recipe("speedrun")
+    rates = [one_cycle_lr(step, 50, config) for step in range(50)]
+    falls = np.diff(rates)
+    assert np.allclose(falls, falls[0])
+    assert config.max_lr * 0.97 < rates[0] < config.max_lr
+    assert rates[-1] == pytest.approx(config.max_lr / 1000)
+
+
+@pytest.mark.parametrize("shape", [(16, 4, 3, 3), (64, 4, 3, 3), (32, 100)])
+def test_an_orthogonalized_matrix_has_singular_values_near_one(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize([torch.randn(shape)], steps=5)[0].flatten(1))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_matrices_of_one_shape_are_orthogonalized_together_as_they_are_alone() -> None:
+    torch.manual_seed(0)
+    matrices = [torch.randn(8, 2, 3, 3), torch.randn(4, 8, 3, 3), torch.randn(8, 2, 3, 3)]
+    for together, matrix in zip(orthogonalize(matrices), matrices, strict=True):
+        torch.testing.assert_close(together, orthogonalize([matrix])[0], atol=2e-2, rtol=2e-2)
+
+
+def _muon_step(weight: torch.Tensor, grad: torch.Tensor, average: torch.Tensor, lr: float) -> torch.Tensor:
+    """One step as its paper writes it, for one matrix."""
+    average.mul_(0.6).add_(grad)
+    x = (grad + 0.6 * average).bfloat16()
+    x = x / x.norm()
+    for _ in range(3):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return weight * len(weight) ** 0.5 / weight.norm() - lr * x.float()
+
+
+def test_muon_turns_filters_and_takes_nesterov_steps_with_the_rest() -> None:
+    torch.manual_seed(0)
+    config = get_recipe("speedrun", weight_decay=0.01)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 5))
+    optimizer = create_optimizer(model, config)
+    assert isinstance(optimizer, Muon)
+    conv, linear = model[0], model[2]
+    filters, average = conv.weight.detach().flatten(1).clone(), torch.zeros(8, 27)
+    others = [parameter.detach().clone().requires_grad_() for parameter in (conv.bias, linear.bias, linear.weight)]
+    sgd = torch.optim.SGD(
+        [{"params": others[:2], "lr": config.bias_lr}, {"params": others[2:], "lr": config.head_lr}],
+        momentum=0.85, nesterov=True, weight_decay=0.01,
+    )  # fmt: skip
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = 1e-3 * torch.randn_like(parameter)
+        for other, parameter in zip(others, (conv.bias, linear.bias, linear.weight), strict=True):
+            other.grad = parameter.grad.clone()
+        filters = _muon_step(filters, conv.weight.grad.flatten(1), average, config.max_lr)
+        schedule(optimizer, 0, 10**9, config)
+        optimizer.step()
+        sgd.step()
+    torch.testing.assert_close(conv.weight.detach().flatten(1), filters, atol=5e-3, rtol=2e-2)
+    for other, parameter in zip(others, (conv.bias, linear.bias, linear.weight), strict=True):
+        torch.testing.assert_close(parameter, other)
+
+
+def test_the_schedule_keeps_the_ratios_between_groups() -> None:
+    config = get_recipe("era-fast")
+    optimizer = create_optimizer(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 5)), config)
+    schedule(optimizer, 30, 60, config)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert [rate / rates[0] for rate in rates] == pytest.approx([1, config.bias_lr / 0.24, config.head_lr / 0.24])
+    assert optimizer.param_groups[0]["momentum"] == config.muon_momentum
+
+
+def test_parameters_that_are_kept_are_not_the_optimizers() -> None:
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    for optimizer in ("adam", "sgd"):
+        groups = create_optimizer(model, get_recipe("era", optimizer=optimizer)).param_groups
+        assert [len(group["params"]) for group in groups] == [1]

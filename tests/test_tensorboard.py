@@ -14,7 +14,8 @@ Capture = pytest.CaptureFixture[str]
 
 
 def _train(betons: Path, run: Path, *more: object) -> list[str]:
-    arguments = ["train", "--model", "dilated_cnn", "--betons", betons, "--batch-size", 100, "--epochs", 3, *more]
+    arguments = ["train", "--model", "dilated_cnn", "--betons", betons, "--batch-size", 100, "--epochs", 3]
+    arguments += ["--tta", "flip", *more]
     return [*map(str, arguments), "--device", "cpu", "--run-dir", str(run)]
 
 
@@ -41,9 +42,12 @@ def test_everything_in_the_metrics_is_in_the_log_also_after_a_resume(betons: Pat
     assert main(["train", "--resume", str(run), "--target", "None", "--log-dir", str(log)]) == 0
     scalars, texts = _read(log)
     metrics = _metrics(run)
-    assert {*scalars, *texts} == {*metrics[0], "config"}
+    assert {*scalars, *texts} == {*metrics[-1], "config"}
     for name, points in scalars.items():
-        assert points == [(line["epoch"], pytest.approx(line[name], rel=1e-6)) for line in metrics], name
+        had = [line for line in metrics if line[name] is not None]
+        assert points == [(line["epoch"], pytest.approx(line[name], rel=1e-6)) for line in had], name
+    assert [step for step, _ in scalars["train_loss"]] == [1, 2, 3]
+    assert [step for step, _ in scalars["tta_accuracy"]] == [3]
     assert texts["held_out"] == "test"
     assert '"model": "dilated_cnn"' in texts["config"]
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from fastcifar.commands.lr_find import find_rates
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, new_folder
 from fastcifar.config import TrainConfig
-from fastcifar.errors import ConfigError
+from fastcifar.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
     from fastcifar.report.console import RunHeader
@@ -117,18 +117,21 @@ def _starting_at(min_lr: float, config: TrainConfig) -> TrainConfig:
 
 def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
     from fastcifar.report.console import TrainingConsole
-    from fastcifar.training.checkpoint import checkpoint_path, restore
+    from fastcifar.training.checkpoint import restore
     from fastcifar.training.loop import fit
     from fastcifar.training.results import EpochResult
     from fastcifar.training.run import read_metrics
     from fastcifar.training.state import create_state
+    from fastcifar.training.stop import stop_on_signals
     from fastcifar.training.tensorboard import TensorBoardLog
 
     assert config.run_dir is not None
     with TrainingConsole(target=config.target) as console, ExitStack() as stack:
         state = create_state(config)
         if resume:
-            restore(checkpoint_path(config.run_dir, "last"), state)
+            damage = restore(config.run_dir, state)
+            if damage:
+                console.say(f"{damage}. Going on from the checkpoint before it, {_where(state)}")
         console.header(_header(state))
         consumers = [console.epoch]
         if log_dir is not None:
@@ -139,10 +142,20 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
                     consume(EpochResult(**line))
         if config.compile:
             console.say("Compiling network and augmentation, before the clock starts")
-        for result in fit(config, state=state, on_step=console.step):
-            for consume in consumers:
-                consume(result)
+        stop = stack.enter_context(stop_on_signals())
+        try:
+            for result in fit(config, state=state, on_step=console.step, stop=stop):
+                for consume in consumers:
+                    consume(result)
+        except StoppedError as error:
+            error.args = (f"stopped {_where(state)}; go on by `fastcifar train --resume {config.run_dir}`",)
+            raise
         console.summary(config.run_dir)
+
+
+def _where(state: TrainState) -> str:
+    """How far a run is."""
+    return f"after epoch {state.epoch}" + (f" and {state.epoch_steps} steps" if state.epoch_steps else "")
 
 
 def _header(state: TrainState) -> RunHeader:

@@ -11,8 +11,13 @@ from torch import nn
 from fastcifar.errors import ConfigError
 from fastcifar.models.custom_resnet import CustomResNet
 from fastcifar.models.dilated_cnn import DilatedCNN
+from fastcifar.models.speed_cnn import SpeedCNN
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"custom_resnet": CustomResNet, "dilated_cnn": DilatedCNN}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "custom_resnet": CustomResNet,
+    "dilated_cnn": DilatedCNN,
+    "speed_cnn": SpeedCNN,
+}
 
 
 def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
@@ -20,8 +25,8 @@ def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
 
     Args:
         name: a key of `MODELS`.
-        options: `num_classes` (10) and `dropout` (0.0); custom_resnet also `conv_bias` (False) and `layer2_residual`
-            (False).
+        options: `num_classes` (10) for each; `dropout` (0.0) for custom_resnet and dilated_cnn; `logit_scale` (1.0) for
+            custom_resnet and speed_cnn; `conv_bias` (False) and `layer2_residual` (False) for custom_resnet.
 
     Raises:
         ConfigError: there is no network of that name, or it has no such option.

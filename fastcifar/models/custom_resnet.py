@@ -8,13 +8,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fastcifar.models.conv import Conv3x3
+
 
 class ConvBlock(nn.Sequential):
     """3 × 3 convolution → (2 × 2 max pooling) → batch norm → ReLU → (dropout)."""
 
     def __init__(self, inputs: int, outputs: int, *, pool: bool = False, bias: bool = False, dropout: float = 0.0):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=bias)
+        self.conv = Conv3x3(inputs, outputs, bias=bias)
         if pool:
             self.pool = nn.MaxPool2d(2)
         self.norm = nn.BatchNorm2d(outputs)
@@ -39,12 +41,19 @@ class Residual(nn.Module):
 class CustomResNet(nn.Module):
     """Images [B, 3, 32, 32] to logits [B, num_classes]; 6,573,130 parameters, 379.27 M multiply-adds an image.
 
-    prep 64 × 32 × 32 → layer1 128 × 16 × 16 → layer2 256 × 8 × 8 → layer3 512 × 4 × 4 → head. With `conv_bias` and
+    prep 64 × 32 × 32 → layer1 128 × 16 × 16 → layer2 256 × 8 × 8 → layer3 512 × 4 × 4 → head: the largest of the 4 × 4,
+    or of as many as images of another size leave → linear. With `conv_bias` and
     `layer2_residual`, 7,756,554 parameters.
     """
 
     def __init__(
-        self, *, num_classes: int = 10, conv_bias: bool = False, layer2_residual: bool = False, dropout: float = 0.0
+        self,
+        *,
+        num_classes: int = 10,
+        conv_bias: bool = False,
+        layer2_residual: bool = False,
+        dropout: float = 0.0,
+        logit_scale: float = 1.0,
     ):
         super().__init__()
 
@@ -56,7 +65,9 @@ class CustomResNet(nn.Module):
         self.layer1 = stage(64, 128, True)
         self.layer2 = stage(128, 256, layer2_residual)
         self.layer3 = stage(256, 512, True)
-        self.head = nn.Sequential(nn.MaxPool2d(4), nn.Flatten(), nn.Linear(512, num_classes))
+        self.head = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
+        self.logit_scale = logit_scale
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.layer3(self.layer2(self.layer1(self.prep(images)))))  # type: ignore[no-any-return]
+        logits: torch.Tensor = self.head(self.layer3(self.layer2(self.layer1(self.prep(images)))))
+        return logits if self.logit_scale == 1 else logits * self.logit_scale

@@ -125,7 +125,7 @@ def _results(records: dict[str, RunRecord], best: str | None) -> str:
                 name,
                 record.config.recipe,
                 last.held_out,
-                f"{last.epoch} of {record.config.epochs}",
+                f"{last.epoch} of {last.epochs}",
                 f"{100 * last.test_accuracy:.2f}",
                 f"{100 * last.best_accuracy:.2f} (epoch {last.best_epoch})",
                 format_duration(last.total_train_seconds),

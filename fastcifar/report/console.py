@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,8 @@ class RunHeader:
     parameters: int
     recipe: str
     images: str
-    epochs: int
+    epochs: float
+    """Passes over the training set, the last of which may be a part of one."""
     batch_size: int
 
 
@@ -64,7 +66,7 @@ class TrainingConsole:
             "device": header.device,
             "precision": header.precision,
             "model": f"{header.model}, {header.parameters:,} parameters",
-            "recipe": f"{header.recipe}, {header.epochs} epochs, batches of {header.batch_size}",
+            "recipe": f"{header.recipe}, {header.epochs:g} epochs, batches of {header.batch_size}",
             "images": header.images,
         }
         self._facts("fastcifar", facts)
@@ -87,7 +89,7 @@ class TrainingConsole:
             row = Text(gap).join(Text(group, style) for group, style in zip(groups, _STYLES, strict=True))
         else:
             row = Text(_plain_line(result))
-        if self._met is None and result.test_accuracy >= self._mark:
+        if self._met is None and result.quoted_accuracy >= self._mark:
             self._met = result
             mark = f" ◀ {100 * self._mark:.4g} %"
             too_wide = self._tabular and row.cell_len + len(mark) > self._console.width
@@ -137,7 +139,7 @@ class _Bar:
         if seconds - self._drawn_at < _REFRESH_SECONDS:
             return
         self._drawn_at = seconds
-        epoch = f"epoch {now.epoch}/{header.epochs}" if header else f"epoch {now.epoch}"
+        epoch = f"epoch {now.epoch}/{math.ceil(header.epochs)}" if header else f"epoch {now.epoch}"
         facts = [f"{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {format_rate(now.lr)}"]
         # Counted from the first step seen: nothing tells when the epoch's first batch was asked for.
         elapsed, steps_done = seconds - self._first_at, now.step - self._first.step
@@ -188,6 +190,8 @@ def _summary_facts(results: list[EpochResult], met: EpochResult | None, goal: st
     last = results[-1]
     return {
         f"{last.held_out} accuracy": f"{100 * last.test_accuracy:.2f} %, epoch {last.epoch} of {last.epochs}",
+        **_tta_facts(last),
+        **_skipped_facts(results),
         "best": f"{100 * last.best_accuracy:.2f} %, chosen on the {last.held_out} set, epoch {last.best_epoch}",
         f"time to {goal}": f"{format_duration(met.total_train_seconds)}, epoch {met.epoch}" if met else "not reached",
         "training time": format_duration(last.total_train_seconds),
@@ -195,6 +199,17 @@ def _summary_facts(results: list[EpochResult], met: EpochResult | None, goal: st
         "warm-up": format_duration(last.warmup_seconds),
         "peak memory": f"{last.peak_memory_bytes / 2**30:.2f} GiB",
     }
+
+
+def _tta_facts(last: EpochResult) -> dict[str, str]:
+    if last.tta_accuracy is None or last.tta_seconds is None:
+        return {}
+    return {"with test-time augmentation": f"{100 * last.tta_accuracy:.2f} %, in {format_duration(last.tta_seconds)}"}
+
+
+def _skipped_facts(results: list[EpochResult]) -> dict[str, str]:
+    skipped = sum(result.skipped_steps for result in results)
+    return {"skipped steps": f"{skipped}, whose loss or gradient was not finite"} if skipped else {}
 
 
 def _loss(loss: float) -> str:

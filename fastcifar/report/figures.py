@@ -89,7 +89,7 @@ def schedule(record: RunRecord, total_steps: int) -> Picture:
     planned = np.array([one_cycle_lr(int(step), total_steps, config) for step in steps])
     per_epoch = total_steps / config.epochs
     ends = [(result.epoch - 1.0, result.lr_start) for result in record.results]
-    ends += [(result.epoch - 1 / per_epoch, result.lr_end) for result in record.results]
+    ends += [(record.passes(result) - 1 / per_epoch, result.lr_end) for result in record.results]
     peak = int(planned.argmax())
 
     def draw(theme: Theme) -> Figure:
@@ -110,7 +110,7 @@ def schedule(record: RunRecord, total_steps: int) -> Picture:
     return Picture(
         name="schedule",
         title="One-cycle schedule",
-        alt=f"Line chart of the learning rate. Planned over {config.epochs} epochs, {total_steps:,} steps: from "
+        alt=f"Line chart of the learning rate. Planned over {config.epochs:g} epochs, {total_steps:,} steps: from "
         f"{planned[0]:.3g} up to {planned[peak]:.3g} after {steps[peak] / per_epoch:.1f} epochs, then down to "
         f"{planned[-1]:.3g}. Points for the {len(record.results)} epochs that were done show the rates that were used, "
         f"from {ends[0][1]:.3g} to {record.last.lr_end:.3g}.",
@@ -197,7 +197,7 @@ def mark_goal(axes: Axes, theme: Theme, goal: float) -> None:
 
 
 def _curves(axes: Axes, theme: Theme, record: RunRecord, curves: dict[str, list[float]]) -> None:
-    epochs = [result.epoch for result in record.results]
+    epochs = [record.passes(result) for result in record.results]
     for number, (name, values) in enumerate(curves.items()):
         axes.plot(
             epochs, values, color=theme.lines[number], linestyle=DASHES[1 - number], linewidth=2, label=name,
@@ -218,5 +218,5 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _epochs(record: RunRecord) -> str:
-    done, planned = len(record.results), record.config.epochs
+    done, planned = len(record.results), record.last.epochs
     return f"{done} epochs" if done == planned else f"{done} of {planned} epochs"

@@ -57,7 +57,7 @@ def write_report(
     html.write_page(
         path,
         f"{record.config.recipe}: {100 * record.last.test_accuracy:.2f} % {record.last.held_out} accuracy",
-        f"{record.name} · epoch {record.last.epoch} of {record.config.epochs}",
+        f"{record.name} · epoch {record.last.epoch} of {record.last.epochs}",
         _sections(record, saved, analysis, samples, which, out),
     )
     return path
@@ -152,7 +152,7 @@ def _facts(record: RunRecord, saved: SavedNetwork) -> str:
         "recipe": config.recipe,
         "network": f"{config.model}, {parameters:,} parameters",
         "data": f"{data.get('name', 'unknown')}, content SHA-256 {data.get('content_sha256', 'unknown')}",
-        "epochs": f"{last.epoch} of {config.epochs}, batches of {config.batch_size}",
+        "epochs": f"{last.epoch} of {last.epochs} ({config.epochs:g} passes), batches of {config.batch_size}",
         "device": environment.get("device", "unknown"),
         "precision": environment.get("precision", "unknown"),
         "platform": environment.get("platform", "unknown"),

@@ -39,9 +39,13 @@ class RunRecord:
         """The accuracy to mark: the run's target, or the exercise's 90 %."""
         return self.config.target if self.config.target is not None else 0.90
 
+    def passes(self, result: EpochResult) -> float:
+        """Passes over the training set up to an epoch's end; the last epoch may be a part of one."""
+        return min(result.epoch, self.config.epochs)
+
     def first_at(self, accuracy: float) -> EpochResult | None:
-        """The first epoch whose measured accuracy is at least this."""
-        return next((result for result in self.results if result.test_accuracy >= accuracy), None)
+        """The first epoch whose quoted accuracy is at least this."""
+        return next((result for result in self.results if result.quoted_accuracy >= accuracy), None)
 
 
 def read_record(run: Path) -> RunRecord:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
-import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import CheckpointError
 from fastcifar.files import replacing
 from fastcifar.training.state import TrainState, create_configured_model
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 FREE_TO_CHANGE = {
     "betons",
     "workers",
+    "resident",
     "verify",
     "target",
     "run_dir",
+    "checkpoint_every",
     "device",
     "channels_last",
     "compile",
@@ -32,7 +38,7 @@ FREE_TO_CHANGE = {
 
 
 def save_checkpoint(path: Path, state: TrainState) -> None:
-    """Write `state` to `path`, beside it first and then renamed.
+    """Write `state`, with a hash of it, to `path`, beside it first and then renamed.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -47,6 +53,7 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
         "std": list(state.manifest.std),
         **state.state_dict(),
     }
+    values["sha256"] = content_sha256(values)
     with replacing(path) as temporary:
         try:
             torch.save(values, temporary)
@@ -55,10 +62,37 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
             raise CheckpointError(f"{path}: cannot be written ({reason}); is the disk full?") from error
 
 
-def copy_checkpoint(source: Path, path: Path) -> None:
-    """Make `path` the same checkpoint as `source`."""
+def link_checkpoint(source: Path, path: Path) -> None:
+    """Make `path` the same file as `source`, which later saves replace and do not change."""
     with replacing(path) as temporary:
-        shutil.copyfile(source, temporary)
+        os.link(source, temporary)
+
+
+def content_sha256(values: Any) -> str:
+    """The hash of a checkpoint's values: of names, types, shapes and bytes, in their order."""
+    digest = hashlib.sha256()
+    for part in _parts(values):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, torch.Tensor):
+        yield f"{value.dtype}{list(value.shape)}".encode()
+        yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    elif isinstance(value, dict):
+        yield b"{"
+        for name, item in value.items():
+            yield repr(name).encode()
+            yield from _parts(item)
+        yield b"}"
+    elif isinstance(value, (list, tuple)):
+        yield b"["
+        for item in value:
+            yield from _parts(item)
+        yield b"]"
+    else:
+        yield repr(value).encode() + b";"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -68,7 +102,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: it is missing, damaged, or of another format version.
     """
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch makes of a damaged file
+            values = torch.load(path, map_location="cpu", weights_only=True)
         version = values["format_version"]
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such checkpoint; is {path.parent.parent} a run's folder?") from None
@@ -77,16 +113,44 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged, or no checkpoint of fastcifar's ({reason})") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format version {version}; this fastcifar reads {FORMAT_VERSION}")
-    return dict(values)
+    values = dict(values)
+    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+    if any(tensor.nbytes > tensor.untyped_storage().nbytes() for tensor in tensors):
+        raise CheckpointError(f"{path}: damaged: a tensor is larger than what the file holds of it")
+    if values.pop("sha256", None) != content_sha256(values):
+        raise CheckpointError(f"{path}: damaged: its content does not have the hash that it was saved with")
+    return values
 
 
-def restore(path: Path, state: TrainState) -> None:
-    """Put the checkpoint at `path` into `state`, if it is of the same run.
+def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], CheckpointError | None]:
+    """A run's last checkpoint or, where that is damaged or gone, the one before it.
+
+    Returns:
+        The file, its values, and what is wrong with a newer one.
 
     Raises:
-        CheckpointError: it is missing or damaged, or its settings, data or number of steps are not `state`'s.
+        CheckpointError: there is none that is whole; what is wrong with the last.
     """
-    values = read_checkpoint(path)
+    path = checkpoint_path(run, "last")
+    try:
+        return path, read_checkpoint(path), None
+    except CheckpointError as error:
+        before = checkpoint_path(run, "previous")
+        try:
+            return before, read_checkpoint(before), error
+        except CheckpointError:
+            raise error from None
+
+
+def restore(run: Path, state: TrainState) -> CheckpointError | None:
+    """Put a run's newest whole checkpoint into `state`, if it is of the same run; what is wrong with a newer one.
+
+    A newer one that is damaged is put aside, as damaged.pt, so that the next save keeps the whole one.
+
+    Raises:
+        CheckpointError: there is none, or its settings, data or number of steps are not `state`'s.
+    """
+    path, values, damage = newest_checkpoint(run)
     _require_equal(path, "data", values["content_sha256"], state.manifest.content_sha256)
     saved, now = TrainConfig.from_json(values["config"]).to_json(), state.config.to_json()
     for name in now.keys() - FREE_TO_CHANGE:
@@ -96,6 +160,9 @@ def restore(path: Path, state: TrainState) -> None:
         state.load_state_dict(values)
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this network ({str(error).splitlines()[0]})") from error
+    if damage and checkpoint_path(run, "last").exists():
+        os.replace(checkpoint_path(run, "last"), path.with_name("damaged.pt"))
+    return damage
 
 
 def load_checkpoint(
@@ -133,13 +200,13 @@ def create_saved_model(path: Path, values: dict[str, Any], model: nn.Module | No
 
 
 def checkpoint_path(run: Path | str, which: str) -> Path:
-    """Where a run keeps its checkpoint "best" or "last".
+    """Where a run keeps its checkpoint "best", "last", or "previous", the one before the last.
 
     Raises:
-        CheckpointError: `which` is neither.
+        CheckpointError: `which` is none of these.
     """
-    if which not in ("best", "last"):
-        raise CheckpointError(f"checkpoint {which!r}: a run has 'best' and 'last'")
+    if which not in ("best", "last", "previous"):
+        raise CheckpointError(f"checkpoint {which!r}: a run has 'best', 'last' and 'previous'")
     return Path(run) / "checkpoints" / f"{which}.pt"
 
 

@@ -110,7 +110,7 @@ def evaluate_checkpoint(
         checkpoint=str(saved.path),
         epoch=saved.epoch,
         samples=int(counts.sum()),
-        accuracy=float(right.sum() / counts.sum()),
+        accuracy=right.sum().item() / counts.sum().item(),
         loss=predictions.loss(),
         class_accuracy=dict(zip(saved.class_names, (right / counts).tolist(), strict=True)),
         seconds=seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastcifar.config import TrainConfig
-from fastcifar.errors import TrainingError
+from fastcifar.augment import mirror
+from fastcifar.config import TrainConfig, ViewSettings
+from fastcifar.errors import StoppedError
 from fastcifar.machine import peak_memory_bytes
+from fastcifar.training.memory import told_what_fits
 from fastcifar.training.network import evaluate
 from fastcifar.training.optim import add_l1_gradient, one_cycle_lr, schedule
 from fastcifar.training.results import EpochResult, StepProgress
 from fastcifar.training.runtime import random_state, restore_random_state
-from fastcifar.training.state import TrainState, create_state
+from fastcifar.training.state import TrainState, create_state, whiten_by_data
+from fastcifar.training.stop import StopRequest
 
 OnStep = Callable[[StepProgress], None]
 
@@ -30,6 +34,7 @@ def fit(
     augmentation: nn.Module | None = None,
     state: TrainState | None = None,
     on_step: OnStep | None = None,
+    stop: StopRequest | None = None,
 ) -> Iterator[EpochResult]:
     """Train, handing out a result after each epoch's evaluation; leave the folder `config.run_dir`, if there is one.
 
@@ -40,61 +45,93 @@ def fit(
             mode it should only normalise.
         state: a run's state to go on from, instead of a fresh one made from the other arguments.
         on_step: called after each step is started; it must not wait for the device.
+        stop: asked between two batches whether to stop; the folder then holds a checkpoint of that moment.
 
     Raises:
-        FastCifarError: bad input, as one of its children says; TrainingError if the loss is no longer finite.
+        FastCifarError: bad input, as one of its children says; TrainingError if the loss is no longer finite;
+            StoppedError if `stop` asked for it.
     """
     from fastcifar.training.run import RunFolder
 
     state = state or create_state(config, model=model, augmentation=augmentation)
     folder = RunFolder(Path(config.run_dir)) if config.run_dir is not None else None
+    stop = stop or StopRequest()
+    every = config.checkpoint_every
+
+    def after_step(progress: StepProgress) -> None:
+        if on_step:
+            on_step(progress)
+        if folder and every and progress.step % every == 0:
+            state.finite.check(state)
+            folder.save(state)
+        stop.check()
+
     try:
         if folder:
             folder.begin(state)
-        warmup_seconds = warm_up(state)
-        while state.epoch < config.epochs:
-            result = run_epoch(state, warmup_seconds, on_step)
+        with told_what_fits(state):
+            warmup_seconds = warm_up(state)
+        while state.epoch < state.epochs:
+            with told_what_fits(state):
+                result = run_epoch(state, warmup_seconds, after_step, stop)
             if folder:
                 folder.record(result, state)
             yield result
             if config.target is not None and result.test_accuracy >= config.target:
                 return
+    except StoppedError:
+        if folder:
+            state.finite.check(state)
+            folder.save(state)
+        raise
     finally:
         state.close()
+        if folder:
+            folder.close()
 
 
-def run_epoch(state: TrainState, warmup_seconds: float = 0.0, on_step: OnStep | None = None) -> EpochResult:
-    """Train one epoch, evaluate, and move the state on."""
+def run_epoch(
+    state: TrainState,
+    warmup_seconds: float = 0.0,
+    on_step: OnStep | None = None,
+    stop: StopRequest | None = None,
+) -> EpochResult:
+    """Train one epoch, or what is left of it, evaluate, and move the state on."""
+    config, first_step, steps = state.config, state.first_step, state.steps
+    train_epoch(state, on_step)
+    state.finite.check(state)
+    train_loss, train_accuracy, skipped = _means(state)
     start = time.perf_counter()
-    train_loss, train_accuracy = train_epoch(state, on_step)
-    train_seconds = time.perf_counter() - start
-    if not math.isfinite(train_loss):
-        raise TrainingError(
-            f"epoch {state.epoch + 1}: the training loss is {train_loss}; try a lower --max-lr, or --amp-dtype bfloat16"
-        )
-    start = time.perf_counter()
-    test_loss, test_accuracy = evaluate(state.network, state.test_loader)
+    test_loss, test_accuracy = evaluate(state.network, state.test_loader, stop=stop)
     eval_seconds = time.perf_counter() - start
+    tta_accuracy = tta_seconds = None
+    if config.tta != "none" and state.epoch + 1 == state.epochs:
+        start = time.perf_counter()
+        _, tta_accuracy = evaluate(state.network, state.test_loader, config, stop=stop)
+        tta_seconds = time.perf_counter() - start
 
-    first_step = state.epoch * len(state.train_loader)
+    train_seconds = state.epoch_seconds
     state.epoch += 1
     state.train_seconds += train_seconds
+    state.epoch_steps, state.epoch_totals, state.epoch_seconds = 0, (0.0, 0.0, 0.0), 0.0
     if test_accuracy > state.best_accuracy or state.epoch == 1:
         state.best_accuracy, state.best_epoch = test_accuracy, state.epoch
-    last_step = state.epoch * len(state.train_loader) - 1
     return EpochResult(
         epoch=state.epoch,
-        epochs=state.config.epochs,
+        epochs=state.epochs,
         train_loss=train_loss,
         train_accuracy=train_accuracy,
+        skipped_steps=skipped,
         test_loss=test_loss,
         test_accuracy=test_accuracy,
-        held_out="validation" if state.config.val_fraction else "test",
-        lr_start=one_cycle_lr(first_step, state.total_steps, state.config),
-        lr_end=one_cycle_lr(last_step, state.total_steps, state.config),
+        tta_accuracy=tta_accuracy,
+        held_out="validation" if config.val_fraction else "test",
+        lr_start=one_cycle_lr(first_step, state.total_steps, config),
+        lr_end=one_cycle_lr(first_step + steps - 1, state.total_steps, config),
         train_seconds=train_seconds,
         eval_seconds=eval_seconds,
-        images_per_second=state.train_loader.samples / train_seconds,
+        tta_seconds=tta_seconds,
+        images_per_second=steps * config.batch_size / train_seconds,
         total_train_seconds=state.train_seconds,
         warmup_seconds=warmup_seconds,
         best_accuracy=state.best_accuracy,
@@ -103,37 +140,91 @@ def run_epoch(state: TrainState, warmup_seconds: float = 0.0, on_step: OnStep | 
     )
 
 
-def train_epoch(state: TrainState, on_step: OnStep | None = None) -> tuple[float, float]:
-    """One pass over the training images; mean loss in nats and accuracy, read from the device once, at its end."""
+def train_epoch(state: TrainState, on_step: OnStep | None = None) -> None:
+    """The steps of the next epoch that are not done, counted and timed in the state as they are done."""
+    start, seconds_before = time.perf_counter(), state.epoch_seconds
+    if state.epoch == state.epoch_steps == 0:
+        whiten_by_data(state.network.model, state)
     state.network.train()
-    totals = torch.zeros(2, device=state.runtime.device)
-    steps = len(state.train_loader)
-    for step, (images, labels) in enumerate(state.train_loader):
-        lr = schedule(state.optimizer, state.epoch * steps + step, state.total_steps, state.config)
-        totals += train_step(state, images, labels)
+    state.epoch_totals = torch.as_tensor(state.epoch_totals).to(state.runtime.device)
+    steps, first_step, total_steps = state.steps, state.first_step, state.total_steps
+    mirrored = _mirrored(state) if state.config.alternate_flip else None
+    for images, labels in itertools.islice(state.train_loader, steps - state.epoch_steps):
+        step = first_step + state.epoch_steps
+        if mirrored is not None:
+            images = mirror(images, mirrored[state.epoch_steps])
+        lr = schedule(state.optimizer, step, total_steps, state.config)
+        size = image_size(step, total_steps, state.config)
+        state.epoch_totals = state.epoch_totals + train_step(state, images, labels, step, size)
+        if state.runtime.device.type == "cpu":  # where reading the count waits for nothing
+            state.finite.check(state)
+        state.epoch_steps += 1
+        state.epoch_seconds = seconds_before + time.perf_counter() - start
         if on_step:
-            on_step(StepProgress(epoch=state.epoch + 1, step=step + 1, steps=steps, lr=lr))
-    loss, correct = totals.tolist()
-    return loss / steps, correct / state.train_loader.samples
+            on_step(StepProgress(epoch=state.epoch + 1, step=state.epoch_steps, steps=steps, lr=lr))
+    state.train_loader.go_on(state.epoch + 1)
+    state.runtime.synchronize()
+    state.epoch_seconds = seconds_before + time.perf_counter() - start
 
 
-def train_step(state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Augmentation, forward, backward, update: float32 [2], the mean loss and the number of right answers.
+def _mirrored(state: TrainState) -> torch.Tensor:
+    """bool [steps, B]: the images of each of the epoch's batches that are to be mirrored."""
+    mirrored = torch.from_numpy(state.train_loader.mirrored(state.epoch))
+    return mirrored.view(-1, state.config.batch_size).to(state.runtime.device, non_blocking=True)
+
+
+def _means(state: TrainState) -> tuple[float, float, int]:
+    """Mean loss in nats and accuracy over the epoch's steps, and how many were skipped, read from the device."""
+    loss, correct, skipped = torch.as_tensor(state.epoch_totals).tolist()
+    steps = state.epoch_steps
+    mean_loss = loss / (steps - skipped) if skipped < steps else math.nan
+    return mean_loss, correct / (steps * state.config.batch_size), int(skipped)
+
+
+def image_size(step: int, total_steps: int, settings: ViewSettings) -> int | None:
+    """Side in pixels to which the images of `step` are shrunk, None for not at all.
+
+    Source of training on smaller images first: Howard, fast.ai's DAWNBench entry, 2018; Tan and Le, *EfficientNetV2*,
+    2021.
+    """
+    end = 0.0
+    for size, share in zip(settings.small_sizes, settings.small_shares, strict=True):
+        end += share * total_steps
+        if step < end:
+            return size
+    return None
+
+
+def train_step(
+    state: TrainState, images: torch.Tensor, labels: torch.Tensor, step: int = 0, size: int | None = None
+) -> torch.Tensor:
+    """Augmentation, forward, backward, update: float32 [3], the mean loss, the number of right answers, and 1 if the
+    step was skipped.
 
     Args:
         state: what is moved on.
         images: uint8 [B, 3, H, W] on the device.
         labels: int64 [B] on the device.
+        step: its number in the run, from 0.
+        size: side in pixels to which the augmented images are shrunk.
     """
-    logits = state.network.logits(images)
-    loss = F.cross_entropy(logits, labels)
+    kept = _statistics(state) if state.config.on_nonfinite == "skip" else []
+    logits = state.network.logits(images, size)
+    loss = F.cross_entropy(logits, labels, label_smoothing=state.config.label_smoothing)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
     if state.config.l1:
         add_l1_gradient(state.optimizer, state.config.l1 * state.scaler.get_scale())
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    return torch.stack((loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()))
+    finite = state.finite.update(state, loss, step)
+    for buffer, before in kept:
+        buffer.copy_(torch.where(finite, buffer, before))
+    right = (logits.detach().argmax(dim=1) == labels).sum()
+    return torch.stack((torch.where(finite, loss.detach(), 0.0), torch.where(finite, right, 0), ~finite))
+
+
+def _statistics(state: TrainState) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The network's buffers, which each forward pass moves, and copies of them."""
+    return [(buffer, buffer.clone()) for buffer in state.network.model.buffers()]
 
 
 def warm_up(state: TrainState) -> float:
@@ -156,11 +247,12 @@ def _compile_step(state: TrainState) -> None:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     random = random_state()
     state.network.train()
-    state.network.logits(images).sum().backward()
-    state.optimizer.zero_grad(set_to_none=True)
+    for size in {None, *state.config.small_sizes}:
+        state.network.logits(images, size).sum().backward()
+        state.optimizer.zero_grad(set_to_none=True)
     state.network.train(False)
     with torch.no_grad():
-        state.network.padded_logits(images, len(images))
+        state.network.padded_logits(images, len(images), state.config)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     restore_random_state(random)

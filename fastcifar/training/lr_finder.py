@@ -18,7 +18,7 @@ from fastcifar.training.lr_settings import LrFinderSettings
 from fastcifar.training.network import Network
 from fastcifar.training.optim import add_l1_gradient, create_optimizer
 from fastcifar.training.runtime import random_state, restore_random_state
-from fastcifar.training.state import TrainState
+from fastcifar.training.state import TrainState, whiten_by_data
 
 OnLoss = Callable[[float, float], None]
 
@@ -29,7 +29,7 @@ def range_test(
     """The loss of a copy of the state's network as the rate rises from step to step; the state stays as it is.
 
     Images, augmentation, precision and optimizer are those of the training; only compilation is left out, which takes
-    longer than the test. An epoch of the state's loader that is under way is ended.
+    longer than the test. The state must be between two epochs; an epoch of its loader that is under way is ended.
 
     Args:
         state: what would be trained.
@@ -43,7 +43,7 @@ def range_test(
     optimizer = create_optimizer(trial.model, state.config)
     if state.config.l1:
         optimizer.register_step_pre_hook(lambda *_: add_l1_gradient(optimizer, state.config.l1 * scaler.get_scale()))
-    loss = _RecordedLoss(optimizer, on_loss)
+    loss = _RecordedLoss(optimizer, state.config.label_smoothing, on_loss)
     finder = LRFinder(
         trial,
         optimizer,
@@ -54,6 +54,7 @@ def range_test(
     )
     diverged_at = None
     with _left_as_it_was(state):
+        whiten_by_data(trial.model, state)
         try:
             _run(finder, state, settings)
         except _NotFiniteError:
@@ -73,12 +74,12 @@ class _NotFiniteError(Exception):
 class _RecordedLoss:
     """Cross-entropy that keeps each batch's value, and ends the test at the first that is not finite."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, on_loss: OnLoss | None) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, label_smoothing: float, on_loss: OnLoss | None) -> None:
         self.raw: list[float] = []
-        self._optimizer, self._on_loss = optimizer, on_loss
+        self._optimizer, self._label_smoothing, self._on_loss = optimizer, label_smoothing, on_loss
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         value = loss.item()  # the finder waits for it in each step, too
         if not math.isfinite(value):
             raise _NotFiniteError
@@ -107,8 +108,7 @@ def _left_as_it_was(state: TrainState) -> Iterator[None]:
     try:
         yield
     finally:
-        state.train_loader.close()
-        state.train_loader.epoch = epoch
+        state.train_loader.go_on(epoch)
         restore_random_state(random)
 
 

@@ -32,9 +32,13 @@ class EpochResult:
     train_loss: float
     train_accuracy: float
     """Over the epoch's augmented batches, as the weights moved."""
+    skipped_steps: int = 0
+    """Of the epoch, whose loss or gradient was not finite; `train_loss` leaves them out."""
     test_loss: float
     test_accuracy: float
-    """On the images that `held_out` names."""
+    """On the images that `held_out` names, each looked at once, as it is."""
+    tta_accuracy: float | None = None
+    """The same with the run's test-time augmentation; None where it has none, or before the last epoch."""
     held_out: Literal["test", "validation"]
     """'validation' if the run keeps a part of the training set aside (val_fraction); the test set is not used then."""
     lr_start: float
@@ -43,6 +47,9 @@ class EpochResult:
     train_seconds: float
     """This epoch's training, from its first byte read until its last step has finished on the device."""
     eval_seconds: float
+    """Of the evaluation that gave `test_accuracy`."""
+    tta_seconds: float | None = None
+    """Of the one that gave `tta_accuracy`."""
     images_per_second: float
     """Training images by `train_seconds`."""
     total_train_seconds: float
@@ -54,6 +61,11 @@ class EpochResult:
     """The highest `test_accuracy` so far, and where: chosen on the images it is measured on."""
     peak_memory_bytes: int
     """Largest resident memory of the process so far."""
+
+    @property
+    def quoted_accuracy(self) -> float:
+        """The one that the run is judged by: with its test-time augmentation where that was used."""
+        return self.test_accuracy if self.tta_accuracy is None else self.tta_accuracy
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, as plain JSON values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -14,9 +15,9 @@ import torch
 from fastcifar.config import TrainConfig
 from fastcifar.data.beton import Manifest
 from fastcifar.errors import CheckpointError
-from fastcifar.files import replacing
+from fastcifar.files import FolderLock, replacing
 from fastcifar.machine import usable_cores
-from fastcifar.training.checkpoint import checkpoint_path, copy_checkpoint, save_checkpoint
+from fastcifar.training.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
 from fastcifar.training.results import EpochResult
 from fastcifar.training.runtime import Runtime
 from fastcifar.training.state import TrainState
@@ -29,16 +30,24 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: FolderLock | None = None
 
     def begin(self, state: TrainState) -> None:
         """Make the folder, or go on in it: of the metrics, the epochs that `state` has done are kept.
 
         Raises:
-            CheckpointError: the folder holds a run already, and `state` is at its beginning.
+            CheckpointError: the folder holds a run already, and `state` is at its beginning; or another process trains
+                in it.
         """
-        if state.epoch == 0:
-            self.refuse_another_run()
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = FolderLock(self.path)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{self.path}: another process trains in this folder; wait, or choose another"
+            ) from None
+        if state.epoch == state.epoch_steps == 0:
+            self.refuse_another_run()
         self._write_json("config.json", state.config.to_json())
         self._write_json("environment.json", describe_environment(state.runtime, state.manifest))
         kept = read_metrics(self.path)[: state.epoch] if self.metrics_path.exists() else []
@@ -51,7 +60,7 @@ class RunFolder:
         Raises:
             CheckpointError: it holds one already.
         """
-        if self.metrics_path.exists():
+        if checkpoint_path(self.path, "last").exists() or (self.metrics_path.exists() and read_metrics(self.path)):
             raise CheckpointError(
                 f"{self.path}: holds a run already; go on with it by `fastcifar train --resume {self.path}`, "
                 "or choose another --run-dir"
@@ -63,12 +72,26 @@ class RunFolder:
 
     def record(self, result: EpochResult, state: TrainState) -> None:
         """Keep an epoch: its checkpoint first, so that no line of metrics is without one."""
-        last = checkpoint_path(self.path, "last")
-        save_checkpoint(last, state)
+        self.save(state)
         if result.best_epoch == result.epoch:
-            copy_checkpoint(last, checkpoint_path(self.path, "best"))
+            link_checkpoint(checkpoint_path(self.path, "last"), checkpoint_path(self.path, "best"))
         with self.metrics_path.open("a") as file:
             file.write(json.dumps(result.to_json()) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save(self, state: TrainState) -> None:
+        """Keep a checkpoint of the moment, and the one before it."""
+        last = checkpoint_path(self.path, "last")
+        if last.exists():
+            link_checkpoint(last, checkpoint_path(self.path, "previous"))
+        save_checkpoint(last, state)
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
         with replacing(self.path / name) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import nn
 
 from fastcifar.config import RuntimeSettings
 from fastcifar.errors import ConfigError, DeviceError
-from fastcifar.machine import cpu_name
+from fastcifar.machine import cpu_name, keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +63,32 @@ class Runtime:
 
 
 def resolve_runtime(settings: RuntimeSettings) -> Runtime:
-    """What the settings mean on this machine.
+    """What the settings mean on this machine; on the CPU, memory that is freed is kept for the next step,
+    on CUDA the fastest convolutions are searched for, for the whole process.
 
     Raises:
         ConfigError: the device's name cannot be read.
         DeviceError: the device is not there.
     """
     device = _resolve_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    else:
+        _choose_algorithms(settings.deterministic)
     return Runtime(
         device=device,
         amp_dtype=_resolve_amp_dtype(settings, device) if settings.amp else None,
         memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
         compile_mode=settings.compile_mode if settings.compile else None,
     )
+
+
+def _choose_algorithms(deterministic: bool) -> None:
+    """Search for the fastest convolutions, or take only those that repeat. Shapes do not change within a run."""
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS refuses
 
 
 def seed_everything(seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from fastcifar.data.loader import BetonLoader, create_loader
 from fastcifar.data.split import stratified_split
 from fastcifar.errors import ConfigError
 from fastcifar.models import create_model
+from fastcifar.models.initialize import initialize, whiten
+from fastcifar.training.finite import FiniteGuard
 from fastcifar.training.network import Network
 from fastcifar.training.optim import create_optimizer
 from fastcifar.training.runtime import Runtime, random_state, resolve_runtime, restore_random_state, seed_everything
@@ -32,11 +35,19 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     train_loader: BetonLoader
+    finite: FiniteGuard
     test_loader: BetonLoader
     """Of the images that the run is measured on: the test set or the validation split."""
     epoch: int = 0
     """Epochs that are done."""
+    epoch_steps: int = 0
+    """Steps of the next epoch that are done."""
+    epoch_totals: tuple[float, ...] | torch.Tensor = (0.0, 0.0, 0.0)
+    """Over those steps: the sum of their losses, the number of right answers, and how many were skipped."""
+    epoch_seconds: float = 0.0
+    """Of training, up to the last stop between those steps."""
     train_seconds: float = 0.0
+    """Of the epochs that are done."""
     best_accuracy: float = 0.0
     best_epoch: int = 0
 
@@ -48,7 +59,22 @@ class TrainState:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run, which the schedule spans."""
-        return self.config.epochs * len(self.train_loader)
+        return max(1, round(self.config.epochs * len(self.train_loader)))
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training set, the last of which may be a part of one."""
+        return math.ceil(self.total_steps / len(self.train_loader))
+
+    @property
+    def first_step(self) -> int:
+        """Of the epoch to come, counted over the whole run."""
+        return self.epoch * len(self.train_loader)
+
+    @property
+    def steps(self) -> int:
+        """Of the epoch to come."""
+        return min(len(self.train_loader), self.total_steps - self.first_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that `torch.load(weights_only=True)` reads them."""
@@ -57,8 +83,14 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": random_state(),
-            "schedule": {"total_steps": self.total_steps, "step": self.epoch * len(self.train_loader)},
+            "schedule": {
+                "total_steps": self.total_steps,
+                "step": min(self.first_step, self.total_steps) + self.epoch_steps,
+            },
             "epoch": self.epoch,
+            "epoch_steps": self.epoch_steps,
+            "epoch_totals": torch.as_tensor(self.epoch_totals).cpu(),
+            "epoch_seconds": self.epoch_seconds,
             "train_seconds": self.train_seconds,
             "best": {"accuracy": self.best_accuracy, "epoch": self.best_epoch},
         }
@@ -69,8 +101,10 @@ class TrainState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         restore_random_state(state["random"])
-        self.epoch = self.train_loader.epoch = state["epoch"]
-        self.train_seconds = state["train_seconds"]
+        self.epoch, self.epoch_steps = state["epoch"], state["epoch_steps"]
+        self.train_loader.go_on(self.epoch, self.epoch_steps)
+        self.epoch_totals = state["epoch_totals"]
+        self.epoch_seconds, self.train_seconds = state["epoch_seconds"], state["train_seconds"]
         self.best_accuracy, self.best_epoch = state["best"]["accuracy"], state["best"]["epoch"]
 
     def close(self) -> None:
@@ -95,6 +129,7 @@ def create_state(
     if model is None:
         model = create_configured_model(config, len(manifest.class_names))
         _require_fit(model, config, manifest)
+        initialize(model, config)
     if augmentation is None:
         augmentation = create_configured_augmentation(config, manifest)
     model = runtime.place(model)
@@ -104,6 +139,7 @@ def create_state(
         network=Network(model=model, augmentation=runtime.place(augmentation), runtime=runtime),
         optimizer=create_optimizer(model, config),
         scaler=runtime.scaler(),
+        finite=FiniteGuard(runtime.device, config.max_skipped if config.on_nonfinite == "skip" else 0),
         train_loader=train_loader,
         test_loader=test_loader,
     )
@@ -119,6 +155,17 @@ def _require_fit(model: nn.Module, settings: ModelSettings, manifest: Manifest) 
             f"model is {settings.model!r}, which takes no images of {height} × {width} pixels; write them smaller or "
             "larger with `fastcifar write-beton --resize 32`"
         ) from error
+
+
+def whiten_by_data(model: nn.Module, state: TrainState) -> None:
+    """Set the whitening filters, if the run has them, from the first batch of the state's next epoch."""
+    if not state.config.whiten:
+        return
+    loader, epoch = state.train_loader, state.train_loader.epoch
+    images, _ = next(iter(loader))
+    loader.go_on(epoch)
+    state.network.train(False)
+    whiten(model, state.network.augmentation(images))
 
 
 def create_configured_model(settings: ModelSettings, num_classes: int) -> nn.Module:
@@ -150,7 +197,8 @@ def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoad
         train_indices, test_indices = stratified_split(layout.labels, config.val_fraction, config.seed)
         test_path = train_path
     shared: dict[str, Any] = {
-        "batch_size": config.batch_size, "device": device, "seed": config.seed, "workers": config.workers
+        "batch_size": config.batch_size, "device": device, "seed": config.seed, "workers": config.workers,
+        "resident": config.resident,
     }  # fmt: skip
     train = create_loader(train_path, **shared, train=True, indices=train_indices, verify=False)
     verify_test = config.verify and test_path != train_path

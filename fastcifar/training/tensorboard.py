@@ -11,7 +11,7 @@ from fastcifar.training.results import EpochResult
 
 
 class TensorBoardLog:
-    """Writes a run's settings and every field of its results as events. A context manager, which ends the file."""
+    """Writes a run's settings and its results as events. A context manager, which ends the file."""
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
         """Begin a file of events in `folder`, which is made if it is missing; it stands in place of earlier ones there.
@@ -29,11 +29,14 @@ class TensorBoardLog:
         self._writer.add_text("config", f"```json\n{json.dumps(config.to_json(), indent=2)}\n```")
 
     def epoch(self, result: EpochResult) -> None:
-        """Keep an epoch: its numbers as scalars, its words as text, under the names they have in metrics.jsonl."""
+        """Keep an epoch: its numbers as scalars, its words as text, under the names they have in metrics.jsonl.
+
+        What an epoch does not have, such as the accuracy with test-time augmentation before the last, leaves no point.
+        """
         for name, value in result.to_json().items():
             if isinstance(value, str):
                 self._writer.add_text(name, value, result.epoch)
-            else:
+            elif value is not None:
                 self._writer.add_scalar(name, value, result.epoch)
         self._writer.flush()
 

@@ -1,0 +1,52 @@
+"""A network that is small for its accuracy: a whitening convolution and three groups of two convolutions.
+
+Source: KellerJordan/cifar10-airbench (airbench94), after tysam-code/hlb-CIFAR10; the last pooling takes what is left,
+so that images may be smaller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fastcifar.models.conv import Conv3x3
+
+
+class ConvGroup(nn.Sequential):
+    """Convolution → 2 × 2 max pooling → norm → activation → convolution → norm → activation."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = Conv3x3(inputs, outputs)
+        self.pool = nn.MaxPool2d(2)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.activation1 = nn.GELU(approximate="tanh")
+        self.conv2 = Conv3x3(outputs, outputs)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.activation2 = nn.GELU(approximate="tanh")
+
+
+class SpeedCNN(nn.Module):
+    """Images [B, 3, H, W] to logits [B, num_classes]; 1,972,792 parameters, 118.15 M multiply-adds at 32 × 32.
+
+    whiten 24 × 31 × 31 → group1 64 × 15 × 15 → group2 256 × 7 × 7 → group3 256 × 3 × 3 → head.
+    """
+
+    WIDTHS = (64, 256, 256)
+
+    def __init__(self, *, num_classes: int = 10, logit_scale: float = 1.0) -> None:
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 24, kernel_size=2)
+        self.activation = nn.GELU(approximate="tanh")
+        self.group1 = ConvGroup(24, self.WIDTHS[0])
+        self.group2 = ConvGroup(self.WIDTHS[0], self.WIDTHS[1])
+        self.group3 = ConvGroup(self.WIDTHS[1], self.WIDTHS[2])
+        self.head = nn.Sequential(
+            nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(self.WIDTHS[2], num_classes, bias=False)
+        )
+        self.logit_scale = logit_scale
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.activation(self.whiten(images))
+        logits: torch.Tensor = self.head(self.group3(self.group2(self.group1(features))))
+        return logits if self.logit_scale == 1 else logits * self.logit_scale
