@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,25 @@ def summarize(seconds: list[float]) -> dict[str, Any]:
 def portable(config: TrainConfig) -> dict[str, Any]:
     """The settings without the folders, which say nothing on another machine."""
     return {name: value for name, value in config.to_json().items() if name not in ("betons", "run_dir")}
+
+
+def describe_run(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A training's entry in a result file, from its settings and `EpochResult.to_json` of each of its epochs."""
+    last = history[-1]
+    return {
+        "recipe": config.recipe,
+        "config": portable(config),
+        "seed": config.seed,
+        "epochs": last["epoch"],
+        "train_seconds": last["total_train_seconds"],
+        "eval_seconds": last["eval_seconds"],
+        "warmup_seconds": last["warmup_seconds"],
+        "test_accuracy": last["test_accuracy"],
+        "best_accuracy": last["best_accuracy"],
+        "best_epoch": last["best_epoch"],
+        "peak_memory_bytes": last["peak_memory_bytes"],
+        "history": list(history),
+    }
 
 
 def write_results(path: Path, values: Mapping[str, Any]) -> None:

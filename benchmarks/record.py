@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.common import portable, write_results
+from benchmarks.common import describe_run, write_results
 from fastcifar.errors import CheckpointError
 from fastcifar.training.run import read_config, read_metrics
 
@@ -57,21 +57,7 @@ def describe(run: Path) -> dict[str, Any]:
     config, history = read_config(run), read_metrics(run)
     if not history:
         raise CheckpointError(f"{run}: has no finished epoch")
-    last = history[-1]
-    return {
-        "recipe": config.recipe,
-        "config": portable(config),
-        "seed": config.seed,
-        "epochs": last["epoch"],
-        "train_seconds": last["total_train_seconds"],
-        "eval_seconds": last["eval_seconds"],
-        "warmup_seconds": last["warmup_seconds"],
-        "test_accuracy": last["test_accuracy"],
-        "best_accuracy": last["best_accuracy"],
-        "best_epoch": last["best_epoch"],
-        "peak_memory_bytes": last["peak_memory_bytes"],
-        "history": history,
-    }
+    return describe_run(config, history)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,42 @@ def throughput_table(name: str) -> str:
     )
 
 
+def max_lr_table(name: str) -> str:
+    """A row a multiple of the range test's rate."""
+    results = _load(name)
+    settings, suggested = results["settings"], results["suggestion"]["max_lr"]
+    rows = [
+        f"{results['device']}, recipe `{settings['recipe']}`, {settings['epochs']} epochs, measured on "
+        f"{settings['val_fraction']:.0%} of the training set. The range test suggests {suggested:.3g}:",
+        "",
+        "| LRMAX | by the suggestion | validation accuracy, seed by seed | mean |",
+        "|---|---|---|---|",
+    ]
+    for multiple, mean in sorted(results["figures"]["mean_accuracy"].items(), key=lambda item: float(item[0])):
+        runs = [run for run in results["runs"] if run["multiple"] == float(multiple)]
+        each = ", ".join(f"{run['test_accuracy']:.2%}" for run in runs)
+        rows.append(f"| {float(multiple) * suggested:.3g} | {multiple} × | {each} | {mean:.2%} |")
+    below = 100 * results["figures"]["below_best"]
+    seeds = len({run["seed"] for run in results["runs"]})
+    run = f"{seeds} of {settings['seeds']} seeds were run"
+    return "\n".join([*rows, "", f"The suggestion is {below:.2f} points below the best of them; {run}."])
+
+
+def soonest_table(name: str) -> str:
+    """A row a recipe or a peer: runs, accuracies, time."""
+    results = _load(name)
+    heading = "| training | runs | accuracy | without TTA | runs at 90 % | seconds |"
+    rows = [f"{results['device']}:", "", heading, "|" + "---|" * 6]
+    for training, values in results["figures"].items():
+        accuracy, plain, seconds = values["accuracy"], values["accuracy_without_tta"], values["seconds"]
+        rows.append(
+            f"| `{training}` | {values['runs']} | {accuracy['mean']:.2%} ± {100 * accuracy['stdev']:.2f} "
+            f"| {plain['mean']:.2%} ± {100 * plain['stdev']:.2f} | {values['share_reaching_target']:.0%} "
+            f"| {seconds['mean']:.1f} ± {seconds['stdev']:.1f} |"
+        )
+    return "\n".join(rows)
+
+
 def data_table(name: str) -> str:
     """A row a piece of work on the data."""
     results = _load(name)
@@ -78,7 +114,9 @@ PARTS = {
 TABLES: dict[str, Callable[[], str]] = {
     "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu", "dilated-cnn-cpu"),
     "throughput": lambda: throughput_table("throughput-cpu"),
+    "soonest": lambda: soonest_table("time-to-90-cpu"),
     "data": lambda: data_table("data-cpu"),
+    "rates": lambda: max_lr_table("max-lr-cpu"),
 }
 
 

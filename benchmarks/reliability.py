@@ -1,0 +1,391 @@
+"""What damaged and hostile files do to the parts that read them.
+
+    python -m benchmarks.reliability --out benchmarks/results/reliability.json
+
+Mutants of a .beton (bits flipped, ends cut off or added, lengths and offsets changed, headers of another file) go
+through the checker in forked processes, with the manifest and without. Of those that pass without it, some go through
+the loader, each in a process of its own with a time limit. Hostile checkpoints and archives carry code to run, paths
+out of their folder, or more than they say. What counts is that none crashes, hangs, runs code, writes elsewhere, or
+trains on other pictures than the manifest names.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import io
+import multiprocessing
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from benchmarks.common import RESULTS, write_results
+from fastcifar import fit, get_recipe
+from fastcifar.data.beton import manifest_path, open_beton, write_beton
+from fastcifar.data.layout import ALLOCATION, FIELD, HEADER, SAMPLE, read_layout
+from fastcifar.data.official import open_archive
+from fastcifar.data.synthetic import SHAPES, draw_synthetic
+from fastcifar.errors import CheckpointError, FastCifarError
+from fastcifar.machine import usable_cores
+from fastcifar.training.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint, restore
+from fastcifar.training.run import describe_environment, read_metrics
+from fastcifar.training.runtime import resolve_runtime
+from fastcifar.training.state import create_state
+
+SECONDS = 60
+"""After which a process hangs."""
+
+Mutation = Callable[[np.random.Generator, bytearray], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """Feed damaged and hostile files to the checker, the loader, the checkpoints and the archives."""
+
+    mutants: int = 10_000
+    """Damaged .betons."""
+    loaded: int = 200
+    """Of those that pass without the manifest, how many go through the loader."""
+    hostile: int = 1_000
+    """Checkpoints and archives."""
+    kills: int = 100
+    """Processes that are killed as they write .betons, or train."""
+    seed: int = 0
+    """Of the damage."""
+    out: Path = RESULTS / "reliability.json"
+    """The JSON to write."""
+
+
+def main(settings: Reliability) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        beton = write_victim(folder)
+        betons, passed = check_mutants(beton, settings.mutants, settings.seed)
+        loaded = load_mutants(beton, passed[: settings.loaded], settings.seed)
+        hostile = open_hostile(folder, settings.hostile, settings.seed)
+        written = kill_writers(folder / "written", settings.kills // 2, settings.seed)
+        trained = kill_trainings(folder, settings.kills - settings.kills // 2, settings.seed)
+        _, manifest = open_beton(beton)
+        results: dict[str, Any] = {
+            "benchmark": "reliability",
+            **describe_environment(resolve_runtime(get_recipe("era", device="cpu")), manifest),
+            "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k != "out"},
+            "runs": [
+                {"part": "mutants through the checker", **betons},
+                {"part": "mutants through the loader", **loaded},
+                {"part": "hostile checkpoints and archives", **hostile},
+                {"part": "killed while writing .betons", **written},
+                {"part": "killed while training", **trained},
+            ],
+        }
+    for run in results["runs"]:
+        print(run)
+    write_results(settings.out, results)
+
+
+def write_victim(folder: Path) -> Path:
+    """Small .betons with their manifests; the path of the training images."""
+    for split, (images, labels) in zip(("train", "test"), draw_synthetic(train=60, test=10, seed=0), strict=True):
+        write_beton(folder / f"{split}.beton", images, labels, class_names=tuple(SHAPES), name="synthetic")
+    return folder / "train.beton"
+
+
+def mutate(number: int, seed: int, content: bytes) -> bytes:
+    """The damaged copy of that number; the same for the same seed."""
+    random = np.random.default_rng((seed, number))
+    data = bytearray(content)
+    for _ in range(int(random.integers(1, 4))):
+        MUTATIONS[int(random.integers(len(MUTATIONS)))](random, data)
+    return bytes(data)
+
+
+def _flip_bit(random: np.random.Generator, data: bytearray) -> None:
+    if data:
+        data[int(random.integers(len(data)))] ^= 1 << int(random.integers(8))
+
+
+def _flip_bit_of_a_table(random: np.random.Generator, data: bytearray) -> None:
+    """Most of a file is pixels; the header and the tables are where damage can lead astray."""
+    ends = HEADER.itemsize + 2 * FIELD.itemsize + 60 * SAMPLE.itemsize, 60 * ALLOCATION.itemsize
+    at = int(random.integers(sum(ends)))
+    at = at if at < ends[0] else len(data) - (at - ends[0]) - 1
+    if 0 <= at < len(data):
+        data[at] ^= 1 << int(random.integers(8))
+
+
+def _cut(random: np.random.Generator, data: bytearray) -> None:
+    del data[int(random.integers(len(data) + 1)) :]
+
+
+def _append(random: np.random.Generator, data: bytearray) -> None:
+    data += random.bytes(int(random.integers(1, 100)))
+
+
+def _set_number(random: np.random.Generator, data: bytearray) -> None:
+    """A length or an offset of the header, of a sample or of the allocation table."""
+    starts = (0, 2, 4, 8, 16, HEADER.itemsize + 2 * FIELD.itemsize, len(data) - 60 * ALLOCATION.itemsize)
+    at = starts[int(random.integers(len(starts)))] + 8 * int(random.integers(3))
+    size = int(random.choice([1, 2, 4, 8]))
+    values = (0, 1, 255, 2**15, 2**31, 2**62, len(data), len(data) - 1)
+    if 0 <= at <= len(data) - size:
+        value = int(values[int(random.integers(len(values)))]) % 2 ** (8 * size)
+        data[at : at + size] = value.to_bytes(size, "little")
+
+
+def _swap_header(random: np.random.Generator, data: bytearray) -> None:
+    """The header of a file with more or fewer samples."""
+    header = np.zeros(1, dtype=HEADER)
+    header[["version", "num_fields"]] = (2, 2)
+    header["page_size"] = 1 << int(random.integers(10, 31))
+    header["num_samples"] = int(random.integers(1, 200))
+    header["alloc_table_ptr"] = int(random.integers(1, 2 * len(data) + 2))
+    data[: HEADER.itemsize] = header.tobytes()
+
+
+MUTATIONS: tuple[Mutation, ...] = (_flip_bit, _flip_bit_of_a_table, _cut, _append, _set_number, _swap_header)
+
+
+def check_mutants(beton: Path, count: int, seed: int) -> tuple[dict[str, Any], list[int]]:
+    """Outcomes of the checker, with the manifest and without, and the mutants that pass without it."""
+    context = multiprocessing.get_context("fork")
+    counts: collections.Counter[str] = collections.Counter()
+    passed = []
+    with concurrent.futures.ProcessPoolExecutor(usable_cores(), mp_context=context) as pool:
+        futures = [
+            pool.submit(_check, beton, range(start, min(start + 100, count)), seed) for start in range(0, count, 100)
+        ]
+        for future in futures:
+            try:
+                for number, without, manifested in future.result(timeout=SECONDS):
+                    counts[f"without manifest: {without}"] += 1
+                    counts[f"with manifest: {manifested}"] += 1
+                    passed += [number] if without == "passed" else []
+            except concurrent.futures.process.BrokenProcessPool:
+                counts["crashes"] += 1
+            except TimeoutError:
+                counts["hangs"] += 1
+    return {"count": count, "crashes": 0, "hangs": 0, **counts}, passed
+
+
+def _check(beton: Path, numbers: range, seed: int) -> list[tuple[int, str, str]]:
+    content = beton.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.beton"
+        manifest_path(path).write_bytes(manifest_path(beton).read_bytes())
+        outcomes = []
+        for number in numbers:
+            mutant = mutate(number, seed, content)
+            path.write_bytes(mutant)
+            with_manifest = _outcome(lambda: open_beton(path))
+            if with_manifest == "passed":
+                with_manifest = "unchanged" if mutant == content else "passed on other bytes"
+            outcomes.append((number, _outcome(lambda: read_layout(path)), with_manifest))
+        return outcomes
+
+
+def _outcome(work: Callable[[], object]) -> str:
+    try:
+        work()
+    except FastCifarError:
+        return "refused"
+    except Exception as error:
+        return f"raised {type(error).__name__}"
+    return "passed"
+
+
+def load_mutants(beton: Path, numbers: list[int], seed: int) -> dict[str, Any]:
+    """Outcomes of loading mutants that pass without a manifest: an epoch of batches, each in a process of its own."""
+    content = beton.read_bytes()
+    counts: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in numbers:
+            path = Path(folder) / "train.beton"
+            path.write_bytes(mutate(number, seed, content))
+            try:
+                done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                counts["hangs"] += 1
+                continue
+            outcomes = {0: "loaded", 1: "refused"}
+            counts[outcomes.get(done.returncode, "crashes")] += 1
+    return {"count": len(numbers), "crashes": 0, "hangs": 0, **counts}
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from fastcifar.data.loader import decode_all
+from fastcifar.errors import FastCifarError
+try:
+    images, labels = decode_all(Path(sys.argv[1]))
+    int(images.sum())
+except FastCifarError as error:
+    sys.exit(1)
+"""
+
+
+def open_hostile(folder: Path, count: int, seed: int) -> dict[str, Any]:
+    """Outcomes of reading hostile checkpoints and archives."""
+    trap = folder / "trap"
+    counts: collections.Counter[str] = collections.Counter()
+    inside = folder / "hostile"
+    inside.mkdir()
+    for number in range(count):
+        random = np.random.default_rng((seed, number))
+        path = inside / "file"
+        kind = number % len(HOSTILE)
+        HOSTILE[kind](path, trap, random)
+        read: Callable[[Path], object] = read_checkpoint if kind < CHECKPOINTS else open_archive
+        counts[_outcome(lambda: read(path))] += 1  # noqa: B023  called at once
+        path.unlink()
+    before = {inside.name, *(f"{split}.beton{end}" for split in ("train", "test") for end in ("", ".json"))}
+    escaped = {entry.name for entry in folder.iterdir()} - before
+    return {"count": count, "executed": int(trap.exists()), "outside": len(escaped), **counts}
+
+
+class _Payload:
+    """Runs code when it is read from a pickle."""
+
+    def __init__(self, trap: Path, random: np.random.Generator) -> None:
+        self._calls = ((os.system, (f"touch {trap}",)), (Path.touch, (trap,)), (exec, (f"open({str(trap)!r}, 'w')",)))
+        self._choice = int(random.integers(len(self._calls)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._calls[self._choice]
+
+
+def _pickled(path: Path, trap: Path, random: np.random.Generator) -> None:
+    path.write_bytes(pickle.dumps({"format_version": 2, "model": _Payload(trap, random)}))
+
+
+def _saved(path: Path, trap: Path, random: np.random.Generator) -> None:
+    values: dict[str, Any] = {"format_version": 2, "model": {"weight": torch.zeros(3)}, "sha256": "0" * 64}
+    values[("config", "optimizer", "random")[int(random.integers(3))]] = _Payload(trap, random)
+    torch.save(values, path)
+
+
+def _damaged(path: Path, trap: Path, random: np.random.Generator) -> None:
+    _saved(path, trap, random)
+    data = bytearray(path.read_bytes())
+    for _ in range(5):
+        _flip_bit(random, data)
+    path.write_bytes(data)
+
+
+def _bomb(path: Path, trap: Path, random: np.random.Generator) -> None:
+    """A tensor that says it is far larger than its storage."""
+    torch.save({"format_version": 2, "model": torch.zeros(1).expand(10 ** int(random.integers(6, 13)))}, path)
+
+
+def _traversing(path: Path, trap: Path, random: np.random.Generator) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for name in (f"../{trap.name}", str(trap), f"cifar-10-batches-py/../../{trap.name}"):
+            member = tarfile.TarInfo(name)
+            data = random.bytes(100)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def _linked(path: Path, trap: Path, random: np.random.Generator) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        member.type = tarfile.SYMTYPE if random.integers(2) else tarfile.LNKTYPE
+        member.linkname = str(trap)
+        archive.addfile(member)
+
+
+def _swollen(path: Path, trap: Path, random: np.random.Generator) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        member.size = 1 << 22
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+
+
+HOSTILE = (_pickled, _saved, _damaged, _bomb, _traversing, _linked, _swollen)
+CHECKPOINTS = 4
+"""The first of them are checkpoints, the others archives."""
+
+
+def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
+    """SIGKILL at random moments of `write_beton` over an older file; what is there then, and after another try."""
+    counts: collections.Counter[str] = collections.Counter({"temporary files left": 0})
+    folder.mkdir()
+    beton = write_victim(folder)
+    for number in range(count):
+        _kill_after(write_victim, (folder,), np.random.default_rng((seed, number)).uniform(0, 0.3))
+        outcome = _outcome(lambda: open_beton(beton))
+        counts["old or new file, whole" if outcome == "passed" else "no file: refused"] += 1
+        write_victim(folder)
+        open_beton(beton)
+        counts["temporary files left"] += sum(entry.suffix == ".tmp" for entry in folder.iterdir())
+    return {"count": count, **counts}
+
+
+def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
+    """SIGKILL at random moments of a training, then go on with it, or start again, to its end."""
+    counts: collections.Counter[str] = collections.Counter({"damaged files": 0})
+    for number in range(count):
+        run = folder / f"run{number}"
+        _kill_after(_train_on, (folder, run), np.random.default_rng((seed, number)).uniform(0, 2.5))
+        reported = len(read_metrics(run)) if (run / "metrics.jsonl").exists() else 0
+        try:
+            path, values, damage = newest_checkpoint(run)
+        except CheckpointError:
+            counts["before the first checkpoint"] += 1
+            kept = 0
+        else:
+            counts[f"went on from {path.stem}"] += 1
+            counts["damaged files"] += damage is not None
+            kept = values["epoch"]
+        counts["lost epochs that had been reported"] += max(0, reported - kept)
+        process = FORKS.Process(target=_train_on, args=(folder, run))
+        process.start()
+        process.join(SECONDS)
+        whole = process.exitcode == 0 and len(read_metrics(run)) == KILLED_EPOCHS
+        counts["ended well after it" if whole else "did not end well after it"] += 1
+        shutil.rmtree(run)
+    return {"count": count, **counts}
+
+
+FORKS = multiprocessing.get_context("forkserver")
+"""Processes that have imported all and used nothing."""
+FORKS.set_forkserver_preload(["benchmarks.reliability", "fastcifar.training.loop"])
+KILLED_EPOCHS = 8
+
+
+def _train_on(folder: Path, run: Path) -> None:
+    """A short training of a small network in a folder: from the start, or on from where it is."""
+    torch.set_num_threads(1)
+    config = get_recipe(
+        "dilated-cnn", betons=folder, run_dir=run, batch_size=10, epochs=KILLED_EPOCHS, device="cpu", workers=1,
+        checkpoint_every=2,
+    )  # fmt: skip
+    state = create_state(config)
+    if checkpoint_path(run, "last").exists():
+        restore(run, state)
+    collections.deque(fit(config, state=state), maxlen=0)
+
+
+def _kill_after(work: Callable[..., object], arguments: tuple[Path, ...], seconds: float) -> None:
+    process = FORKS.Process(target=work, args=arguments)
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Reliability, description=__doc__))

@@ -1,0 +1,174 @@
+"""How time and memory grow with the number of images, and with the batch.
+
+    python -m benchmarks.scaling --source $FASTCIFAR_DATA --out benchmarks/results/scaling-cpu.json
+
+Images: the training set, cut or repeated, is written to a .beton; a fresh process then runs epochs of loading and
+augmentation over it and reads its anonymous memory (RssAnon: what it has taken for itself, the mapped file aside). The
+figures that count are how much the time an image differs from a straight line through the sizes, and how much the
+memory grows from the fewest images to the most. Batch: a fresh process makes training steps of `era`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from benchmarks.common import RESULTS, write_results
+from fastcifar import create_augmentation, create_loader, get_recipe
+from fastcifar.data.beton import open_beton, write_beton
+from fastcifar.data.sources import Source, open_source
+from fastcifar.machine import peak_memory_bytes
+from fastcifar.training.loop import train_step
+from fastcifar.training.run import describe_environment
+from fastcifar.training.runtime import resolve_runtime
+from fastcifar.training.state import create_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Measure epochs over more and more images, and steps of larger and larger batches."""
+
+    source: str = "auto"
+    """As `fastcifar write-beton --source`."""
+    device: str = "auto"
+    """Where the batches go."""
+    images: tuple[int, ...] = (5_000, 15_000, 50_000, 150_000, 500_000)
+    """Sizes of the training set."""
+    batches: tuple[int, ...] = (128, 256, 512, 1024, 2048)
+    """Images a step."""
+    rounds: int = 5
+    """Epochs, or steps, that count."""
+    out: Path = RESULTS / "scaling.json"
+    """The JSON to write."""
+
+
+def main(settings: Scaling) -> None:
+    runtime = resolve_runtime(get_recipe("era", device=settings.device))
+    source = open_source(settings.source)
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for count in settings.images:
+            _write(folder, source, count)
+            runs.append({"images": count, **_apart("epochs", folder, 512, settings)})
+            print(runs[-1], flush=True)
+        _write(folder, source, max(5_000, *settings.batches))
+        for batch in settings.batches:
+            runs.append({"batch_size": batch, **_apart("steps", folder, batch, settings)})
+            print(runs[-1], flush=True)
+        _, manifest = open_beton(folder / "train.beton")
+    results = {
+        "benchmark": "scaling",
+        **describe_environment(runtime, manifest),
+        "data": {"name": source.name, "content_sha256": manifest.content_sha256},
+        "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("source", "out")},
+        "figures": derive([run for run in runs if "images" in run]),
+        "runs": runs,
+    }
+    write_results(settings.out, results)
+
+
+def derive(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """How far from linear the time is, and how far from constant the memory.
+
+    Each as a share: the largest difference of a size's seconds an image from those of the line through all sizes, and
+    the anonymous memory of the most images less that of the fewest, by the latter.
+    """
+    counts = np.array([run["images"] for run in runs], dtype=np.float64)
+    seconds = np.array([run["seconds"] for run in runs])
+    slope, start = np.polyfit(counts, seconds, 1, w=1 / counts)
+    memory = [run["anonymous_bytes"] for run in runs]
+    return {
+        "seconds_per_image": float(slope),
+        "seconds_at_start": float(start),
+        "largest_deviation": float(np.abs(seconds / (start + slope * counts) - 1).max()),
+        "memory_growth": memory[-1] / memory[0] - 1,
+    }
+
+
+def _write(folder: Path, source: Source, count: int) -> None:
+    rows = np.arange(count) % len(source.train.labels)
+    for split in ("train", "test"):
+        chosen = rows if split == "train" else rows[:100]
+        write_beton(
+            folder / f"{split}.beton", source.train.images[chosen], source.train.labels[chosen],
+            class_names=source.class_names, name=source.name,
+        )  # fmt: skip
+
+
+def _apart(work: str, folder: Path, batch: int, settings: Scaling) -> dict[str, Any]:
+    """Run this file as a process of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.scaling",
+        work,
+        str(folder),
+        str(batch),
+        settings.device,
+        str(settings.rounds),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _epochs(folder: Path, batch: int, device: str, rounds: int) -> dict[str, Any]:
+    runtime = resolve_runtime(get_recipe("era", device=device))
+    augment = runtime.place(create_augmentation()).train()
+    seconds = []
+    with create_loader(
+        folder / "train.beton", batch_size=batch, train=True, device=runtime.device, verify=False
+    ) as loader:
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            for images, _ in loader:
+                augment(images)
+            runtime.synchronize()
+            seconds.append(time.perf_counter() - start)
+    return {"seconds": statistics.median(seconds[1:]), "all_seconds": seconds[1:], "anonymous_bytes": anonymous_bytes()}
+
+
+def _steps(folder: Path, batch: int, device: str, rounds: int) -> dict[str, Any]:
+    state = create_state(get_recipe("era", betons=folder, batch_size=batch, device=device, amp=True, verify=False))
+    images = torch.randint(0, 256, (batch, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(state.runtime.device)
+    labels = torch.randint(0, 10, (batch,), device=state.runtime.device)
+    state.network.train()
+    seconds = []
+    for step in range(rounds + 1):
+        start = time.perf_counter()
+        train_step(state, images, labels, step)
+        state.runtime.synchronize()
+        seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds[1:])
+    memory = peak_memory_bytes()
+    if state.runtime.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(state.runtime.device)
+    return {"seconds": median, "all_seconds": seconds[1:], "images_per_second": batch / median, "peak_bytes": memory}
+
+
+def anonymous_bytes() -> int:
+    """Memory that this process has taken for itself, mapped files aside."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no RssAnon: this kernel is older than 4.5")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["epochs"], ["steps"]):
+        work = {"epochs": _epochs, "steps": _steps}[sys.argv[1]]
+        print(json.dumps(work(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))))
+    else:
+        main(tyro.cli(Scaling, description=__doc__))

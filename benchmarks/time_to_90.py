@@ -1,0 +1,213 @@
+"""How long each recipe takes to 90 % test accuracy, over several seeds, the recipes in turn.
+
+    python -m benchmarks.time_to_90 speedrun era-fast --seeds 10 --out benchmarks/results/time-to-90-cpu.json
+
+Two times are reported. Of each run: its training up to the first evaluation that reaches the target. Of a recipe: the
+mean time of its runs, whatever each reached, which counts where their mean accuracy reaches the target. A run's time is
+its training, from the first byte read, and the inference of the evaluation that its accuracy rests on, the last, with
+the test-time augmentation that it uses. Compilation, on made-up data before the clock, is given apart. Energy is the
+device's own count, where it has one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import RESULTS, describe_run, write_results
+from benchmarks.peers import Airbench
+from fastcifar import fit, get_recipe
+from fastcifar.config import TrainConfig
+from fastcifar.data.beton import open_beton
+from fastcifar.training.run import describe_environment
+from fastcifar.training.runtime import resolve_runtime
+from fastcifar.training.state import TrainState, create_state
+
+Training = Callable[[int], dict[str, Any]]
+"""A recipe's or a peer's training, from a seed to its entry in the results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeTo90:
+    """Train recipes from several seeds, in turn."""
+
+    recipes: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Recipes by name, with changes to their settings as NAME:setting=value,setting=value."""
+    betons: Path = Path("data/betons")
+    """Folder with train.beton and test.beton."""
+    device: str = "auto"
+    """'cpu', 'cuda', …"""
+    compile: bool = False
+    """Compile network and augmentation."""
+    amp: bool = True
+    """Automatic mixed precision."""
+    seeds: int = 10
+    """Runs of each recipe."""
+    first_seed: int = 1000
+    """Seed of the first; settings were chosen with others."""
+    val_fraction: float = 0.0
+    """Measure on this share of the training set in place of the test set, to choose settings by."""
+    target: float = 0.90
+    """Accuracy that is to be reached."""
+    airbench: Path | None = None
+    """A checkout of KellerJordan/cifar10-airbench, to train in turn with the recipes."""
+    airbench_epochs: float = 2.5
+    """What its training is cut to."""
+    out: Path = RESULTS / "time-to-90.json"
+    """The JSON to write, again after each run."""
+
+
+def main(settings: TimeTo90) -> None:
+    configs = {name: _config(name, settings) for name in settings.recipes}
+    runtime = resolve_runtime(next(iter(configs.values())))
+    _, manifest = open_beton(settings.betons / "train.beton")
+    trainings: dict[str, Training] = {
+        name: functools.partial(_train, config, settings.target) for name, config in configs.items()
+    }
+    results: dict[str, Any] = {
+        "benchmark": "time_to_90",
+        **describe_environment(runtime, manifest),
+        "settings": {
+            key: getattr(settings, key) for key in ("seeds", "first_seed", "target", "compile", "val_fraction")
+        },
+        "peers": {},
+        "runs": [],
+    }
+    if settings.airbench is not None:
+        peer = Airbench(settings.airbench, settings.airbench_epochs, runtime.device, settings.betons)
+        results["peers"][peer.name] = peer.describe()
+        trainings[peer.name] = peer.load()
+    runs = results["runs"]
+    for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
+        for name, train in trainings.items():
+            runs.append({"name": name, **train(seed)})
+            results["figures"] = {
+                name: derive(_of(runs, name), settings.target) for name in trainings if _of(runs, name)
+            }
+            _show(runs[-1], name)
+            write_results(settings.out, results)
+    _print(results["figures"])
+
+
+def derive(runs: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
+    """What a recipe's runs come to. Accuracies are from 0 to 1, times in seconds, energy in joules."""
+    plain = [run["test_accuracy"] for run in runs]
+    quoted = [run["quoted_accuracy"] for run in runs]
+    times = [run["seconds"] for run in runs]
+    to_target = [run["seconds_to_target"] for run in runs if run["seconds_to_target"] is not None]
+    energy = [run["joules"] for run in runs if run["joules"] is not None]
+    return {
+        "runs": len(runs),
+        "accuracy": _spread(quoted),
+        "accuracy_without_tta": _spread(plain),
+        "mean_reaches_target": statistics.fmean(quoted) >= target,
+        "share_reaching_target": sum(accuracy >= target for accuracy in quoted) / len(runs),
+        "seconds": _spread(times),
+        "seconds_to_target": _spread(to_target) if to_target else None,
+        "joules": _spread(energy) if energy else None,
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {
+        "mean": statistics.fmean(values), "median": statistics.median(values), "stdev": deviation,
+        "min": min(values), "max": max(values),
+    }  # fmt: skip
+
+
+def _config(name: str, settings: TimeTo90) -> TrainConfig:
+    recipe, _, changes = name.partition(":")
+    values: dict[str, Any] = {}
+    for change in filter(None, re.split(r",(?![^\[]*\])", changes)):  # commas between brackets are a list's
+        field, _, value = change.partition("=")
+        try:
+            values[field] = json.loads(value)  # numbers, true and false
+        except ValueError:
+            values[field] = value
+    shared = ("betons", "device", "compile", "amp", "val_fraction")
+    return get_recipe(recipe, **{key: getattr(settings, key) for key in shared}, **values)
+
+
+def _train(config: TrainConfig, target: float, seed: int) -> dict[str, Any]:
+    config = dataclasses.replace(config, seed=seed)
+    state = create_state(config)
+    before = _joules(state)
+    history = [result.to_json() for result in fit(config, state=state)]
+    after = _joules(state)
+    run = describe_run(config, history)
+    evaluated = [(*quoted_accuracy(history[: number + 1]), epoch) for number, epoch in enumerate(history)]
+    reached = [epoch["total_train_seconds"] + seconds for accuracy, seconds, epoch in evaluated if accuracy >= target]
+    quoted, last = quoted_accuracy(history)
+    return {
+        **run,
+        "quoted_accuracy": quoted,
+        "tta_accuracy": history[-1]["tta_accuracy"],
+        "seconds": run["train_seconds"] + last,
+        "seconds_to_target": reached[0] if reached else None,
+        "joules": None if before is None or after is None else after - before,
+    }
+
+
+def quoted_accuracy(history: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """The last epoch's accuracy, with test-time augmentation if the run has it, and the seconds of that evaluation."""
+    last = history[-1]
+    if last["tta_accuracy"] is None:
+        return last["test_accuracy"], last["eval_seconds"]
+    return last["tta_accuracy"], last["tta_seconds"]
+
+
+def _joules(state: TrainState) -> float | None:
+    """The GPU's energy counter, evaluations included; None where there is none."""
+    if state.runtime.device.type != "cuda":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(state.runtime.device).uuid}")
+    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+
+
+def _of(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [run for run in runs if run["name"] == name]
+
+
+def _show(run: dict[str, Any], name: str) -> None:
+    print(
+        f"{name} seed {run['seed']}: {run['quoted_accuracy']:.2%} ({run['test_accuracy']:.2%} without test-time "
+        f"augmentation) in {run['seconds']:.2f} s",
+        flush=True,
+    )
+
+
+def _print(figures: dict[str, dict[str, Any]]) -> None:
+    table = Table("recipe", "runs", "accuracy", "without TTA", "seconds", "share at target", title="Time to 90 %")
+    for name, values in figures.items():
+        accuracy, plain, seconds = values["accuracy"], values["accuracy_without_tta"], values["seconds"]
+        table.add_row(
+            name,
+            str(values["runs"]),
+            f"{accuracy['mean']:.2%} ± {accuracy['stdev']:.2%}",
+            f"{plain['mean']:.2%}",
+            f"{seconds['mean']:.2f} ± {seconds['stdev']:.2f}",
+            f"{values['share_reaching_target']:.0%}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(TimeTo90, description=__doc__))
