@@ -4,12 +4,15 @@
 
 The range test and the trainings use the pipeline of a recipe, on a validation split of the training set; each rate is
 trained from the same seeds. The figure that counts is how far the suggested rate's mean accuracy is from the best's.
+Started again on a file of the same settings, it keeps the file's suggestion and makes the trainings that are missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
 from fastcifar.training.lr_curve import suggest
 from fastcifar.training.lr_finder import range_test
-from fastcifar.training.run import describe_environment
+from fastcifar.training.run import describe_environment, source_commit
 from fastcifar.training.state import create_state
 
 
@@ -61,25 +64,47 @@ def main(settings: MaxLr) -> None:
         val_fraction=settings.val_fraction,
         amp=True,
     )
+    results = _begun(settings) if settings.out.exists() else _begin(settings, base)
+    done = {(run["seed"], run["multiple"]) for run in results["runs"]}
+    for seed in range(settings.seeds):
+        for multiple in settings.multiples:
+            if (seed, multiple) not in done:
+                lr = multiple * results["suggestion"]["max_lr"]
+                run = _train(dataclasses.replace(base, max_lr=lr, seed=seed))
+                results["runs"].append({"multiple": multiple, **run})
+                results["figures"] = derive(results["runs"])
+                write_results(settings.out, results)
+    _print(results)
+
+
+def _begin(settings: MaxLr, base: TrainConfig) -> dict[str, Any]:
+    """The result file before the first training, with the range test."""
     state = create_state(base)
     curve = range_test(state)
-    suggestion = suggest(curve)
+    environment = describe_environment(state.runtime, state.manifest)
     state.close()
-    results: dict[str, Any] = {
+    return {
         "benchmark": "max_lr",
-        **describe_environment(state.runtime, state.manifest),
-        "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("betons", "out")},
-        "suggestion": suggestion.to_json(),
+        **environment,
+        "settings": _kept(settings),
+        "suggestion": suggest(curve).to_json(),
         "curve": curve.to_json(),
         "runs": [],
     }
-    for seed in range(settings.seeds):
-        for multiple in settings.multiples:
-            lr = multiple * suggestion.max_lr
-            results["runs"].append({"multiple": multiple, **_train(dataclasses.replace(base, max_lr=lr, seed=seed))})
-            results["figures"] = derive(results["runs"])
-            write_results(settings.out, results)
-    _print(results)
+
+
+def _begun(settings: MaxLr) -> dict[str, Any]:
+    """The result file of an earlier start."""
+    results: dict[str, Any] = json.loads(settings.out.read_text())
+    asked = json.loads(json.dumps(_kept(settings)))
+    if results.get("settings") != asked:
+        sys.exit(f"{settings.out} has other settings: give another --out, or those that it was begun with")
+    return results
+
+
+def _kept(settings: MaxLr) -> dict[str, Any]:
+    """The settings that make a file's trainings what they are."""
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("betons", "out")}
 
 
 def derive(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -93,7 +118,13 @@ def derive(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig) -> dict[str, Any]:
-    return describe_run(config, [result.to_json() for result in fit(config)])
+    state = create_state(config)
+    history = [result.to_json() for result in fit(config, state=state)]
+    return {
+        "device": state.runtime.describe_device(),
+        "commit": source_commit(),
+        **describe_run(config, history),
+    }
 
 
 def _print(results: dict[str, Any]) -> None:

@@ -96,9 +96,9 @@ def main(settings: Reliability) -> None:
     write_results(settings.out, results)
 
 
-def write_victim(folder: Path) -> Path:
-    """Small .betons with their manifests; the path of the training images."""
-    for split, (images, labels) in zip(("train", "test"), draw_synthetic(train=60, test=10, seed=0), strict=True):
+def write_victim(folder: Path, train: int = 60, test: int = 10) -> Path:
+    """Small .betons of made-up pictures with their manifests; the path of the training images."""
+    for split, (images, labels) in zip(("train", "test"), draw_synthetic(train=train, test=test, seed=0), strict=True):
         write_beton(folder / f"{split}.beton", images, labels, class_names=tuple(SHAPES), name="synthetic")
     return folder / "train.beton"
 

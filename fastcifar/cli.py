@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Callable
@@ -90,5 +91,6 @@ CIFAR-10 to 90 % and beyond, every second counted.
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"fastcifar: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"fastcifar: {message}", file=sys.stderr, flush=True)
     return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,9 @@ from fastcifar import TrainConfig, get_recipe
 from fastcifar.data.beton import write_beton
 from fastcifar.data.sources import open_source
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
+
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("steady")  # a slow machine is no failure, and the same commit tries the same inputs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ def test_max_lr_trains_around_the_suggested_rate(betons: Path, tmp_path: Path) -
     assert [(run["seed"], run["multiple"]) for run in results["runs"]] == [(0, 1.0), (0, 3.0), (1, 1.0), (1, 3.0)]
     assert [run["config"]["max_lr"] for run in results["runs"]] == [suggested, 3 * suggested] * 2
     assert {run["history"][0]["held_out"] for run in results["runs"]} == {"validation"}
+
+    results["runs"] = results["runs"][:3]
+    out.write_text(json.dumps(results))
+    max_lr.main(settings)
+    again = json.loads(out.read_text())
+    assert again["runs"][:3] == results["runs"]
+    assert [(run["seed"], run["multiple"]) for run in again["runs"][3:]] == [(1, 3.0)]
+    with pytest.raises(SystemExit, match=r"out\.json has other settings"):
+        max_lr.main(dataclasses.replace(settings, epochs=2))
 
 
 def test_the_suggestion_is_held_against_the_best_mean() -> None:

@@ -22,6 +22,7 @@ from fastcifar.data.layout import ALLOCATION, FIELD, HEADER, SAMPLE, read_layout
 from fastcifar.data.loader import decode_all
 from fastcifar.data.sources import open_source
 from fastcifar.errors import DataError
+from fastcifar.files import FolderLock
 
 NAMES = ("left", "right")
 
@@ -259,6 +260,41 @@ def test_a_manifest_of_another_version_is_refused(file: Path) -> None:
     manifest_path(file).write_text(json.dumps({**manifest, "format_version": 99}))
     with pytest.raises(DataError, match="format version 99"):
         read_manifest(file)
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_writer_that_is_stopped_between_its_renames_leaves_a_file_with_its_manifest(
+    file: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """The renames are of the waiting manifest, of the .beton, and of the manifest to its place."""
+    images, labels = np.full((30, 32, 32, 3), 7, dtype=np.uint8), np.zeros(30, dtype=np.int64)
+    rename, done = os.replace, []
+
+    def stopped(source: Path, target: Path) -> None:
+        if len(done) == renames:
+            raise OSError(errno.EIO, "gone", str(target))
+        done.append(target)
+        rename(source, target)
+
+    before = read_manifest(file)
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(OSError, match="gone"):
+        write_beton(file, images, labels, class_names=("one",), name="made")
+    monkeypatch.undo()
+    _, manifest = open_beton(file)
+    assert manifest == before if renames == 1 else manifest.samples == 30
+    write_beton(file, images, labels, class_names=("one",), name="made")
+    assert open_beton(file)[1].samples == 30
+    assert sorted(entry.name for entry in file.parent.iterdir()) == [file.name, manifest_path(file).name]
+
+
+def test_a_second_writer_to_a_folder_is_refused(file: Path) -> None:
+    lock = FolderLock(file.parent)
+    images, labels = np.zeros((2, 32, 32, 3), dtype=np.uint8), np.zeros(2, dtype=np.int64)
+    with pytest.raises(DataError, match="another process writes to this folder"):
+        write_beton(file, images, labels, class_names=("one",), name="made")
+    lock.release()
+    write_beton(file, images, labels, class_names=("one",), name="made")
 
 
 def test_a_missing_file_or_manifest_is_named(file: Path, tmp_path: Path) -> None:

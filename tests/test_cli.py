@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from fastcifar.cli import COMMANDS, main
 from fastcifar.data import sources
 from fastcifar.data.loader import decode_all
 from fastcifar.machine import usable_cores
+from fastcifar.training.checkpoint import read_checkpoint
+from fastcifar.training.run import read_metrics
 
 Capture = pytest.CaptureFixture[str]
 
@@ -255,6 +259,31 @@ def test_ctrl_c_and_sigterm_end_a_training_after_a_batch(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert re.fullmatch(r"fastcifar: stopped after epoch \d+.*; go on by `fastcifar train --resume .*/r`\n", errors)
+
+
+def test_a_terminal_that_goes_away_ends_a_training_after_a_batch(betons: Path, tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    command = [sys.executable, "-m", "fastcifar", *_train(betons, "--epochs", "500", "--run-dir", str(run))]
+    process, terminal = pty.fork()
+    if not process:
+        os.execv(sys.executable, command)
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.2)[0]:
+            os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    epoch = read_checkpoint(run / "checkpoints" / "last.pt")["epoch"]
+    assert epoch >= len(read_metrics(run)) >= 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(betons: Path, capsys: Capture) -> None:
+    folder = "/proc/self/nothing"  # for root, too
+    for arguments in (["write-beton", "--source", "synthetic", "--out", folder], _train(betons, "--run-dir", folder)):
+        assert main(arguments) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"fastcifar: {folder}: ")
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(betons: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -169,6 +171,31 @@ def test_a_decoding_thread_that_dies_silently_is_no_hang(betons: Path, monkeypat
     with pytest.raises(DataError, match="ended without a word"):
         list(create_loader(betons / "train.beton", batch_size=8, train=True))
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("how", ["cut off", "written to", "replaced", "gone"])
+@pytest.mark.parametrize("when", ["before an epoch", "in an epoch"])
+def test_a_file_that_changes_while_it_is_used_is_an_error(betons: Path, tmp_path: Path, how: str, when: str) -> None:
+    path = tmp_path / "train.beton"
+    for name in ("train.beton", "train.beton.json"):
+        shutil.copy(betons / name, tmp_path / name)
+    with create_loader(path, batch_size=8, train=True) as loader:
+        batches = iter(loader)
+        if when == "in an epoch":
+            next(batches)
+        match how:
+            case "cut off":
+                os.truncate(path, 1000)
+            case "written to":
+                with path.open("r+b") as file:
+                    file.write(b"\0" * 100)
+            case "replaced":
+                shutil.copy(betons / "train.beton", tmp_path / "other")
+                (tmp_path / "other").rename(path)
+            case "gone":
+                path.unlink()
+        with pytest.raises(DataError, match=r"train\.beton: was changed while it was in use"):
+            list(batches)
 
 
 def test_torchs_threads_stay_as_they_were(betons: Path) -> None:

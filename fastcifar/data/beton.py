@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from fastcifar.data.layout import (
     read_layout,
 )
 from fastcifar.errors import DataError
-from fastcifar.files import replacing
+from fastcifar.files import FolderLock, replacing
 
 MANIFEST_VERSION = 1
 CIFAR10_CONTENT = {
@@ -70,6 +72,15 @@ class Manifest:
 def manifest_path(beton: Path) -> Path:
     """Where the manifest of `beton` lies."""
     return beton.with_name(beton.name + ".json")
+
+
+def next_manifest_path(beton: Path) -> Path:
+    """Where the manifest of the file that is about to replace `beton` waits.
+
+    Two files cannot be renamed at once. The new manifest lies here before the new .beton takes the old one's place, and
+    takes the old manifest's place after it, so that at any moment one of the two is that of the .beton.
+    """
+    return beton.with_name(beton.name + ".json.next")
 
 
 def content_sha256(images: Images, labels: Labels) -> str:
@@ -117,7 +128,8 @@ def write_beton(
         progress: called with the number of images written so far.
 
     Raises:
-        DataError: the images and labels do not fit each other, or what was read back through FFCV differs.
+        DataError: the images and labels do not fit each other, what was read back through FFCV differs, or another
+            process writes to the folder.
         OSError: the folder cannot be written to, or the disk is full.
     """
     _check_content(path, images, labels, class_names)
@@ -125,25 +137,38 @@ def write_beton(
     mean, std = channel_statistics(images)
     content = content_sha256(images, labels)
     official = dict.fromkeys(CIFAR10_CONTENT.values(), "cifar10")
-    with replacing(path) as temporary:
-        _write_file(temporary, images, labels, progress)
-        _verify_through_ffcv(temporary, content)
-        manifest = Manifest(
-            format_version=MANIFEST_VERSION,
-            name=official.get(content, name),
-            samples=len(images),
-            image_shape=(images.shape[1], images.shape[2], 3),
-            class_names=tuple(class_names),
-            mean=mean,
-            std=std,
-            content_sha256=content,
-            file_sha256=file_sha256(temporary),
-            file_size=temporary.stat().st_size,
-        )
-        manifest_path(path).unlink(missing_ok=True)  # so that no moment pairs a new file with an old manifest
-    with replacing(manifest_path(path)) as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
+    with _only_writer(path.parent):
+        with replacing(path) as temporary:
+            _write_file(temporary, images, labels, progress)
+            _verify_through_ffcv(temporary, content)
+            manifest = Manifest(
+                format_version=MANIFEST_VERSION,
+                name=official.get(content, name),
+                samples=len(images),
+                image_shape=(images.shape[1], images.shape[2], 3),
+                class_names=tuple(class_names),
+                mean=mean,
+                std=std,
+                content_sha256=content,
+                file_sha256=file_sha256(temporary),
+                file_size=temporary.stat().st_size,
+            )
+            with replacing(next_manifest_path(path)) as waiting:
+                waiting.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
+        os.replace(next_manifest_path(path), manifest_path(path))
     return manifest
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    try:
+        lock = FolderLock(folder)
+    except BlockingIOError:
+        raise DataError(f"{folder}: another process writes to this folder; wait, or choose another") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_manifest(beton: Path) -> Manifest:
@@ -152,7 +177,15 @@ def read_manifest(beton: Path) -> Manifest:
     Raises:
         DataError: it is missing, is no manifest, or is of another format version.
     """
-    path = manifest_path(beton)
+    waiting = next_manifest_path(beton)
+    if waiting.exists() and beton.exists():  # a writer was stopped; the .beton tells how far it was
+        manifest = _parse_manifest(beton, waiting)
+        if manifest.file_sha256 == file_sha256(beton):
+            return manifest
+    return _parse_manifest(beton, manifest_path(beton))
+
+
+def _parse_manifest(beton: Path, path: Path) -> Manifest:
     try:
         values: dict[str, Any] = json.loads(path.read_text())
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -73,6 +73,7 @@ class BetonLoader:
         self.batch_size, self.train, self.device, self.seed = batch_size, train, device, seed
         self.epoch = self._batches_done = 0
         self._workers = workers
+        self._file = _Unchanged(path)
         with _torch_threads_kept():
             self._loader = Loader(
                 os.fspath(path),
@@ -137,8 +138,9 @@ class BetonLoader:
 
     @contextmanager
     def _start(self, order: npt.NDArray[np.uint64]) -> Iterator[_Epoch]:
+        self._file.check()
         with _torch_threads_kept():
-            self._running = epoch = _Epoch(self._loader, order, self._workers)
+            self._running = epoch = _Epoch(self._loader, order, self._workers, self._file)
         try:
             yield epoch
         finally:
@@ -256,20 +258,47 @@ def decode_all(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]
     return images, labels
 
 
+class _Unchanged:
+    """A file that must stay as it is while it is read: FFCV maps it, and reading past a new end would be fatal."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._found = path, self._look(path)
+
+    def check(self) -> None:
+        """Costs microseconds.
+
+        Raises:
+            DataError: the file is another, or was written to.
+        """
+        try:
+            unchanged = self._look(self._path) == self._found
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            raise DataError(f"{self._path}: was changed while it was in use; start again")
+
+    @staticmethod
+    def _look(path: Path) -> tuple[int, ...]:
+        status = path.stat()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class _Epoch(EpochIterator):  # type: ignore[misc]  # ffcv has no types
     """One epoch's decoding thread, with its errors and its end in the caller's hands."""
 
-    def __init__(self, loader: Loader, order: npt.NDArray[np.uint64], workers: int) -> None:
-        self._workers = workers
+    def __init__(self, loader: Loader, order: npt.NDArray[np.uint64], workers: int, file: _Unchanged) -> None:
+        self._workers, self._file = workers, file
         super().__init__(loader, order)  # starts the thread
 
     def run(self) -> None:
         try:
             numba.set_num_threads(self._workers)
             for number, indices in enumerate(self.iter_ixes):
+                self._file.check()
                 slot = number % (BATCHES_AHEAD + 2)
                 if not self._put(self.decode(number, indices, slot)):
                     return
+            self._file.check()
             self._put(None)
         except BaseException as error:  # to be raised where the batch is awaited
             self._put(error)
@@ -297,6 +326,8 @@ class _Epoch(EpochIterator):  # type: ignore[misc]  # ffcv has no types
                     raise DataError(f"{self.loader.fname}: FFCV's decoding thread ended without a word") from None
         if item is None:
             raise StopIteration
+        if isinstance(item, DataError):
+            raise item
         if isinstance(item, BaseException):
             raise DataError(f"{self.loader.fname}: FFCV could not decode a batch: {item!r}") from item
         images, labels = item

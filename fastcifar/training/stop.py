@@ -12,7 +12,8 @@ from types import FrameType
 
 from fastcifar.errors import StoppedError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, the request of a batch system, and a terminal that goes away."""
 
 
 class StopRequest:
@@ -38,9 +39,13 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """In the block, Ctrl-C and SIGTERM only ask for a stop, the first time; a second one interrupts at once."""
+    """In the block, the first of the signals only asks for a stop; a second one interrupts at once.
+
+    One that is ignored stays so, as nohup has it of SIGHUP.
+    """
     request = StopRequest()
-    before = {number: signal.signal(number, request._receive) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, request._receive) for number in heard}
     try:
         yield request
     finally:

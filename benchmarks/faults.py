@@ -1,0 +1,224 @@
+"""A fault at each write, fsync, rename and link of a training and of `write_beton`: is the old or the new file whole?
+
+    python -m benchmarks.faults --out benchmarks/results/faults-cpu.json
+
+Source of the method: SQLite's tests, which fail one call after the other until the work is done without a fault. A C
+library that is loaded before the others (faults.c, built here with cc) makes the call fail, fills the disk from that
+call on, or kills the process in it. Each time the folder must hold the old or the new files, whole, and the same work,
+done again without a fault, must end well and leave no temporary file.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks.common import RESULTS, write_results
+from benchmarks.reliability import write_victim
+from fastcifar import fit, get_recipe
+from fastcifar.data.beton import open_beton, write_beton
+from fastcifar.data.synthetic import SHAPES, draw_synthetic
+from fastcifar.errors import CheckpointError, FastCifarError
+from fastcifar.training.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint, restore
+from fastcifar.training.run import describe_environment, read_config, read_metrics
+from fastcifar.training.runtime import resolve_runtime
+from fastcifar.training.state import create_state
+
+SOURCE = Path(__file__).with_name("faults.c")
+MANNERS = ("fails", "fills the disk", "kills")
+"""What becomes of the chosen call, as faults.c numbers them."""
+SECONDS = 120
+"""After which a process hangs."""
+DONE, REFUSED, BEYOND = 0, 10, 11
+"""Exit codes of a process with a fault: it went on all the same, gave up with an error, or made fewer calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """Inject a fault into each call that writes."""
+
+    every: int = 1
+    """Take every so many calls only."""
+    out: Path = RESULTS / "faults.json"
+    """The JSON to write."""
+
+
+def main(settings: Faults) -> None:
+    if "LD_PRELOAD" in os.environ:
+        _inject(settings)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        library = Path(name) / "faults.so"
+        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
+        command = [sys.executable, "-m", "benchmarks.faults", *sys.argv[1:]]
+        sys.exit(subprocess.run(command, env={**os.environ, "LD_PRELOAD": str(library)}).returncode)
+
+
+class Work(ABC):
+    """Something that replaces files in a folder."""
+
+    name: str
+
+    @abstractmethod
+    def prepare(self, folder: Path) -> None:
+        """Leave the old files."""
+
+    @abstractmethod
+    def run(self, folder: Path) -> None:
+        """Replace them; the fault comes here."""
+
+    @abstractmethod
+    def look(self, folder: Path) -> str:
+        """'old' or 'new', or what is wrong with what is there."""
+
+
+class Writing(Work):
+    """`write_beton` over another .beton."""
+
+    name = "write-beton"
+
+    def prepare(self, folder: Path) -> None:
+        write_victim(folder)
+
+    def run(self, folder: Path) -> None:
+        images, labels = draw_synthetic(train=80, test=10, seed=1)[0]
+        write_beton(folder / "train.beton", images, labels, class_names=tuple(SHAPES), name="synthetic")
+
+    def look(self, folder: Path) -> str:
+        try:
+            _, manifest = open_beton(folder / "train.beton")
+        except FastCifarError as error:
+            return f"refused: {error}"
+        return {60: "old", 80: "new"}[manifest.samples]
+
+
+class Training(Work):
+    """The second epoch of a run that goes on after its first."""
+
+    name = "train"
+
+    def prepare(self, folder: Path) -> None:
+        write_victim(folder)
+        self._train(folder, stop_after=1)
+
+    def run(self, folder: Path) -> None:
+        self._train(folder, stop_after=2)
+
+    def _train(self, folder: Path, stop_after: int) -> None:
+        run = folder / "run"
+        config = get_recipe(
+            "dilated-cnn", betons=folder, run_dir=run, batch_size=20, epochs=2, device="cpu", workers=1
+        )  # fmt: skip
+        state = create_state(config)
+        if checkpoint_path(run, "last").exists():
+            restore(run, state)
+        for result in fit(config, state=state):
+            if result.epoch == stop_after:
+                return
+
+    def look(self, folder: Path) -> str:
+        run = folder / "run"
+        read_config(run)
+        try:
+            for which in ("last", "best"):
+                read_checkpoint(checkpoint_path(run, which))
+            _, values, _ = newest_checkpoint(run)
+        except CheckpointError as error:
+            return f"refused: {error}"
+        if (reported := len(read_metrics(run))) > values["epoch"]:
+            return f"{reported} epochs were reported, {values['epoch']} are kept"
+        return {1: "old", 2: "new"}[values["epoch"]]
+
+
+def _inject(settings: Faults) -> None:
+    torch.set_num_threads(1)  # a pool of threads does not survive a fork
+    library = ctypes.CDLL(os.environ["LD_PRELOAD"])
+    runs = [
+        {"part": f"{work.name}: a call that {manner}", **_outcomes(work, how, settings.every, library)}
+        for work in (Writing(), Training())
+        for how, manner in enumerate(MANNERS)
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        _fork(write_victim, Path(name))
+        _, manifest = open_beton(Path(name) / "train.beton")
+    results: dict[str, Any] = {
+        "benchmark": "faults",
+        **describe_environment(resolve_runtime(get_recipe("era", device="cpu")), manifest),
+        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name != "out"},
+        "runs": runs,
+    }
+    for run in runs:
+        print(run)
+    write_results(settings.out, results)
+
+
+def _outcomes(work: Work, how: int, every: int, library: ctypes.CDLL) -> dict[str, Any]:
+    """What a fault at each of the work's calls left."""
+    counts: collections.Counter[str] = collections.Counter()
+    number = 1
+    with tempfile.TemporaryDirectory() as name:
+        untouched = Path(name) / "untouched"
+        untouched.mkdir()
+        _fork(work.prepare, untouched)
+        while True:
+            folder = Path(name) / str(number)
+            shutil.copytree(untouched, folder)
+            code = _fork(_run_with_a_fault, work, folder, number, how, library)
+            if code == BEYOND:
+                return {"faults": sum(counts.values()) // 2, **counts}
+            counts[{REFUSED: "an error", DONE: "went on", -9: "killed"}.get(code, f"exit code {code}")] += 1
+            counts[_after(work, folder)] += 1
+            shutil.rmtree(folder)
+            number += every
+
+
+def _after(work: Work, folder: Path) -> str:
+    """What a fault left, or what is wrong with the work that is done again after it."""
+    found = work.look(folder)
+    if _fork(work.run, folder) != DONE or work.look(folder) != "new":
+        return f"cannot be done again after {found}"
+    if any(path.suffix in (".tmp", ".next") for path in folder.rglob("*")):
+        return "temporary files stayed"
+    return found
+
+
+def _run_with_a_fault(work: Work, folder: Path, number: int, how: int, library: ctypes.CDLL) -> None:
+    library.arm(number, how)
+    try:
+        work.run(folder)
+        code = DONE
+    except (FastCifarError, OSError):
+        code = REFUSED
+    calls = library.counted()
+    library.arm(0, 0)
+    os._exit(BEYOND if calls < number else code)
+
+
+def _fork(work: Any, *arguments: Any) -> int | None:
+    """The exit code of a process that does `work`; None if it hangs."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None
+    return process.exitcode
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Faults, description=__doc__))
