@@ -327,10 +327,10 @@ def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
     for number in range(count):
         _kill_after(write_victim, (folder,), np.random.default_rng((seed, number)).uniform(0, 0.3))
         outcome = _outcome(lambda: open_beton(beton))
-        counts["old or new file, whole" if outcome == "passed" else "no file: refused"] += 1
+        counts["old or new file, whole" if outcome == "passed" else f"file {outcome}"] += 1
         write_victim(folder)
         open_beton(beton)
-        counts["temporary files left"] += sum(entry.suffix == ".tmp" for entry in folder.iterdir())
+        counts["temporary files left"] += sum(entry.suffix in (".tmp", ".next") for entry in folder.iterdir())
     return {"count": count, **counts}
 
 

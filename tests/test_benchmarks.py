@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import data, loaders, max_lr, record, reliability, scaling, tables, throughput, time_to_90
+from benchmarks import data, loaders, max_lr, record, reliability, scaling, soak, tables, throughput, time_to_90
 from benchmarks.common import RESULTS
 from fastcifar.cli import main
 from fastcifar.errors import CheckpointError
@@ -215,8 +217,7 @@ def test_hostile_checkpoints_and_archives_do_nothing(tmp_path: Path) -> None:
 
 def test_what_is_killed_as_it_writes_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
     outcomes = reliability.kill_writers(tmp_path / "written", 5, seed=1)
-    assert outcomes["temporary files left"] == 0
-    assert outcomes.get("old or new file, whole", 0) + outcomes.get("no file: refused", 0) == 5
+    assert outcomes == {"count": 5, "old or new file, whole": 5, "temporary files left": 0}
 
 
 def test_what_is_killed_as_it_trains_goes_on_or_starts_again(tmp_path: Path) -> None:
@@ -225,6 +226,41 @@ def test_what_is_killed_as_it_trains_goes_on_or_starts_again(tmp_path: Path) -> 
     assert outcomes["ended well after it"] == 5
     assert outcomes["lost epochs that had been reported"] == 0
     assert outcomes["damaged files"] == 0
+
+
+@pytest.mark.slow
+def test_a_fault_in_a_write_leaves_the_old_files_or_the_new_ones(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks.faults", "--every", "17", "--out", str(out)]
+    done = subprocess.run(command, cwd=tables.ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(out.read_text())
+    _check(results)
+    assert len(results["runs"]) == 6
+    for run in results["runs"]:
+        assert run["faults"] >= 1
+        assert run.keys() <= {"part", "faults", "an error", "went on", "killed", "old", "new"}, run
+        assert run.get("old", 0) + run.get("new", 0) == run["faults"]
+        assert run.get("killed", 0) == (run["faults"] if run["part"].endswith("kills") else 0)
+
+
+def test_a_soak_counts_what_is_held(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    soak.main(soak.Soak(recipes=("dilated-cnn",), minutes=0, train=500, test=100, out=out))
+    results = json.loads(out.read_text())
+    _check(results)
+    (run,) = results["runs"]
+    assert run["anonymous_bytes"] > 1e7
+    assert run["threads"] >= 1
+    assert run["open_files"] >= 3
+
+
+def test_a_leak_has_a_slope() -> None:
+    held = [{"minutes": m, "anonymous_bytes": 100 + m, "threads": 4, "open_files": 9} for m in range(60)]
+    slopes = soak.slopes(held, settle=0)
+    assert slopes["anonymous_bytes"] == pytest.approx(60 / 129.5)
+    assert slopes["threads"] == pytest.approx(0, abs=1e-12)
+    assert soak.slopes(held[:10], settle=9) == dict.fromkeys(slopes)
 
 
 def test_growth_is_held_against_a_line() -> None:
