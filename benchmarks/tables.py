@@ -111,12 +111,38 @@ PARTS = {
     "matrix product": "bfloat16 matrix product (the ceiling)",
     "plain model step": "model step, float32, contiguous",
 }
+
+
+def survival_table(reliability: str, faults: str, soak: str) -> str:
+    """A row a kind of damage: how often, and what came of it; below, what a long run keeps."""
+    rows = ["| what was done | times | what came of it |", "|---|---|---|"]
+    for run in [*_load(reliability)["runs"], *_load(faults)["runs"]]:
+        times = run.get("count", run.get("faults"))
+        outcomes = (f"{name}: {number:,}" for name, number in run.items() if name not in ("part", "count", "faults"))
+        rows.append(f"| {run['part']} | {times:,} | {'; '.join(outcomes)} |")
+    results = _load(soak)
+    settings, figures = results["settings"], results["figures"]
+    held = results["runs"][-1]
+    named = {"anonymous_bytes": "anonymous memory", "threads": "threads", "open_files": "open files"}
+    grew = ", ".join(f"{name} {100 * figures[key]:+.2f} %" for key, name in named.items())
+    at_the_end = (
+        f"{held['anonymous_bytes'] / 2**30:.2f} GiB, {held['threads']} threads, {held['open_files']} open files"
+    )
+    lasted = f"over {settings['minutes']:g} minutes, the first {settings['settle']:g} of which are left out"
+    sentence = (
+        f"{figures['rounds']} trainings and evaluations in one process {lasted}: growth an hour {grew}; at the end it "
+        f"holds {at_the_end}."
+    )
+    return "\n".join([*rows, "", sentence])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu", "dilated-cnn-cpu"),
     "throughput": lambda: throughput_table("throughput-cpu"),
     "soonest": lambda: soonest_table("time-to-90-cpu"),
     "data": lambda: data_table("data-cpu"),
     "rates": lambda: max_lr_table("max-lr-cpu"),
+    "survival": lambda: survival_table("reliability-cpu", "faults-cpu", "soak-cpu"),
 }
 
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from fastcifar import create_loader
-from fastcifar.data import loader as loader_module
+from fastcifar.data import decoding
 from fastcifar.data.layout import read_layout
+from fastcifar.data.loader import BetonLoader
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.machine import usable_cores
 
 
-def _all(loader: loader_module.BetonLoader) -> tuple[torch.Tensor, torch.Tensor]:
+def _all(loader: BetonLoader) -> tuple[torch.Tensor, torch.Tensor]:
     images, labels = zip(*loader, strict=True)
     return torch.cat(images), torch.cat(labels)
 
@@ -158,19 +159,30 @@ def test_an_error_in_the_decoding_thread_reaches_the_caller(betons: Path, monkey
             raise RuntimeError("the disk is gone")
         return decode(self, number, indices, slot)
 
-    decode = loader_module._Epoch.decode
-    monkeypatch.setattr(loader_module._Epoch, "decode", broken)
+    decode = decoding.Epoch.decode
+    monkeypatch.setattr(decoding.Epoch, "decode", broken)
     loader = create_loader(betons / "train.beton", batch_size=8, train=True)
     with pytest.raises(DataError, match=r"train\.beton: FFCV could not decode a batch: .*the disk is gone"):
         list(loader)
 
 
 def test_a_decoding_thread_that_dies_silently_is_no_hang(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module._Epoch, "run", lambda self: None)
+    monkeypatch.setattr(decoding.Epoch, "run", lambda self: None)
     start = time.perf_counter()
     with pytest.raises(DataError, match="ended without a word"):
         list(create_loader(betons / "train.beton", batch_size=8, train=True))
     assert time.perf_counter() - start < 10
+
+
+def test_a_decoding_thread_that_hangs_is_not_waited_for_without_end(
+    betons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    monkeypatch.setattr(decoding.Epoch, "run", lambda self: held.wait(60))
+    monkeypatch.setattr(decoding, "PATIENCE", 2)
+    with pytest.raises(DataError, match="no batch for 2 s"):
+        list(create_loader(betons / "train.beton", batch_size=8, train=True))
+    held.set()
 
 
 @pytest.mark.parametrize("how", ["cut off", "written to", "replaced", "gone"])
