@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -20,11 +21,13 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which an optimizer imports; here for all processes at once
 import tyro
 
 from benchmarks.common import RESULTS, write_results
@@ -33,12 +36,14 @@ from fastcifar import fit, get_recipe
 from fastcifar.data.beton import open_beton, write_beton
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.errors import CheckpointError, FastCifarError
+from fastcifar.machine import usable_cores
 from fastcifar.training.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint, restore
 from fastcifar.training.run import describe_environment, read_config, read_metrics
 from fastcifar.training.runtime import resolve_runtime
 from fastcifar.training.state import create_state
 
 SOURCE = Path(__file__).with_name("faults.c")
+FORK = multiprocessing.get_context("fork")
 MANNERS = ("fails", "fills the disk", "kills")
 """What becomes of the chosen call, as faults.c numbers them."""
 SECONDS = 120
@@ -146,12 +151,9 @@ class Training(Work):
 
 def _inject(settings: Faults) -> None:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
-    library = ctypes.CDLL(os.environ["LD_PRELOAD"])
-    runs = [
-        {"part": f"{work.name}: a call that {manner}", **_outcomes(work, how, settings.every, library)}
-        for work in (Writing(), Training())
-        for how, manner in enumerate(MANNERS)
-    ]
+    cases = [(work, how) for work in (Training(), Writing()) for how in range(len(MANNERS))]
+    with ProcessPoolExecutor(usable_cores(), mp_context=FORK) as pool:
+        runs = list(pool.map(_outcomes, *zip(*cases, strict=True), itertools.repeat(settings.every)))
     with tempfile.TemporaryDirectory() as name:
         _fork(write_victim, Path(name))
         _, manifest = open_beton(Path(name) / "train.beton")
@@ -166,8 +168,9 @@ def _inject(settings: Faults) -> None:
     write_results(settings.out, results)
 
 
-def _outcomes(work: Work, how: int, every: int, library: ctypes.CDLL) -> dict[str, Any]:
+def _outcomes(work: Work, how: int, every: int) -> dict[str, Any]:
     """What a fault at each of the work's calls left."""
+    library = ctypes.CDLL(os.environ["LD_PRELOAD"])
     counts: collections.Counter[str] = collections.Counter()
     number = 1
     with tempfile.TemporaryDirectory() as name:
@@ -179,7 +182,8 @@ def _outcomes(work: Work, how: int, every: int, library: ctypes.CDLL) -> dict[st
             shutil.copytree(untouched, folder)
             code = _fork(_run_with_a_fault, work, folder, number, how, library)
             if code == BEYOND:
-                return {"faults": sum(counts.values()) // 2, **counts}
+                part = f"{work.name}: a call that {MANNERS[how]}"
+                return {"part": part, "faults": sum(counts.values()) // 2, **counts}
             counts[{REFUSED: "an error", DONE: "went on", -9: "killed"}.get(code, f"exit code {code}")] += 1
             counts[_after(work, folder)] += 1
             shutil.rmtree(folder)
@@ -210,7 +214,7 @@ def _run_with_a_fault(work: Work, folder: Path, number: int, how: int, library: 
 
 def _fork(work: Any, *arguments: Any) -> int | None:
     """The exit code of a process that does `work`; None if it hangs."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process = FORK.Process(target=work, args=arguments)
     process.start()
     process.join(SECONDS)
     if process.is_alive():
