@@ -8,7 +8,15 @@ import torch
 from kornia.augmentation import Normalize, RandomCrop, RandomHorizontalFlip
 
 from fastcifar import create_augmentation
-from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, GatherCropFlip, PixelNormalize, RandomCutout, mirror
+from fastcifar.augment import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    Augmentation,
+    GatherCropFlip,
+    PixelNormalize,
+    RandomCutout,
+    mirror,
+)
 from fastcifar.errors import ConfigError
 
 
@@ -178,6 +186,54 @@ def test_shifting_scaling_and_rotating_moves_about_half_of_the_images_a_little(i
     assert 16 <= int((moved > 0).sum()) <= 48
     assert float(moved.max()) < 0.8
     assert torch.equal(warp(smooth), warp.eval()(smooth)), "not in eval mode"
+
+
+MOVED = {
+    "shift": ({"shift_scale_rotate_p": 1.0, "shift_limit": 0.1, "scale_limit": 0.0, "rotate_limit": 0.0}, 3.2),
+    "scale": ({"shift_scale_rotate_p": 1.0, "shift_limit": 0.0, "scale_limit": 0.2, "rotate_limit": 0.0}, 0.2),
+    "turn": ({"shift_scale_rotate_p": 1.0, "shift_limit": 0.0, "scale_limit": 0.0, "rotate_limit": 30.0}, 30.0),
+    "turn alone": ({"rotate_p": 1.0, "rotate_limit": 30.0}, 30.0),
+}
+"""Settings, and the farthest that they move an image in pixels, scale or degrees."""
+
+
+@pytest.mark.parametrize("what", MOVED)
+def test_shift_scale_and_rotation_each_move_as_far_as_their_limit_and_nothing_else(what: str) -> None:
+    settings, limit = MOVED[what]
+    bar = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
+    bar[:, :, 14:18, 8:24] = 255
+    augmentation = _bare(**settings)
+    torch.manual_seed(0)
+    moved = augmentation(bar).mean(dim=1).double()
+    mass = moved.sum(dim=(1, 2))
+    grid = torch.arange(32, dtype=torch.float64) - 15.5
+    x = (moved.sum(dim=1) * grid).sum(dim=1) / mass
+    y = (moved.sum(dim=2) * grid).sum(dim=1) / mass
+    xx = (moved.sum(dim=1) * grid**2).sum(dim=1) / mass - x**2
+    yy = (moved.sum(dim=2) * grid**2).sum(dim=1) / mass - y**2
+    xy = (moved * grid[:, None] * grid).sum(dim=(1, 2)) / mass - x * y
+    degrees = torch.rad2deg(torch.atan2(2 * xy, xx - yy) / 2)
+    measured = {"shift": (x, y), "scale": ((mass / 64).sqrt() - 1,), "turn": (degrees,)}
+    slack = {"shift": 0.05, "scale": 0.03, "turn": 1.5}
+    for name, values in measured.items():
+        for value in values:
+            if what.startswith(name):
+                assert value.min() < -0.7 * limit
+                assert value.max() > 0.7 * limit
+                assert value.abs().max() < limit + slack[name]
+            else:
+                assert value.abs().max() < slack[name]
+
+
+def test_the_border_of_what_is_moved_is_mirrored() -> None:
+    moves = {"shift_scale_rotate_p": 1.0, "shift_limit": 0.3, "scale_limit": 0.3, "rotate_limit": 30.0}
+    white = torch.full((50, 3, 32, 32), 255, dtype=torch.uint8)
+    assert torch.allclose(_bare(**moves)(white), torch.ones(50, 3, 32, 32), atol=1e-4)
+
+
+def _bare(**moves: float) -> Augmentation:
+    """Those moves alone, of pixels in [0, 1]."""
+    return create_augmentation(padding=0, flip_p=0.0, cutout=0, mean=(0, 0, 0), std=(1, 1, 1), **moves)  # type: ignore[arg-type]
 
 
 def test_a_rotation_after_the_cutout_turns_the_hole_too() -> None:

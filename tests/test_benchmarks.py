@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks import data, loaders, max_lr, record, reliability, scaling, soak, tables, throughput, time_to_90
+from benchmarks import (
+    coverage,
+    data,
+    loaders,
+    max_lr,
+    record,
+    reliability,
+    scaling,
+    soak,
+    tables,
+    throughput,
+    time_to_90,
+)
 from benchmarks.common import RESULTS
 from fastcifar.cli import main
 from fastcifar.errors import CheckpointError
@@ -261,6 +273,14 @@ def test_a_leak_has_a_slope() -> None:
     assert slopes["anonymous_bytes"] == pytest.approx(60 / 129.5)
     assert slopes["threads"] == pytest.approx(0, abs=1e-12)
     assert soak.slopes(held[:10], settle=9) == dict.fromkeys(slopes)
+
+
+def test_coverage_counts_lines_and_branches_and_what_only_a_gpu_reaches(tmp_path: Path) -> None:
+    counts = {"num_statements": 8, "covered_lines": 7, "num_branches": 2, "covered_branches": 1, "missing_lines": 1}
+    assert coverage.derive(counts)["share"] == 0.8
+    code = f"def f():  {coverage.MARK}\n    if x:\n        return 1\n    return 2\n\n\ndef g():\n    return 3\n"
+    (tmp_path / "a.py").write_text(code)
+    assert coverage.count_gpu_statements(tmp_path) == 4
 
 
 def test_growth_is_held_against_a_line() -> None:

@@ -81,14 +81,17 @@ def test_sgd_takes_its_rate_and_momentum_from_the_schedule() -> None:
     assert optimizer.param_groups[0]["momentum"] == one_cycle_momentum(50, 100, config)
 
 
-def test_the_l1_gradient_is_that_of_the_penalty() -> None:
+@pytest.mark.parametrize("scale", [None, 256.0])
+def test_the_l1_gradient_is_that_of_the_penalty_scaled_as_the_loss_is(scale: float | None) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
     layer = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    (layer(torch.ones(1, 3)).sum() + 0.01 * sum(p.abs().sum() for p in layer.parameters())).backward()
+    penalized = layer(torch.ones(1, 3)).sum() + 0.01 * sum(p.abs().sum() for p in layer.parameters())
+    scaler.scale(penalized).backward()
     expected = [parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None]
     optimizer.zero_grad()
-    layer(torch.ones(1, 3)).sum().backward()
-    add_l1_gradient(optimizer, 0.01)
+    scaler.scale(layer(torch.ones(1, 3)).sum()).backward()
+    add_l1_gradient(optimizer, scaler, 0.01)
     for parameter, gradient in zip(layer.parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, gradient)
 

@@ -135,7 +135,7 @@ def copied(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield images.clone(), labels.clone()
 
 
-def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:  # only on a GPU
     """Copy out of the ring to the device, on a stream of its own, which training waits for there."""
     stream = torch.cuda.Stream(device)
     for images, labels in batches:

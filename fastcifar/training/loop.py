@@ -214,7 +214,7 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
     if state.config.l1:
-        add_l1_gradient(state.optimizer, state.config.l1 * state.scaler.get_scale())
+        add_l1_gradient(state.optimizer, state.scaler, state.config.l1)
     finite = state.finite.update(state, loss, step)
     for buffer, before in kept:
         buffer.copy_(torch.where(finite, buffer, before))

@@ -42,7 +42,7 @@ def range_test(
     trial, scaler = _Trial(state.network), state.runtime.scaler()
     optimizer = create_optimizer(trial.model, state.config)
     if state.config.l1:
-        optimizer.register_step_pre_hook(lambda *_: add_l1_gradient(optimizer, state.config.l1 * scaler.get_scale()))
+        optimizer.register_step_pre_hook(lambda *_: add_l1_gradient(optimizer, scaler, state.config.l1))
     loss = _RecordedLoss(optimizer, state.config.label_smoothing, on_loss)
     finder = LRFinder(
         trial,

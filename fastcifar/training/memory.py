@@ -46,7 +46,7 @@ def _largest_half(state: TrainState) -> int:
 def _fits(state: TrainState, batch: int) -> bool:
     state.optimizer.zero_grad(set_to_none=True)
     gc.collect()
-    if state.runtime.device.type == "cuda":
+    if state.runtime.device.type == "cuda":  # only on a GPU
         torch.cuda.empty_cache()
     images = torch.zeros(batch, *state.manifest.image_shape, dtype=torch.uint8, device=state.runtime.device)
     try:

@@ -158,11 +158,16 @@ def schedule(optimizer: torch.optim.Optimizer, step: int, total_steps: int, sett
 
 
 @torch.no_grad()
-def add_l1_gradient(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Add `factor` times the sign of each weight, the gradient of an L1 penalty, to its gradient."""
+def add_l1_gradient(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, factor: float) -> None:
+    """Add `factor` times the sign of each weight, the gradient of an L1 penalty, to its gradient, scaled as that is.
+
+    The scale is not read from the device, which would wait for it.
+    """
     for group in optimizer.param_groups:
         weights = [weight for weight in group["params"] if weight.grad is not None]
-        torch._foreach_add_([weight.grad for weight in weights], torch._foreach_sign(weights), alpha=factor)
+        signs = torch._foreach_sign(weights)
+        torch._foreach_mul_(signs, scaler.scale(torch.full((), factor, device=weights[0].device)))
+        torch._foreach_add_([weight.grad for weight in weights], signs)
 
 
 def _two_lines(step: int, total_steps: int, pct_start: float, first: float, peak: float, last: float) -> float:

@@ -46,12 +46,12 @@ class Runtime:
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
-        if self.device.type == "cuda":
+        if self.device.type == "cuda":  # only on a GPU
             torch.cuda.synchronize(self.device)
 
     def describe_device(self) -> str:
         """Such as "CUDA: NVIDIA H200" or "CPU: AMD EPYC, 2 threads"."""
-        if self.device.type == "cuda":
+        if self.device.type == "cuda":  # only on a GPU
             return f"CUDA: {torch.cuda.get_device_name(self.device)}"
         return f"CPU: {cpu_name()}, {torch.get_num_threads()} threads"
 
@@ -107,7 +107,7 @@ def random_state() -> dict[str, object]:
 def restore_random_state(state: dict[str, object]) -> None:
     """Put back what `random_state` took."""
     torch.set_rng_state(state["cpu"])  # type: ignore[arg-type]
-    if torch.cuda.is_available() and state["cuda"]:
+    if torch.cuda.is_available() and state["cuda"]:  # only on a GPU
         torch.cuda.set_rng_state_all(state["cuda"])  # type: ignore[arg-type]
 
 
