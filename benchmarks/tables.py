@@ -113,8 +113,8 @@ PARTS = {
 }
 
 
-def survival_table(reliability: str, faults: str, soak: str) -> str:
-    """A row a kind of damage: how often, and what came of it; below, what a long run keeps."""
+def survival_table(reliability: str, faults: str, soak: str, coverage: str) -> str:
+    """A row a kind of damage: how often, what came of it; below, what a long run keeps and what the tests reach."""
     rows = ["| what was done | times | what came of it |", "|---|---|---|"]
     for run in [*_load(reliability)["runs"], *_load(faults)["runs"]]:
         times = run.get("count", run.get("faults"))
@@ -133,7 +133,12 @@ def survival_table(reliability: str, faults: str, soak: str) -> str:
         f"{figures['rounds']} trainings and evaluations in one process {lasted}: growth an hour {grew}; at the end it "
         f"holds {at_the_end}."
     )
-    return "\n".join([*rows, "", sentence])
+    reached = _load(coverage)["figures"]
+    tested = (
+        f"The tests reach {reached['share']:.1%} of the package's lines and branches; {reached['gpu_statements']} "
+        "statements that only a GPU reaches are not counted in it."
+    )
+    return "\n".join([*rows, "", sentence, "", tested])
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -142,7 +147,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "soonest": lambda: soonest_table("time-to-90-cpu"),
     "data": lambda: data_table("data-cpu"),
     "rates": lambda: max_lr_table("max-lr-cpu"),
-    "survival": lambda: survival_table("reliability-cpu", "faults-cpu", "soak-cpu"),
+    "survival": lambda: survival_table("reliability-cpu", "faults-cpu", "soak-cpu", "coverage-cpu"),
 }
 
 
