@@ -25,6 +25,7 @@ from fastcifar.report.units import format_rate
 from fastcifar.training.lr_curve import LrCurve, suggest
 from fastcifar.training.lr_finder import range_test
 from fastcifar.training.lr_settings import LrFinderSettings
+from fastcifar.training.optim import Muon
 from fastcifar.training.run import read_config
 from fastcifar.training.runtime import random_state, seed_everything
 from fastcifar.training.state import TrainState, create_state
@@ -69,6 +70,23 @@ def test_the_state_is_as_it_was_after_a_test(config: TrainConfig, changes: dict[
     before = _everything(state)
     assert len(range_test(state, SHORT).lrs) > 10
     np.testing.assert_equal(_everything(state), before)
+    state.close()
+
+
+def test_the_groups_keep_the_ratios_of_their_rates(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+
+    def step(self: Muon, weights: Any, group: dict[str, Any]) -> None:
+        rates.append(group["lr"])
+
+    monkeypatch.setattr(Muon, "_step", step)
+    config = dataclasses.replace(config, optimizer="muon", max_lr=0.2, bias_lr=4.0, head_lr=6.0)
+    state = _tiny_state(config)
+    curve = range_test(state, SHORT)
+    filters, vectors, matrices = rates[::3], rates[1::3], rates[2::3]
+    assert filters == pytest.approx(curve.lrs[: len(filters)])
+    assert vectors == pytest.approx([20 * rate for rate in filters])
+    assert matrices == pytest.approx([30 * rate for rate in filters])
     state.close()
 
 

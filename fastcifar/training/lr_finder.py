@@ -41,6 +41,7 @@ def range_test(
     settings = settings or LrFinderSettings()
     trial, scaler = _Trial(state.network), state.runtime.scaler()
     optimizer = create_optimizer(trial.model, state.config)
+    optimizer.register_step_pre_hook(lambda *_: _keep_ratios(optimizer))
     if state.config.l1:
         optimizer.register_step_pre_hook(lambda *_: add_l1_gradient(optimizer, scaler, state.config.l1))
     loss = _RecordedLoss(optimizer, state.config.label_smoothing, on_loss)
@@ -65,6 +66,12 @@ def range_test(
     return LrCurve(
         settings=settings, lrs=tuple(lrs), losses=tuple(losses), raw=tuple(loss.raw), diverged_at=diverged_at
     )
+
+
+def _keep_ratios(optimizer: torch.optim.Optimizer) -> None:
+    """The finder gives every group the same rate before each step; keep each to its "lr_ratio" as the schedule does."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_ratio", 1.0)
 
 
 class _NotFiniteError(Exception):
