@@ -153,6 +153,36 @@ def test_a_new_epoch_ends_the_one_before(betons: Path) -> None:
     assert _threads() == before
 
 
+def test_a_second_loader_compiles_nothing(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def epoch(name: str, workers: int) -> None:
+        with create_loader(betons / name, batch_size=8, train=True, workers=workers) as loader:
+            list(loader)
+
+    epoch("train.beton", 1)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(decoding, "_compile", refuse)
+    epoch("test.beton", 1)
+
+
+def _nested(value: object) -> Any:
+    def function(x: int) -> object:
+        return value, x
+
+    return function
+
+
+def test_only_equal_functions_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(decoding, "_compile", lambda function, signature: made.append(function) or function)
+    for value, new in ((2, 1), (2, 0), (2.0, 1), (3, 1), ([2], 1), ([2], 1)):
+        before = len(made)
+        assert decoding.Compiler.compile(_nested(value))(5) == (value, 5)
+        assert len(made) - before == new
+
+
 def test_an_error_in_the_decoding_thread_reaches_the_caller(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: object, number: int, indices: object, slot: int) -> object:
         if number == 2:

@@ -35,6 +35,7 @@ def torch_threads_kept() -> Iterator[None]:
 with torch_threads_kept():
     from ffcv.loader import Loader
     from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.pipeline.compiler import Compiler
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """uint8 images [B, 3, H, W] in channels-last order, int64 labels [B], on the loader's device."""
@@ -43,6 +44,32 @@ BATCHES_AHEAD = 3
 """Batches that FFCV decodes ahead; its ring has two buffers more."""
 PATIENCE = 300
 """Seconds to wait for a batch, which takes milliseconds, or for the thread's end."""
+
+
+_compile = Compiler.compile
+_compiled: dict[object, Any] = {}
+
+
+def _compile_once(function: Any, signature: Any = None) -> Any:
+    """FFCV's compiler, asked once for equal functions.
+
+    FFCV makes a loader's decoder of nested functions and compiles it anew for each loader, which takes the better part
+    of a second, and 8 MB that numba never gives back. They are equal if code, closure and what they are compiled for
+    are.
+    """
+    values = [cell.cell_contents for cell in function.__closure__ or ()]
+    closure = tuple((type(value), value) for value in values)
+    parallel = getattr(function, "is_parallel", False) and Compiler.num_threads > 1
+    key = (function.__code__, closure, signature, parallel, Compiler.is_enabled)
+    try:
+        if key not in _compiled:
+            _compiled[key] = _compile(function, signature)
+    except TypeError:  # a closure that cannot be compared, of somebody's own operation
+        return _compile(function, signature)
+    return _compiled[key]
+
+
+Compiler.compile = _compile_once
 
 
 class Unchanged:
