@@ -115,30 +115,33 @@ PARTS = {
 
 def survival_table(reliability: str, faults: str, soak: str, coverage: str) -> str:
     """A row a kind of damage: how often, what came of it; below, what a long run keeps and what the tests reach."""
-    rows = ["| what was done | times | what came of it |", "|---|---|---|"]
-    for run in [*_load(reliability)["runs"], *_load(faults)["runs"]]:
+    lines = ["| what was done | times | what came of it |", "|---|---|---|"]
+    for run in [*_load(reliability).get("runs", []), *_load(faults).get("runs", [])]:
         times = run.get("count", run.get("faults"))
         outcomes = (f"{name}: {number:,}" for name, number in run.items() if name not in ("part", "count", "faults"))
-        rows.append(f"| {run['part']} | {times:,} | {'; '.join(outcomes)} |")
-    results = _load(soak)
-    settings, figures = results["settings"], results["figures"]
-    held = results["runs"][-1]
+        lines.append(f"| {run['part']} | {times:,} | {'; '.join(outcomes)} |")
+    if results := _load(soak):
+        lines += ["", _soak_sentence(results)]
+    if results := _load(coverage):
+        reached = results["figures"]
+        lines += [
+            "",
+            f"The tests reach {reached['share']:.1%} of the package's lines and branches; {reached['gpu_statements']} "
+            "statements that only a GPU reaches are not counted in it.",
+        ]
+    return "\n".join(lines)
+
+
+def _soak_sentence(results: dict[str, Any]) -> str:
+    settings, figures, held = results["settings"], results["figures"], results["runs"][-1]
     named = {"anonymous_bytes": "anonymous memory", "threads": "threads", "open_files": "open files"}
     grew = ", ".join(f"{name} {100 * figures[key]:+.2f} %" for key, name in named.items())
-    at_the_end = (
-        f"{held['anonymous_bytes'] / 2**30:.2f} GiB, {held['threads']} threads, {held['open_files']} open files"
+    memory = held["anonymous_bytes"] / 2**30
+    return (
+        f"{figures['rounds']} trainings and evaluations in one process over {settings['minutes']:g} minutes, the first "
+        f"{settings['settle']:g} of which are left out: growth an hour {grew}; at the end it holds {memory:.2f} GiB, "
+        f"{held['threads']} threads, {held['open_files']} open files."
     )
-    lasted = f"over {settings['minutes']:g} minutes, the first {settings['settle']:g} of which are left out"
-    sentence = (
-        f"{figures['rounds']} trainings and evaluations in one process {lasted}: growth an hour {grew}; at the end it "
-        f"holds {at_the_end}."
-    )
-    reached = _load(coverage)["figures"]
-    tested = (
-        f"The tests reach {reached['share']:.1%} of the package's lines and branches; {reached['gpu_statements']} "
-        "statements that only a GPU reaches are not counted in it."
-    )
-    return "\n".join([*rows, "", sentence, "", tested])
 
 
 TABLES: dict[str, Callable[[], str]] = {
