@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ class TrainingConsole:
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.progress.stop()
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self._bar.progress.stop()
 
     def header(self, header: RunHeader) -> None:
         """Show what the run is. The bar takes the number of epochs and the batch size from here."""
