@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,19 +210,20 @@ def _outcome(work: Callable[[], object]) -> str:
 def load_mutants(beton: Path, numbers: list[int], seed: int) -> dict[str, Any]:
     """Outcomes of loading mutants that pass without a manifest: an epoch of batches, each in a process of its own."""
     content = beton.read_bytes()
-    counts: collections.Counter[str] = collections.Counter()
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
+        outcomes = pool.map(lambda number: _load(mutate(number, seed, content)), numbers)
+        return {"count": len(numbers), "crashes": 0, "hangs": 0, **collections.Counter(outcomes)}
+
+
+def _load(mutant: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        for number in numbers:
-            path = Path(folder) / "train.beton"
-            path.write_bytes(mutate(number, seed, content))
-            try:
-                done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, timeout=SECONDS)
-            except subprocess.TimeoutExpired:
-                counts["hangs"] += 1
-                continue
-            outcomes = {0: "loaded", 1: "refused"}
-            counts[outcomes.get(done.returncode, "crashes")] += 1
-    return {"count": len(numbers), "crashes": 0, "hangs": 0, **counts}
+        path = Path(folder) / "train.beton"
+        path.write_bytes(mutant)
+        try:
+            done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return "hangs"
+        return {0: "loaded", 1: "refused"}.get(done.returncode, "crashes")
 
 
 LOAD = """
@@ -324,8 +326,9 @@ def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
     counts: collections.Counter[str] = collections.Counter({"temporary files left": 0})
     folder.mkdir()
     beton = write_victim(folder)
+    whole = _seconds(write_victim, (folder,))
     for number in range(count):
-        _kill_after(write_victim, (folder,), np.random.default_rng((seed, number)).uniform(0, 0.3))
+        _kill_after(write_victim, (folder,), np.random.default_rng((seed, number)).uniform(0, whole))
         outcome = _outcome(lambda: open_beton(beton))
         counts["old or new file, whole" if outcome == "passed" else f"file {outcome}"] += 1
         write_victim(folder)
@@ -337,9 +340,10 @@ def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
 def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """SIGKILL at random moments of a training, then go on with it, or start again, to its end."""
     counts: collections.Counter[str] = collections.Counter({"damaged files": 0})
+    whole = _seconds(_train_on, (folder, folder / "undisturbed"))
     for number in range(count):
         run = folder / f"run{number}"
-        _kill_after(_train_on, (folder, run), np.random.default_rng((seed, number)).uniform(0, 2.5))
+        _kill_after(_train_on, (folder, run), np.random.default_rng((seed, number)).uniform(0, whole))
         reported = len(read_metrics(run)) if (run / "metrics.jsonl").exists() else 0
         try:
             path, values, damage = newest_checkpoint(run)
@@ -362,7 +366,7 @@ def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
 
 FORKS = multiprocessing.get_context("forkserver")
 """Processes that have imported all and used nothing."""
-FORKS.set_forkserver_preload(["benchmarks.reliability", "fastcifar.training.loop"])
+FORKS.set_forkserver_preload(["benchmarks.common", "fastcifar.data.official", "fastcifar.training.loop", "tyro"])
 KILLED_EPOCHS = 8
 
 
@@ -377,6 +381,16 @@ def _train_on(folder: Path, run: Path) -> None:
     if checkpoint_path(run, "last").exists():
         restore(run, state)
     collections.deque(fit(config, state=state), maxlen=0)
+
+
+def _seconds(work: Callable[..., object], arguments: tuple[Path, ...]) -> float:
+    """How long it takes undisturbed in a process of its own, once there is a server that forks them."""
+    for target, given in ((usable_cores, ()), (work, arguments)):
+        start = time.perf_counter()
+        process = FORKS.Process(target=target, args=given)
+        process.start()
+        process.join()
+    return time.perf_counter() - start
 
 
 def _kill_after(work: Callable[..., object], arguments: tuple[Path, ...], seconds: float) -> None:
