@@ -284,6 +284,14 @@ def test_coverage_counts_lines_and_branches_and_what_only_a_gpu_reaches(tmp_path
     (tmp_path / "a.py").write_text(code)
     assert coverage.count_gpu_statements(tmp_path) == 4
 
+    report, out = tmp_path / "report.json", tmp_path / "out.json"
+    report.write_text(json.dumps({"totals": counts, "files": {"a.py": {"summary": counts, "missing_lines": [3]}}}))
+    coverage.main(coverage.Coverage(report=report, out=out))
+    results = json.loads(out.read_text())
+    _check(results)
+    assert results["figures"]["share"] == results["runs"][0]["share"] == 0.8
+    assert results["figures"]["gpu_statements"] > 10
+
 
 def test_growth_is_held_against_a_line() -> None:
     runs = [{"images": n, "seconds": 0.1 + 2e-5 * n, "anonymous_bytes": 100} for n in (1_000, 10_000, 100_000)]

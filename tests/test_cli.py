@@ -256,7 +256,10 @@ def test_ctrl_c_and_sigterm_end_a_training_after_a_batch(
     while not (tmp_path / "r" / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert re.fullmatch(r"fastcifar: stopped after epoch \d+.*; go on by `fastcifar train --resume .*/r`\n", errors)
 

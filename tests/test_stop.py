@@ -23,14 +23,15 @@ def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals)
     assert signal.getsignal(number) == before
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize(("number", "heard"), [(signal.SIGHUP, False), (signal.SIGINT, True)])
+def test_a_terminals_end_stays_ignored_where_it_is_and_ctrl_c_does_not(number: signal.Signals, heard: bool) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with stop_on_signals() as request:
-            os.kill(os.getpid(), signal.SIGHUP)
-            request.check()
+            os.kill(os.getpid(), number)
+            assert request.signal == (number if heard else None)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 def test_nobody_asks_by_default() -> None:

@@ -41,11 +41,12 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """In the block, the first of the signals only asks for a stop; a second one interrupts at once.
 
-    One that is ignored stays so, as nohup has it of SIGHUP.
+    SIGHUP stays ignored where it is, as nohup has it; the others are sent on purpose, and a shell's background jobs
+    begin with Ctrl-C ignored.
     """
     request = StopRequest()
-    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, request._receive) for number in heard}
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    before = {number: signal.signal(number, request._receive) for number in {*SIGNALS} - ignored}
     try:
         yield request
     finally:
