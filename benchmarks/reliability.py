@@ -326,9 +326,13 @@ def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
     counts: collections.Counter[str] = collections.Counter({"temporary files left": 0})
     folder.mkdir()
     beton = write_victim(folder)
-    whole = _seconds(write_victim, (folder,))
+
+    def begun() -> bool:
+        return any(folder.glob(".*.tmp"))
+
+    span = _seconds(write_victim, (folder,), begun)
     for number in range(count):
-        _kill_after(write_victim, (folder,), np.random.default_rng((seed, number)).uniform(0, whole))
+        _kill_after(write_victim, (folder,), begun, np.random.default_rng((seed, number)).uniform(0, span))
         outcome = _outcome(lambda: open_beton(beton))
         counts["old or new file, whole" if outcome == "passed" else f"file {outcome}"] += 1
         write_victim(folder)
@@ -340,10 +344,15 @@ def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
 def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """SIGKILL at random moments of a training, then go on with it, or start again, to its end."""
     counts: collections.Counter[str] = collections.Counter({"damaged files": 0})
-    whole = _seconds(_train_on, (folder, folder / "undisturbed"))
+    run = folder / "run"
+
+    def begun() -> bool:
+        return (run / "config.json").exists()
+
+    span = _seconds(_train_on, (folder, run), begun)
+    shutil.rmtree(run)
     for number in range(count):
-        run = folder / f"run{number}"
-        _kill_after(_train_on, (folder, run), np.random.default_rng((seed, number)).uniform(0, whole))
+        _kill_after(_train_on, (folder, run), begun, np.random.default_rng((seed, number)).uniform(0, span))
         reported = len(read_metrics(run)) if (run / "metrics.jsonl").exists() else 0
         try:
             path, values, damage = newest_checkpoint(run)
@@ -358,13 +367,14 @@ def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
         process = FORKS.Process(target=_train_on, args=(folder, run))
         process.start()
         process.join(SECONDS)
-        whole = process.exitcode == 0 and len(read_metrics(run)) == KILLED_EPOCHS
-        counts["ended well after it" if whole else "did not end well after it"] += 1
+        ended = process.exitcode == 0 and len(read_metrics(run)) == KILLED_EPOCHS
+        counts["ended well after it" if ended else "did not end well after it"] += 1
         shutil.rmtree(run)
     return {"count": count, **counts}
 
 
 FORKS = multiprocessing.get_context("forkserver")
+SpawnedProcess = multiprocessing.context.ForkServerProcess
 """Processes that have imported all and used nothing."""
 FORKS.set_forkserver_preload(["benchmarks.common", "fastcifar.data.official", "fastcifar.training.loop", "tyro"])
 KILLED_EPOCHS = 8
@@ -383,19 +393,27 @@ def _train_on(folder: Path, run: Path) -> None:
     collections.deque(fit(config, state=state), maxlen=0)
 
 
-def _seconds(work: Callable[..., object], arguments: tuple[Path, ...]) -> float:
-    """How long it takes undisturbed in a process of its own, once there is a server that forks them."""
-    for target, given in ((usable_cores, ()), (work, arguments)):
-        start = time.perf_counter()
-        process = FORKS.Process(target=target, args=given)
-        process.start()
-        process.join()
+def _start(work: Callable[..., object], arguments: tuple[Path, ...], begun: Callable[[], bool]) -> SpawnedProcess:
+    """A process that does the work, at the moment when it has begun to write."""
+    process = FORKS.Process(target=work, args=arguments)
+    process.start()
+    while process.is_alive() and not begun():
+        time.sleep(0.001)
+    return process
+
+
+def _seconds(work: Callable[..., object], arguments: tuple[Path, ...], begun: Callable[[], bool]) -> float:
+    """How long the work takes undisturbed from when it has begun to write."""
+    process = _start(work, arguments, begun)
+    start = time.perf_counter()
+    process.join()
     return time.perf_counter() - start
 
 
-def _kill_after(work: Callable[..., object], arguments: tuple[Path, ...], seconds: float) -> None:
-    process = FORKS.Process(target=work, args=arguments)
-    process.start()
+def _kill_after(
+    work: Callable[..., object], arguments: tuple[Path, ...], begun: Callable[[], bool], seconds: float
+) -> None:
+    process = _start(work, arguments, begun)
     process.join(seconds)
     process.kill()
     process.join()

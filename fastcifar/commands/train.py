@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +149,18 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
             for result in fit(config, state=state, on_step=console.step, stop=stop):
                 for consume in consumers:
                     consume(result)
-        except StoppedError as error:
-            error.args = (f"stopped {_where(state)}; go on by `fastcifar train --resume {config.run_dir}`",)
-            raise
+        except (StoppedError, OSError) as error:
+            if stop.signal is None or (isinstance(error, OSError) and not _lost_terminal(error)):
+                raise
+            stopped = StoppedError(signal.Signals(stop.signal))
+            stopped.args = (f"stopped {_where(state)}; go on by `fastcifar train --resume {config.run_dir}`",)
+            raise stopped from error
         console.summary(config.run_dir)
+
+
+def _lost_terminal(error: OSError) -> bool:
+    """Whether it is of a line that a terminal did not take; an error of a file names the file."""
+    return error.errno == errno.EIO and error.filename is None
 
 
 def _where(state: TrainState) -> str:
