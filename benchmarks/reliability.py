@@ -1,12 +1,13 @@
 """What damaged and hostile files do to the parts that read them.
 
-    python -m benchmarks.reliability --out benchmarks/results/reliability.json
+    python -m benchmarks.reliability --out benchmarks/results/reliability-cpu.json
 
 Mutants of a .beton (bits flipped, ends cut off or added, lengths and offsets changed, headers of another file) go
 through the checker in forked processes, with the manifest and without. Of those that pass without it, some go through
 the loader, each in a process of its own with a time limit. Hostile checkpoints and archives carry code to run, paths
-out of their folder, or more than they say. What counts is that none crashes, hangs, runs code, writes elsewhere, or
-trains on other pictures than the manifest names.
+out of their folder, or more than they say. Processes that write .betons or train are killed at random moments, and what
+they did is gone on with. What counts is that nothing crashes, hangs, runs code, writes elsewhere, trains on other
+pictures than the manifest names, or loses an epoch that was reported.
 """
 
 from __future__ import annotations
