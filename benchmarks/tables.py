@@ -37,31 +37,30 @@ def runs_table(*names: str) -> str:
 
 
 def throughput_table(name: str) -> str:
-    """A row a part of a training step, and the two ratios below."""
+    """A row a part of a training step, and the two ratios below, for each batch size."""
     results = _load(name)
-    figures = results["figures"]
+    settings = results["settings"]
     rows = [
-        f"{results['device']}, {results['precision']}, batch {results['config']['batch_size']}, "
-        f"medians of {results['settings']['rounds']} blocks of {results['settings']['steps']} steps:",
+        f"{results['device']}, {results['precision']}, medians of {settings['rounds']} blocks of {settings['steps']} "
+        "steps:",
         "",
-        "| part | seconds | images/s | GFLOP/s | of the ceiling |",
-        "|" + "---|" * 5,
+        "| batch | part | seconds | images/s | GFLOP/s | of the ceiling |",
+        "|" + "---|" * 6,
     ]
     for run in results["runs"]:
-        part = run["part"]
+        batch, part = run["batch_size"], run["part"]
         cells = (
-            _cell(figures[key], part, form)
+            _cell(results["figures"][str(batch)][key], part, form)
             for key, form in (("images_per_second", ",.0f"), ("gflop_per_second", ",.0f"), ("share_of_ceiling", ".0%"))
         )
-        rows.append(f"| {PARTS.get(part, part)} | {run['seconds']['median']:.4g} | {' | '.join(cells)} |")
-    return "\n".join(
-        [
-            *rows,
+        rows.append(f"| {batch} | {PARTS.get(part, part)} | {run['seconds']['median']:.4g} | {' | '.join(cells)} |")
+    for batch, figures in results["figures"].items():
+        rows += [
             "",
-            f"Whole step by model step: {figures['whole_by_model']:.3f}. The model step is "
+            f"Batch {batch}: whole step by model step {figures['whole_by_model']:.3f}; the model step is "
             f"{figures['plain_by_model']:.2f} times faster than in float32 without channels-last.",
         ]
-    )
+    return "\n".join(rows)
 
 
 def max_lr_table(name: str) -> str:

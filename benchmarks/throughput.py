@@ -1,8 +1,9 @@
 """How fast each part of a training step is: loader, augmentation, model step, and the whole step, in one run.
 
-    python -m benchmarks.throughput --betons data/betons --out benchmarks/results/throughput-cpu.json
+    python -m benchmarks.throughput --batch-sizes 128 512 2048 --out benchmarks/results/throughput-cpu.json
 
-Parts are timed in blocks of steps, in turn, so that a machine whose speed drifts drifts for all. The model step is
+One batch size after the other; of each, the parts are timed in blocks of steps, in turn, so that a machine whose speed
+drifts drifts for all. The model step is
 forward, loss, backward and update on a batch that is already normalised; the whole step is what `fit` does. FLOPs are
 those of the multiply-adds, counted on the network by torch, backward twice the forward. The ceiling is a bfloat16
 product of two square matrices on the same device. The model step is also timed as most trainers take it: in float32,
@@ -42,8 +43,8 @@ class Throughput:
     """Folder with train.beton and test.beton."""
     device: str = "auto"
     """'cpu', 'cuda', …"""
-    batch_size: int = 512
-    """Images a step."""
+    batch_sizes: tuple[int, ...] = (512,)
+    """Images a step, one measurement each."""
     compile: bool = False
     """Compile network and augmentation."""
     steps: int = 2
@@ -57,12 +58,32 @@ class Throughput:
 
 
 def main(settings: Throughput) -> None:
-    config = get_recipe(
-        "era", betons=settings.betons, device=settings.device, batch_size=settings.batch_size, amp=True,
-        compile=settings.compile,
-    )  # fmt: skip
+    config = get_recipe("era", betons=settings.betons, device=settings.device, amp=True, compile=settings.compile)
+    results: dict[str, Any] = {}
+    for batch_size in settings.batch_sizes:
+        state = create_state(dataclasses.replace(config, batch_size=batch_size))
+        seconds, step_flops = measure(state, settings)
+        results = results or {
+            "benchmark": "throughput",
+            **describe_environment(state.runtime, state.manifest),
+            "config": portable(config),
+            "settings": {"steps": settings.steps, "rounds": settings.rounds, "matrix": settings.matrix},
+            "figures": {},
+            "runs": [],
+        }
+        figures = derive(seconds, batch_size, step_flops, 2 * settings.matrix**3)
+        results["figures"][str(batch_size)] = figures
+        results["runs"] += [
+            {"batch_size": batch_size, "part": name, "seconds": summarize(values)} for name, values in seconds.items()
+        ]
+        show(results, batch_size)
+        write_results(settings.out, results)
+
+
+def measure(whole: TrainState, settings: Throughput) -> tuple[dict[str, list[float]], float]:
+    """Seconds of each part in each round at `whole`'s batch size, and the operations of a step."""
+    config = whole.config
     as_most_do = dataclasses.replace(config, amp=False, channels_last=False, compile=False)
-    whole = create_state(config)
     model = create_state(config, augmentation=nn.Identity())
     plain = create_state(as_most_do, augmentation=nn.Identity())
     loader = create_state(config).train_loader
@@ -96,17 +117,8 @@ def main(settings: Throughput) -> None:
     )
     batches.close()
     per_block = {"loader": len(loader)}
-    seconds = {name: [s / per_block.get(name, settings.steps) for s in values] for name, values in seconds.items()}
-    results = {
-        "benchmark": "throughput",
-        **describe_environment(whole.runtime, whole.manifest),
-        "config": portable(config),
-        "settings": {"steps": settings.steps, "rounds": settings.rounds, "matrix": settings.matrix},
-        "figures": derive(seconds, settings.batch_size, train_flops(model, normalized), 2 * settings.matrix**3),
-        "runs": [{"part": name, "seconds": summarize(values)} for name, values in seconds.items()],
-    }
-    show(results)
-    write_results(settings.out, results)
+    by_step = {name: [s / per_block.get(name, settings.steps) for s in values] for name, values in seconds.items()}
+    return by_step, train_flops(model, normalized)
 
 
 def train_flops(state: TrainState, images: torch.Tensor) -> float:
@@ -133,11 +145,13 @@ def derive(seconds: dict[str, list[float]], batch_size: int, step_flops: float, 
     }
 
 
-def show(results: dict[str, Any]) -> None:
-    """Print the figures as a table."""
-    figures = results["figures"]
+def show(results: dict[str, Any], batch_size: int) -> None:
+    """Print the figures of a batch size as a table."""
+    figures = results["figures"][str(batch_size)]
     table = Table("part", "median s", "images/s", "GFLOP/s", "of ceiling")
     for run in results["runs"]:
+        if run["batch_size"] != batch_size:
+            continue
         name = run["part"]
         table.add_row(
             name,
@@ -147,7 +161,7 @@ def show(results: dict[str, Any]) -> None:
             _cell(figures["share_of_ceiling"], name, ".1%"),
         )
     console = Console(highlight=False)
-    console.print(f"{results['device']}; {results['precision']}; batch {results['config']['batch_size']}")
+    console.print(f"{results['device']}; {results['precision']}; batch {batch_size}")
     console.print(table)
     console.print(f"whole step / model step: {figures['whole_by_model']:.3f}")
     console.print(f"float32, contiguous model step / model step: {figures['plain_by_model']:.2f}")

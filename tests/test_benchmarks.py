@@ -143,16 +143,22 @@ def test_the_times_to_90_are_means_over_the_runs() -> None:
     assert figures["joules"] is None
 
 
-def test_throughput_measures_every_part(betons: Path, tmp_path: Path) -> None:
+def test_throughput_measures_every_part_at_each_batch_size(betons: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    settings = throughput.Throughput(betons=betons, device="cpu", batch_size=8, steps=1, rounds=1, matrix=64, out=out)
+    settings = throughput.Throughput(
+        betons=betons, device="cpu", batch_sizes=(8, 4), steps=1, rounds=1, matrix=64, out=out
+    )
     throughput.main(settings)
     results = json.loads(out.read_text())
     _check(results)
-    assert [run["part"] for run in results["runs"]] == [
-        "loader", "matrix product", "augmentation", "model step", "whole step", "plain model step",
-    ]  # fmt: skip
-    assert results["figures"]["step_gflop"] == pytest.approx(379.27e6 * 6 * 8 / 1e9, rel=1e-4)
+    parts = ("loader", "matrix product", "augmentation", "model step", "whole step", "plain model step")
+    assert [(run["batch_size"], run["part"]) for run in results["runs"]] == [
+        (size, part) for size in (8, 4) for part in parts
+    ]
+    for size in (8, 4):
+        figures = results["figures"][str(size)]
+        assert figures["step_gflop"] == pytest.approx(379.27e6 * 6 * size / 1e9, rel=1e-4)
+        assert figures["images_per_second"]["loader"] > figures["images_per_second"]["whole step"]
 
 
 def test_figures_are_derived_from_medians() -> None:
