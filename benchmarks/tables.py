@@ -106,6 +106,14 @@ def data_table(name: str) -> str:
     return "\n".join([f"{results['device']}:", "", "| work | seconds (median) |", "|---|---|", *rows])
 
 
+def startup_table(name: str) -> str:
+    """A row a command."""
+    results = _load(name)
+    rows = [f"| `{run['command']}` | {run['seconds']['median']:.2f} |" for run in results["runs"]]
+    heading = ["| command | seconds until it works (median) |", "|---|---|"]
+    return "\n".join([f"{results['device']}:", "", *heading, *rows])
+
+
 PARTS = {
     "matrix product": "bfloat16 matrix product (the ceiling)",
     "plain model step": "model step, float32, contiguous",
@@ -148,6 +156,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "throughput": lambda: throughput_table("throughput-cpu"),
     "soonest": lambda: soonest_table("time-to-90-cpu"),
     "data": lambda: data_table("data-cpu"),
+    "startup": lambda: startup_table("startup-cpu"),
     "rates": lambda: max_lr_table("max-lr-cpu"),
     "survival": lambda: survival_table("reliability-cpu", "faults-cpu", "soak-cpu", "coverage-cpu"),
 }

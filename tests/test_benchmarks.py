@@ -18,6 +18,7 @@ from benchmarks import (
     reliability,
     scaling,
     soak,
+    startup,
     tables,
     throughput,
     time_to_90,
@@ -175,6 +176,16 @@ def test_figures_are_derived_from_medians() -> None:
     assert figures["plain_by_model"] == pytest.approx(3.0)
     assert figures["share_of_ceiling"]["model step"] == pytest.approx(0.5)
     assert figures["images_per_second"]["model step"] == pytest.approx(256)
+
+
+def test_startup_ends_where_the_first_step_begins(betons: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    startup.main(startup.Startup(recipes=("dilated-cnn",), betons=betons, device="cpu", rounds=1, out=out))
+    results = json.loads(out.read_text())
+    _check(results)
+    first, train = results["runs"]
+    assert 0 < first["seconds"]["median"] < train["seconds"]["median"]
+    assert train["command"] == "fastcifar train --recipe dilated-cnn"
 
 
 @pytest.fixture

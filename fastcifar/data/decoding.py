@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numba
+import numba.typed
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -32,7 +32,22 @@ def torch_threads_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-with torch_threads_kept():
+@contextmanager
+def plain_dicts() -> Iterator[None]:
+    """Let numba's typed dictionaries be plain ones, for what is imported meanwhile.
+
+    FFCV keeps its two image modes in one, for which numba compiles most of a dictionary, a good second of every start.
+    FFCV looks into it outside of what it compiles.
+    """
+    typed = numba.typed.Dict
+    numba.typed.Dict = dict
+    try:
+        yield
+    finally:
+        numba.typed.Dict = typed
+
+
+with torch_threads_kept(), plain_dicts():
     from ffcv.loader import Loader
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.pipeline.compiler import Compiler

@@ -1,0 +1,105 @@
+"""How long a command takes until it works: `fastcifar --help`, and `fastcifar train` until its first training step.
+
+    python -m benchmarks.startup era speedrun --out benchmarks/results/startup-cpu.json
+
+Each command is a process of its own, started in turn with the others, and one round that does not count fills the
+caches. A training has read and checked its files, made its network and compiled what it compiles when its first step
+begins; there it is stopped.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from benchmarks.common import RESULTS, summarize, write_results
+from fastcifar import get_recipe
+from fastcifar.data.beton import open_beton
+from fastcifar.training.run import describe_environment
+from fastcifar.training.runtime import resolve_runtime
+
+COMMAND = "import sys; from fastcifar.cli import main; sys.exit(main(sys.argv[1:]))"
+TO_THE_FIRST_STEP = """
+import os, sys, time
+from fastcifar.cli import main
+from fastcifar.training import loop
+
+def stop(*_):
+    print(f"begun {time.monotonic()}", flush=True)
+    os._exit(0)
+
+loop.train_epoch = stop
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Startup:
+    """Start commands, in turn, and measure how long they take to get to work."""
+
+    recipes: Annotated[tuple[str, ...], tyro.conf.Positional] = ("era", "speedrun")
+    """Recipes to start training."""
+    betons: Path = Path("data/betons")
+    """Folder with train.beton and test.beton."""
+    device: str = "auto"
+    """'cpu', 'cuda', …"""
+    compile: bool = False
+    """Compile network and augmentation."""
+    rounds: int = 5
+    """Starts of each that count."""
+    out: Path = RESULTS / "startup.json"
+    """The JSON to write."""
+
+
+def main(settings: Startup) -> None:
+    runtime = resolve_runtime(get_recipe("era", device=settings.device))
+    _, manifest = open_beton(settings.betons / "train.beton")
+    seconds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(settings.rounds + 1):
+            taken = {"fastcifar --help": _help()}
+            for recipe in settings.recipes:
+                run = Path(name, f"{recipe}-{number}")
+                taken[f"fastcifar train --recipe {recipe}"] = _first_step(recipe, run, settings)
+            if number:
+                for command, value in taken.items():
+                    seconds.setdefault(command, []).append(value)
+    results: dict[str, Any] = {
+        "benchmark": "startup",
+        **describe_environment(runtime, manifest),
+        "settings": {"rounds": settings.rounds, "compile": settings.compile},
+        "figures": {command: statistics.median(values) for command, values in seconds.items()},
+        "runs": [{"command": command, "seconds": summarize(values)} for command, values in seconds.items()],
+    }
+    for command, median in results["figures"].items():
+        print(f"{command}: {median:.2f} s")
+    write_results(settings.out, results)
+
+
+def _help() -> float:
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", COMMAND, "--help"], capture_output=True, check=True)
+    return time.monotonic() - start
+
+
+def _first_step(recipe: str, run: Path, settings: Startup) -> float:
+    arguments = ["train", "--recipe", recipe, "--betons", str(settings.betons), "--run-dir", str(run)]
+    arguments += ["--device", settings.device, "--amp", *(["--compile"] if settings.compile else [])]
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", TO_THE_FIRST_STEP, *arguments], capture_output=True, text=True, check=True
+    )
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("begun "))
+    return float(line.split()[1]) - start
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Startup, description=__doc__))
