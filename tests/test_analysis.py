@@ -168,6 +168,10 @@ def test_augmented_samples_use_the_runs_settings_and_leave_the_generators(run: P
     still = dataclasses.replace(saved.config, padding=0, flip_p=0.0, cutout=0)
     same = draw_augmented(dataclasses.replace(saved, config=still), samples=3, variants=2)
     assert np.array_equal(same.variants, np.repeat(same.originals[:, None], 2, axis=1))
+    alternating = dataclasses.replace(still, alternate_flip=True)
+    turned = draw_augmented(dataclasses.replace(saved, config=alternating), samples=2, variants=3).variants
+    assert np.array_equal(turned[:, 1], samples.originals[:2, :, ::-1])
+    assert np.array_equal(turned[:, ::2], np.repeat(samples.originals[:2, None], 2, axis=1))
 
 
 def test_data_of_other_classes_is_refused(run: Path, tmp_path: Path) -> None:

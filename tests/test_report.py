@@ -19,7 +19,7 @@ from fastcifar import TrainConfig, fit
 from fastcifar.cli import main
 from fastcifar.data.beton import write_beton
 from fastcifar.data.synthetic import draw_synthetic
-from fastcifar.report import figures, page, pictures
+from fastcifar.report import comparison, figures, page, pictures
 from fastcifar.report.record import read_record
 from fastcifar.report.style import DARK, LIGHT, Picture, drawable
 from fastcifar.training.analysis import Analysis, Mistake
@@ -240,6 +240,16 @@ def test_bad_input_ends_in_one_line(run: Path, other: Path, tmp_path: Path, caps
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1, lines
         assert message in lines[0]
+
+
+def test_a_comparison_places_a_last_epoch_that_is_a_part_of_one_where_it_ends(run: Path) -> None:
+    record = read_record(run)
+    parted = dataclasses.replace(record, config=dataclasses.replace(record.config, epochs=1.5))
+    (accuracy, *_) = comparison._pictures({"whole": record, "parted": parted})
+    whole, part = accuracy.draw(LIGHT).axes[0].lines
+    assert whole.get_xdata().tolist() == [1, 2]
+    assert part.get_xdata().tolist() == [1, 1.5]
+    assert whole.get_ydata().tolist() == [100 * result.test_accuracy for result in record.results]
 
 
 @pytest.mark.parametrize("classes", [2, 10, 40])

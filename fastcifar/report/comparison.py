@@ -18,7 +18,7 @@ from fastcifar.training.results import EpochResult
 LONGEST_NAME = 36
 """Characters of a run's name in a legend; of a longer one, such as a path, the end."""
 
-Values = Callable[[EpochResult], float]
+Values = Callable[[RunRecord, EpochResult], float]
 
 
 def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> Path:
@@ -64,14 +64,14 @@ def _pictures(records: dict[str, RunRecord]) -> list[Picture]:
     minutes = max(record.last.total_train_seconds for record in records.values()) > 300
     unit, seconds = ("minutes", 60) if minutes else ("seconds", 1)
     return [
-        _curves(records, "accuracy", "Accuracy", "accuracy (%)", lambda result: 100 * result.test_accuracy),
-        _curves(records, "loss", "Loss", "cross-entropy (nats)", lambda result: result.test_loss),
+        _curves(records, "accuracy", "Accuracy", "accuracy (%)", lambda _, result: 100 * result.test_accuracy),
+        _curves(records, "loss", "Loss", "cross-entropy (nats)", lambda _, result: result.test_loss),
         _curves(
             records, "accuracy-by-time", "Accuracy by training time", "accuracy (%)",
-            lambda result: 100 * result.test_accuracy,
-            x=lambda result: result.total_train_seconds / seconds, x_label=f"training time ({unit})",
+            lambda _, result: 100 * result.test_accuracy,
+            x=lambda _, result: result.total_train_seconds / seconds, x_label=f"training time ({unit})",
         ),
-        _curves(records, "train-loss", "Training loss", "cross-entropy (nats)", lambda result: result.train_loss),
+        _curves(records, "train-loss", "Training loss", "cross-entropy (nats)", lambda _, result: result.train_loss),
     ]  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def _curves(
     y_label: str,
     y: Values,
     *,
-    x: Values = lambda result: result.epoch,
+    x: Values = RunRecord.passes,
     x_label: str = "epoch",
 ) -> Picture:
     columns = 2 if max(map(len, records)) <= 18 else 1
@@ -91,7 +91,7 @@ def _curves(
         figure, axes = new_axes(theme, height=3 + 0.2 * -(-len(records) // columns))
         for number, (run, record) in enumerate(records.items()):
             axes.plot(
-                [x(result) for result in record.results], [y(result) for result in record.results],
+                [x(record, result) for result in record.results], [y(record, result) for result in record.results],
                 color=theme.lines[number % len(theme.lines)], linestyle=DASHES[number % len(DASHES)], linewidth=2,
                 marker="o" if len(record.results) == 1 else None, label=_legend_name(run),
             )  # fmt: skip
@@ -101,7 +101,9 @@ def _curves(
         add_legend(figure, axes, theme, columns=columns)
         return figure
 
-    ends = "; ".join(f"{run} {y(record.results[0]):.4g} to {y(record.last):.4g}" for run, record in records.items())
+    ends = "; ".join(
+        f"{run} {y(record, record.results[0]):.4g} to {y(record, record.last):.4g}" for run, record in records.items()
+    )
     return Picture(
         name=name,
         title=title,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastcifar.augment import mirror
 from fastcifar.data.beton import open_beton
 from fastcifar.data.images import Images
 from fastcifar.data.layout import Layout, read_layout
@@ -139,7 +140,8 @@ def explain(network: Network, images: Images, targets: list[int]) -> Floats:
 def draw_augmented(saved: SavedNetwork, *, samples: int = 6, variants: int = 5) -> AugmentedSamples:
     """The first training image of each of the first classes, and what the run's own augmentation makes of it.
 
-    The draws come from the run's seed and leave torch's generators as they were.
+    A run that mirrors in alternate epochs has every other variant mirrored. The draws come from the run's seed and
+    leave torch's generators as they were.
 
     Raises:
         CheckpointError: the training set has other classes.
@@ -153,6 +155,8 @@ def draw_augmented(saved: SavedNetwork, *, samples: int = 6, variants: int = 5) 
     originals = _pick(layout, first[:samples].tolist())
     augmentation = create_configured_augmentation(saved.config, manifest)
     batch = torch.from_numpy(originals).permute(0, 3, 1, 2).repeat_interleave(variants, dim=0)
+    if saved.config.alternate_flip:
+        batch = mirror(batch, torch.arange(len(batch)) % variants % 2 == 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(saved.config.seed)
         drawn = augmentation(batch).permute(0, 2, 3, 1).float().numpy()
