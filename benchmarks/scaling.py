@@ -29,7 +29,7 @@ from benchmarks.common import RESULTS, write_results
 from fastcifar import create_augmentation, create_loader, get_recipe
 from fastcifar.data.beton import open_beton, write_beton
 from fastcifar.data.sources import Source, open_source
-from fastcifar.machine import peak_memory_bytes
+from fastcifar.machine import anonymous_bytes, peak_memory_bytes
 from fastcifar.training.loop import train_step
 from fastcifar.training.run import describe_environment
 from fastcifar.training.runtime import resolve_runtime
@@ -156,14 +156,6 @@ def _steps(folder: Path, batch: int, device: str, rounds: int) -> dict[str, Any]
     if state.runtime.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(state.runtime.device)
     return {"seconds": median, "all_seconds": seconds[1:], "images_per_second": batch / median, "peak_bytes": memory}
-
-
-def anonymous_bytes() -> int:
-    """Memory that this process has taken for itself, mapped files aside."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no RssAnon: this kernel is older than 4.5")
 
 
 if __name__ == "__main__":

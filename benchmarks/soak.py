@@ -27,6 +27,7 @@ from benchmarks.common import RESULTS, write_results
 from benchmarks.reliability import write_victim
 from fastcifar import fit, get_recipe
 from fastcifar.data.beton import open_beton
+from fastcifar.machine import anonymous_bytes
 from fastcifar.training.evaluation import evaluate_checkpoint
 from fastcifar.training.run import describe_environment
 from fastcifar.training.runtime import resolve_runtime
@@ -81,7 +82,7 @@ def count_held() -> dict[str, int]:
     gc.collect()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
-        "anonymous_bytes": int(status["RssAnon"].split()[0]) * 1024,
+        "anonymous_bytes": anonymous_bytes(),
         "threads": int(status["Threads"]),
         "open_files": len(os.listdir("/proc/self/fd")),
     }

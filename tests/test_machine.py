@@ -4,7 +4,7 @@ import resource
 
 import torch
 
-from fastcifar.machine import keep_freed_memory
+from fastcifar.machine import anonymous_bytes, give_back_freed_memory, keep_freed_memory
 
 PAGES = 16_384  # of 4 KiB: 64 MiB
 
@@ -15,3 +15,16 @@ def test_most_memory_that_was_freed_is_taken_again_without_page_faults() -> None
     for _ in range(30):
         torch.ones(PAGES * 4096, dtype=torch.uint8)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 10 * PAGES
+
+
+def test_memory_that_was_freed_is_given_back_when_asked_for() -> None:
+    keep_freed_memory()
+    give_back_freed_memory()
+    before = anonymous_bytes()
+    large, small = zip(*((torch.ones(1 << 20), torch.ones(1 << 10)) for _ in range(32)), strict=True)  # 4 MiB, 4 KiB
+    assert anonymous_bytes() - before > 120 << 20
+    del large
+    assert anonymous_bytes() - before > 60 << 20
+    give_back_freed_memory()
+    assert anonymous_bytes() - before < 8 << 20
+    assert len(small) == 32

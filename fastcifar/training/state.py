@@ -16,6 +16,7 @@ from fastcifar.data.beton import Manifest, open_beton
 from fastcifar.data.loader import BetonLoader, create_loader
 from fastcifar.data.split import stratified_split
 from fastcifar.errors import ConfigError
+from fastcifar.machine import give_back_freed_memory
 from fastcifar.models import create_model
 from fastcifar.models.initialize import initialize, whiten
 from fastcifar.training.finite import FiniteGuard
@@ -108,9 +109,10 @@ class TrainState:
         self.best_accuracy, self.best_epoch = state["best"]["accuracy"], state["best"]["epoch"]
 
     def close(self) -> None:
-        """End the loaders' threads."""
+        """End the loaders' threads, and give back what memory the steps kept for one another."""
         self.train_loader.close()
         self.test_loader.close()
+        give_back_freed_memory()
 
 
 def create_state(
