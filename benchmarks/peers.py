@@ -23,12 +23,54 @@ from fastcifar.errors import ConfigError
 Change = tuple[str, str]
 """A piece of their code, which must be in it, and what stands for it."""
 
-ON_THE_CPU: tuple[Change, ...] = (
-    ("@torch.compile\n", ""),
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A script that has `CifarLoader(path, …)`, `CifarNet()` and `main(run, model)`, and trains when it is run."""
+
+    name: str
+    """On GitHub."""
+    script: str
+    length: str
+    """Where the code says how many epochs it trains, in front of ` * len(train_loader))`."""
+    results: tuple[Change, ...]
+    """So that `main` returns its accuracy with test-time augmentation and without, the seconds of training, None where
+    it does not stop its clock between the two, and the seconds of both."""
+    on_the_cpu: tuple[Change, ...]
+
+
+HOST_CLOCK: tuple[Change, ...] = (
     ('torch.device("cuda")', 'torch.device("cpu")'),
     (".half()", ".bfloat16()"),
     ("torch.cuda.Event(enable_timing=True)", "HostEvent()"),
-    ("        torch.cuda.synchronize()\n", ""),
+    ("        torch.cuda.synchronize()\n        nonlocal", "        nonlocal"),
+)
+AIRBENCH = Project(
+    name="KellerJordan/cifar10-airbench",
+    script="airbench94_muon.py",
+    length="ceil(8",
+    results=(
+        ("    #  TTA Evaluation  #\n", "    #  TTA Evaluation  #\n    training_seconds = time_seconds\n"),
+        ("    return tta_val_acc\n", "    return tta_val_acc, val_acc, training_seconds, time_seconds\n"),
+    ),
+    on_the_cpu=(("@torch.compile\n", ""), *HOST_CLOCK),
+)
+HIVERGE = Project(
+    name="hiverge/cifar10-speedrun",
+    script="cifar10_speedrun.py",
+    length="ceil(7.59",
+    results=(
+        ("    return (val_acc, tta_val_acc, time_seconds)\n", "    return tta_val_acc, val_acc, None, time_seconds\n"),
+    ),
+    on_the_cpu=(
+        ("@torch.compile()\n", "\n"),
+        ("@torch.compile(fullgraph=True)\n", "\n"),
+        ('@torch.compile(mode="max-autotune", fullgraph=True)\n', "\n"),
+        ("torch.half", "torch.bfloat16"),
+        (".pin_memory()", ""),
+        ('device="cuda"', 'device="cpu"'),
+        *HOST_CLOCK,
+    ),
 )
 
 
@@ -45,9 +87,10 @@ class HostEvent:
 
 
 @dataclass(frozen=True)
-class Airbench:
-    """KellerJordan/cifar10-airbench's Muon training (airbench94_muon.py), cut to fewer epochs."""
+class Peer:
+    """A project's training, cut to so many epochs."""
 
+    project: Project
     checkout: Path
     epochs: float
     device: torch.device
@@ -56,39 +99,52 @@ class Airbench:
     @property
     def name(self) -> str:
         """As in the results."""
-        return f"airbench94_muon, {self.epochs:g} epochs"
+        return f"{Path(self.project.script).stem}, {self.epochs:g} epochs"
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """What differs from their file."""
-        always = (
-            ("ceil(8 * len(train_loader))", f"ceil({self.epochs!r} * len(train_loader))"),
-            ("    #  TTA Evaluation  #\n", "    #  TTA Evaluation  #\n    training_seconds = time_seconds\n"),
-            ("    return tta_val_acc\n", "    return tta_val_acc, val_acc, training_seconds, time_seconds\n"),
+        length = (f"{self.project.length} * len(train_loader))", f"ceil({self.epochs!r} * len(train_loader))")
+        return (
+            length,
+            *self.project.results,
+            *(self.project.on_the_cpu if self.device.type == "cpu" else ()),
         )
-        return always + (ON_THE_CPU if self.device.type == "cpu" else ())
 
     def describe(self) -> dict[str, Any]:
-        """Commit and changes."""
-        commit = subprocess.run(
-            ["git", "-C", str(self.checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        return {"project": "KellerJordan/cifar10-airbench", "commit": commit, "changes": list(self.changes)}
+        """Project, commit and changes.
+
+        Raises:
+            ConfigError: it is no checkout.
+        """
+        command = ["git", "-C", str(self.checkout), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ConfigError(f"{self.checkout}: is no checkout of {self.project.name}; clone it there")
+        return {"project": self.project.name, "commit": done.stdout.strip(), "changes": list(self.changes)}
 
     def load(self) -> Callable[[int], dict[str, Any]]:
-        """Their training as a function of the seed; compiled, where they compile, and warmed up as they do."""
-        code = (self.checkout / "airbench94_muon.py").read_text()
+        """Their training as a function of the seed; compiled, where they compile, and warmed up as they do.
+
+        Raises:
+            ConfigError: the script is not there, or is not the one that the changes are for.
+        """
+        script = self.checkout / self.project.script
+        try:
+            code = script.read_text()
+        except OSError as error:
+            raise ConfigError(f"{script}: {error.strerror}; clone {self.project.name} there") from None
         folder = tempfile.mkdtemp()
         for old, new in (*self.changes, ('CifarLoader("cifar10"', f"CifarLoader({folder!r}")):
             if old not in code:
-                raise ConfigError(f"{self.checkout}: airbench94_muon.py has no {old!r}: is it another version?")
+                raise ConfigError(f"{script}: has no {old!r}: is it another version?")
             code = code.replace(old, new)
         for split in ("train", "test"):
             images, labels = decode_all(self.betons / f"{split}.beton")
             values = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels), "classes": []}
             torch.save(values, Path(folder) / f"{split}.pt")
-        space: dict[str, Any] = {"__name__": "airbench94_muon", "HostEvent": HostEvent}
-        argv, sys.argv = sys.argv, [str(self.checkout / "airbench94_muon.py")]
+        space: dict[str, Any] = {"__name__": script.stem, "HostEvent": HostEvent}
+        argv, sys.argv = sys.argv, [str(script)]
         try:
             exec(compile(code, sys.argv[0], "exec"), space)
         finally:
@@ -103,8 +159,8 @@ class Airbench:
             tta, plain, training, total = space["main"](seed, model)
             return {
                 "seed": seed, "test_accuracy": plain, "tta_accuracy": tta, "quoted_accuracy": tta,
-                "train_seconds": training, "tta_seconds": total - training, "seconds": total,
-                "seconds_to_target": None, "joules": None,
+                "train_seconds": training, "tta_seconds": None if training is None else total - training,
+                "seconds": total, "seconds_to_target": None, "joules": None,
             }  # fmt: skip
 
         return train

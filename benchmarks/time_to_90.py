@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import RESULTS, describe_run, write_results
-from benchmarks.peers import Airbench
+from benchmarks.peers import AIRBENCH, HIVERGE, Peer
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
 from fastcifar.data.beton import open_beton
@@ -65,6 +65,10 @@ class TimeTo90:
     """A checkout of KellerJordan/cifar10-airbench, to train in turn with the recipes."""
     airbench_epochs: float = 2.5
     """What its training is cut to."""
+    hiverge: Path | None = None
+    """A checkout of hiverge/cifar10-speedrun, likewise."""
+    hiverge_epochs: float = 2.5
+    """What its training is cut to."""
     out: Path = RESULTS / "time-to-90.json"
     """The JSON to write, again after each run."""
 
@@ -85,10 +89,14 @@ def main(settings: TimeTo90) -> None:
         "peers": {},
         "runs": [],
     }
-    if settings.airbench is not None:
-        peer = Airbench(settings.airbench, settings.airbench_epochs, runtime.device, settings.betons)
-        results["peers"][peer.name] = peer.describe()
-        trainings[peer.name] = peer.load()
+    for project, checkout, epochs in (
+        (AIRBENCH, settings.airbench, settings.airbench_epochs),
+        (HIVERGE, settings.hiverge, settings.hiverge_epochs),
+    ):
+        if checkout is not None:
+            peer = Peer(project, checkout, epochs, runtime.device, settings.betons)
+            results["peers"][peer.name] = peer.describe()
+            trainings[peer.name] = peer.load()
     runs = results["runs"]
     for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
         for name, train in trainings.items():
