@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tyro
+
+from fastcifar.cli import reported
 from fastcifar.config import TrainConfig
 from fastcifar.files import replacing
 from fastcifar.training.runtime import Runtime
@@ -60,6 +64,16 @@ def describe_run(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> d
         "peak_memory_bytes": last["peak_memory_bytes"],
         "history": list(history),
     }
+
+
+def run_command(main: Callable[[Any], None], settings: Callable[..., Any], description: str | None) -> None:
+    """Run a benchmark with the settings of the command line; bad input is one line on stderr and an exit code."""
+
+    def work() -> int:
+        main(tyro.cli(settings, description=description))
+        return 0
+
+    sys.exit(reported(Path(sys.argv[0]).stem, work))
 
 
 def write_results(path: Path, values: Mapping[str, Any]) -> None:

@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from benchmarks.common import RESULTS, write_results
+from benchmarks.common import RESULTS, run_command, write_results
 from benchmarks.reliability import write_victim
 from fastcifar import get_recipe
 from fastcifar.data.beton import open_beton
@@ -87,4 +85,4 @@ def count_gpu_statements(package: Path) -> int:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Coverage, description=__doc__))
+    run_command(main, Coverage, __doc__)

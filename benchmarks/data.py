@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
-from benchmarks.common import RESULTS, summarize, write_results
+from benchmarks.common import RESULTS, run_command, summarize, write_results
 from fastcifar import create_loader, get_recipe
 from fastcifar.data.beton import open_beton, write_beton
 from fastcifar.data.sources import Source, open_source
@@ -87,4 +86,4 @@ def _timed(work: Any) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Data, description=__doc__))
+    run_command(main, Data, __doc__)

@@ -28,9 +28,8 @@ from typing import Any
 
 import torch
 import torch._dynamo  # which an optimizer imports; here for all processes at once
-import tyro
 
-from benchmarks.common import RESULTS, write_results
+from benchmarks.common import RESULTS, run_command, write_results
 from benchmarks.reliability import write_victim
 from fastcifar import fit, get_recipe
 from fastcifar.data.beton import open_beton, write_beton
@@ -225,4 +224,4 @@ def _fork(work: Any, *arguments: Any) -> int | None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Faults, description=__doc__))
+    run_command(main, Faults, __doc__)

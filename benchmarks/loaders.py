@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import tyro
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.common import RESULTS, summarize, write_results
+from benchmarks.common import RESULTS, run_command, summarize, write_results
 from fastcifar import create_augmentation, create_loader, get_recipe
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD
 from fastcifar.data.beton import open_beton, write_beton
@@ -166,4 +165,4 @@ def _describe(name: str, times: list[tuple[float, float]], images: int) -> dict[
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Loaders, description=__doc__))
+    run_command(main, Loaders, __doc__)

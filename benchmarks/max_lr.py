@@ -12,18 +12,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import RESULTS, describe_run, write_results
+from benchmarks.common import RESULTS, describe_run, run_command, write_results
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
+from fastcifar.errors import ConfigError
 from fastcifar.training.lr_curve import suggest
 from fastcifar.training.lr_finder import range_test
 from fastcifar.training.run import describe_environment, source_commit
@@ -98,7 +97,7 @@ def _begun(settings: MaxLr) -> dict[str, Any]:
     results: dict[str, Any] = json.loads(settings.out.read_text())
     asked = json.loads(json.dumps(_kept(settings)))
     if results.get("settings") != asked:
-        sys.exit(f"{settings.out} has other settings: give another --out, or those that it was begun with")
+        raise ConfigError(f"{settings.out} has other settings: give another --out, or those that it was begun with")
     return results
 
 
@@ -136,4 +135,4 @@ def _print(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(MaxLr, description=__doc__))
+    run_command(main, MaxLr, __doc__)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.common import describe_run, write_results
+from benchmarks.common import describe_run, run_command, write_results
 from fastcifar.errors import CheckpointError
 from fastcifar.training.run import read_config, read_metrics
 
@@ -61,4 +61,4 @@ def describe(run: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Record, description=__doc__))
+    run_command(main, Record, __doc__)

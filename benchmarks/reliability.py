@@ -32,9 +32,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 
-from benchmarks.common import RESULTS, write_results
+from benchmarks.common import RESULTS, run_command, write_results
 from fastcifar import fit, get_recipe
 from fastcifar.data.beton import manifest_path, open_beton, write_beton
 from fastcifar.data.layout import ALLOCATION, FIELD, HEADER, SAMPLE, read_layout
@@ -421,4 +420,4 @@ def _kill_after(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Reliability, description=__doc__))
+    run_command(main, Reliability, __doc__)

@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 
-from benchmarks.common import RESULTS, write_results
+from benchmarks.common import RESULTS, run_command, write_results
 from fastcifar import create_augmentation, create_loader, get_recipe
 from fastcifar.data.beton import open_beton, write_beton
 from fastcifar.data.sources import Source, open_source
@@ -163,4 +162,4 @@ if __name__ == "__main__":
         work = {"epochs": _epochs, "steps": _steps}[sys.argv[1]]
         print(json.dumps(work(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))))
     else:
-        main(tyro.cli(Scaling, description=__doc__))
+        run_command(main, Scaling, __doc__)

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
-from benchmarks.common import RESULTS, write_results
+from benchmarks.common import RESULTS, run_command, write_results
 from benchmarks.reliability import write_victim
 from fastcifar import fit, get_recipe
 from fastcifar.data.beton import open_beton
@@ -108,4 +107,4 @@ def _round(recipe: str, folder: Path, device: str) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Soak, description=__doc__))
+    run_command(main, Soak, __doc__)

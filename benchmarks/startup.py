@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.common import RESULTS, summarize, write_results
+from benchmarks.common import RESULTS, run_command, summarize, write_results
 from fastcifar import get_recipe
 from fastcifar.data.beton import open_beton
 from fastcifar.training.run import describe_environment
@@ -102,4 +102,4 @@ def _first_step(recipe: str, run: Path, settings: Startup) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Startup, description=__doc__))
+    run_command(main, Startup, __doc__)

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import RESULTS, Block, portable, summarize, time_in_turn, write_results
+from benchmarks.common import RESULTS, Block, portable, run_command, summarize, time_in_turn, write_results
 from fastcifar import get_recipe
 from fastcifar.data.loader import Batch, BetonLoader
 from fastcifar.training.loop import train_step
@@ -177,4 +176,4 @@ def _endless(loader: BetonLoader) -> Generator[Batch, None, None]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Throughput, description=__doc__))
+    run_command(main, Throughput, __doc__)

@@ -26,7 +26,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import RESULTS, describe_run, write_results
+from benchmarks.common import RESULTS, describe_run, run_command, write_results
 from benchmarks.peers import AIRBENCH, HIVERGE, Peer
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
@@ -218,4 +218,4 @@ def _print(figures: dict[str, dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TimeTo90, description=__doc__))
+    run_command(main, TimeTo90, __doc__)

@@ -44,25 +44,34 @@ DEFAULTS: dict[str, Callable[[list[str]], Command]] = {"lr-find": lr_find_defaul
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code: 0, 2 for usage, 130 for Ctrl-C, 1 for the rest."""
     arguments = sys.argv[1:] if argv is None else argv
-    try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(_overview())
-            return 0
-        if arguments[0] == "--version":
-            from importlib.metadata import version
+    return reported("fastcifar", lambda: _run(arguments))
 
-            print(f"fastcifar {version('fastcifar')}")
-            return 0
-        return _parse(arguments[0], arguments[1:]).run()
+
+def reported(program: str, work: Callable[[], int]) -> int:
+    """What `work` returns; where bad input, the machine or Ctrl-C ends it, one line on stderr and the exit code."""
+    try:
+        return work()
     except FastCifarError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(program, str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("stopped", 130)
+        return _fail(program, "stopped", 130)
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads any more
         return 1
     except OSError as error:
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        return _fail(program, f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"fastcifar {version('fastcifar')}")
+        return 0
+    return _parse(arguments[0], arguments[1:]).run()
 
 
 def _parse(name: str, arguments: list[str]) -> Command:
@@ -90,7 +99,7 @@ CIFAR-10 to 90 % and beyond, every second counted.
 `fastcifar COMMAND --help` shows a command's options."""
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(program: str, message: str, code: int) -> int:
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"fastcifar: {message}", file=sys.stderr, flush=True)
+        print(f"{program}: {message}", file=sys.stderr, flush=True)
     return code

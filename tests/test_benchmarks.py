@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from benchmarks import (
 )
 from benchmarks.common import RESULTS
 from fastcifar.cli import main
-from fastcifar.errors import CheckpointError
+from fastcifar.errors import CheckpointError, ConfigError
 
 ENVELOPE = {"benchmark", "device", "versions", "commit", "data", "runs"}
 MADE_UP = {"reliability", "faults", "soak", "coverage"}
@@ -65,6 +66,35 @@ def test_a_run_becomes_a_record(betons: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in out.read_text()
 
 
+def test_bad_input_to_a_benchmark_is_one_line(tmp_path: Path) -> None:
+    commands = {
+        (
+            "throughput",
+            "--betons",
+            str(tmp_path),
+        ): r"throughput: .*train\.beton: there is no such file; `fastcifar write-",
+        (
+            "time_to_90",
+            "speedrum",
+            "--betons",
+            str(tmp_path),
+        ): r"time_to_90: recipe is 'speedrum'.*did you mean speedrun",
+        (
+            "record",
+            str(tmp_path),
+            "--benchmark",
+            "a",
+            "--out",
+            str(tmp_path / "a.json"),
+        ): "record: .*is no folder of a run",
+    }
+    for arguments, message in commands.items():
+        command = [sys.executable, "-m", f"benchmarks.{arguments[0]}", *arguments[1:]]
+        done = subprocess.run(command, cwd=tables.ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode in (1, 2)
+        assert re.fullmatch(f"{message}.*\n", done.stderr), done.stderr
+
+
 def test_a_folder_that_is_no_run_becomes_no_record(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no folder of a run"):
         record.main(record.Record(runs=(tmp_path,), benchmark="none", out=tmp_path / "out.json"))
@@ -96,7 +126,7 @@ def test_max_lr_trains_around_the_suggested_rate(betons: Path, tmp_path: Path) -
     again = json.loads(out.read_text())
     assert again["runs"][:3] == results["runs"]
     assert [(run["seed"], run["multiple"]) for run in again["runs"][3:]] == [(1, 3.0)]
-    with pytest.raises(SystemExit, match=r"out\.json has other settings"):
+    with pytest.raises(ConfigError, match=r"out\.json has other settings"):
         max_lr.main(dataclasses.replace(settings, epochs=2))
 
 
