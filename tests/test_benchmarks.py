@@ -67,26 +67,15 @@ def test_a_run_becomes_a_record(betons: Path, tmp_path: Path) -> None:
 
 
 def test_bad_input_to_a_benchmark_is_one_line(tmp_path: Path) -> None:
+    missing, out = str(tmp_path), str(tmp_path / "out.json")
     commands = {
         (
             "throughput",
             "--betons",
-            str(tmp_path),
-        ): r"throughput: .*train\.beton: there is no such file; `fastcifar write-",
-        (
-            "time_to_90",
-            "speedrum",
-            "--betons",
-            str(tmp_path),
-        ): r"time_to_90: recipe is 'speedrum'.*did you mean speedrun",
-        (
-            "record",
-            str(tmp_path),
-            "--benchmark",
-            "a",
-            "--out",
-            str(tmp_path / "a.json"),
-        ): "record: .*is no folder of a run",
+            missing,
+        ): r"throughput: .*train\.beton: there is no such file; `fastcifar write-beton`",
+        ("time_to_90", "speedrum", "--betons", missing): "time_to_90: recipe is 'speedrum'.*did you mean speedrun",
+        ("record", missing, "--benchmark", "a", "--out", out): "record: .*is no folder of a run",
     }
     for arguments, message in commands.items():
         command = [sys.executable, "-m", f"benchmarks.{arguments[0]}", *arguments[1:]]
