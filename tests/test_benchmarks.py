@@ -69,11 +69,7 @@ def test_a_run_becomes_a_record(betons: Path, tmp_path: Path) -> None:
 def test_bad_input_to_a_benchmark_is_one_line(tmp_path: Path) -> None:
     missing, out = str(tmp_path), str(tmp_path / "out.json")
     commands = {
-        (
-            "throughput",
-            "--betons",
-            missing,
-        ): r"throughput: .*train\.beton: there is no such file; `fastcifar write-beton`",
+        ("throughput", "--betons", missing): r"throughput: .*train\.beton: there is no such file; `fastcifar write",
         ("time_to_90", "speedrum", "--betons", missing): "time_to_90: recipe is 'speedrum'.*did you mean speedrun",
         ("record", missing, "--benchmark", "a", "--out", out): "record: .*is no folder of a run",
     }
