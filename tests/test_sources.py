@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import tarfile
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -86,6 +87,7 @@ def write_image_folder(root: Path) -> Path:
         write_picture(root / "test" / name / "c.png", 10 * value + 2)
     (root / "train" / "ant" / "notes.txt").write_text("no picture, and not read")
     (root / "train" / ".hidden").mkdir()
+    (root / "train" / "ant" / "._a.png").write_text("what another system leaves beside a picture")
     return root
 
 
@@ -135,6 +137,12 @@ def test_the_versions_are_read_from_folders_of_any_name(tmp_path: Path) -> None:
 def test_the_binary_version_without_its_names_has_the_standard_ten(tmp_path: Path) -> None:
     (write_binary(tmp_path / "bin") / "batches.meta.txt").unlink()
     assert_is_made_cifar(open_source(tmp_path / "bin"))
+
+
+def test_the_binary_version_has_the_names_that_lie_beside_it(tmp_path: Path) -> None:
+    names = "abcdefghij"
+    (write_binary(tmp_path / "bin") / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
+    assert open_source(tmp_path / "bin").class_names == tuple(names)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +283,7 @@ def test_an_image_folder_is_read_in_sorted_order_whatever_the_workers(tmp_path: 
     assert opened.train.images[:, 0, 0, 0].tolist() == [11, 10, 21, 20, 1, 0]
     assert opened.test.images[:, 5, 5].tolist() == [[12, 6, 243], [22, 11, 233], [2, 1, 253]]
     assert opened.train.images.shape == (6, 32, 32, 3)
+    assert opened.train.images.dtype == np.uint8
     assert opened.train.images.flags.c_contiguous
     assert opened.test.labels.dtype == np.int64
 
@@ -484,6 +493,16 @@ def test_a_download_starts_anew_from_a_server_without_ranges(tmp_path: Path, ser
     (tmp_path / "a.tar.gz.part").write_bytes(BODY[:1234])
     download.fetch(server.url, tmp_path / "a.tar.gz", BODY_MD5)
     assert (tmp_path / "a.tar.gz").read_bytes() == BODY
+    assert server.ranges == ["bytes=1234-"]
+
+
+def test_a_server_that_falls_silent_is_not_waited_for_without_end(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SOCKET_TIMEOUT", 0.2)
+    monkeypatch.setattr(Handler, "do_GET", lambda self: time.sleep(2))
+    with pytest.raises(TimeoutError):
+        download.fetch(server.url, tmp_path / "a.tar.gz", BODY_MD5)
 
 
 @pytest.mark.parametrize("left", [b"something else", bytes(len(BODY)), bytes(len(BODY) + 1)])
@@ -556,6 +575,19 @@ def test_an_unpacking_that_broke_off_is_mended_without_the_network(tmp_path: Pat
     assert len(published.ranges) == 1
 
 
+def test_batches_are_fetched_again_only_if_they_are_not_whole(tmp_path: Path, published: Server) -> None:
+    cache = tmp_path / "cache"
+    open_source("download", cache=cache)
+    (cache / "cifar-10-python.tar.gz").unlink()
+    assert_is_made_cifar(open_source("download", cache=cache))
+    assert len(published.ranges) == 1
+    batch = cache / "cifar-10-batches-py" / "data_batch_3"
+    batch.write_bytes(batch.read_bytes()[:-1] + b"x")
+    (cache / "cifar-10-python.tar.gz.part").write_bytes(published.body[:100])
+    assert_is_made_cifar(open_source("download", cache=cache))
+    assert published.ranges == [None, "bytes=100-"]
+
+
 def test_without_a_network_the_error_says_how_to_supply_a_copy(tmp_path: Path, published: Server) -> None:
     published.body, published.breaks_after = published.body, 10
     message = refusal("download", cache=tmp_path / "cache")
@@ -583,6 +615,13 @@ def test_auto_takes_what_the_environment_names_first(tmp_path: Path, monkeypatch
     write_python(tmp_path / "cache" / "cifar-10-batches-py")
     monkeypatch.setenv("FASTCIFAR_DATA", str(write_image_folder(tmp_path / "named")))
     assert open_source("auto", cache=tmp_path / "cache").name == "image-folder"
+
+
+def test_auto_resizes_an_image_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_image_folder(tmp_path / "named")
+    assert open_source("auto", cache=folder, resize=8).train.images.shape == (6, 8, 8, 3)
+    monkeypatch.setenv("FASTCIFAR_DATA", str(folder))
+    assert open_source("auto", cache=tmp_path / "cache", resize=8).train.images.shape == (6, 8, 8, 3)
 
 
 def test_auto_does_not_pass_over_a_bad_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
