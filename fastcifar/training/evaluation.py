@@ -16,6 +16,7 @@ from fastcifar.config import TrainConfig
 from fastcifar.data.beton import read_manifest
 from fastcifar.data.loader import BetonLoader, create_loader
 from fastcifar.errors import CheckpointError
+from fastcifar.machine import give_back_freed_memory
 from fastcifar.training.checkpoint import checkpoint_path, create_saved_model, read_checkpoint
 from fastcifar.training.network import Network, predict
 from fastcifar.training.runtime import resolve_runtime
@@ -104,6 +105,7 @@ def evaluate_checkpoint(
         start = time.perf_counter()
         predictions = predict_all(saved.network, loader)
         seconds = time.perf_counter() - start
+    give_back_freed_memory()
     confusion = predictions.confusion()
     counts, right = confusion.sum(dim=1), confusion.diag()
     return Evaluation(
