@@ -231,6 +231,15 @@ def test_the_border_of_what_is_moved_is_mirrored() -> None:
     assert torch.allclose(_bare(**moves)(white), torch.ones(50, 3, 32, 32), atol=1e-4)
 
 
+@pytest.mark.parametrize("setting", ["shift_scale_rotate_p", "rotate_p"])
+@pytest.mark.parametrize("chance", [0.1, 0.9])
+def test_as_many_images_are_moved_as_their_chance_says(setting: str, chance: float) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (400, 3, 32, 32), dtype=torch.uint8)
+    moved = (_bare(**{setting: chance})(images) != images / 255).flatten(1).any(dim=1)
+    assert abs(float(moved.float().mean()) - chance) < 0.06  # four standard deviations
+
+
 def _bare(**moves: float) -> Augmentation:
     """Those moves alone, of pixels in [0, 1]."""
     return create_augmentation(padding=0, flip_p=0.0, cutout=0, mean=(0, 0, 0), std=(1, 1, 1), **moves)  # type: ignore[arg-type]

@@ -129,6 +129,21 @@ def test_the_binary_version_is_read_from_its_root_and_from_its_folder(tmp_path: 
     assert opened.name == "cifar-10-binary"
 
 
+def test_pickles_of_python_2_are_read_whose_texts_are_bytes_of_any_value(tmp_path: Path) -> None:
+    """The official ones are: each text an opcode of Python 2's, which has no encoding."""
+    folder = write_python(tmp_path / "py")
+    names = [*(name.encode() for name in official.CLASSES[:-1]), "señal".encode()]
+    texts = b"".join(b"U" + bytes([len(name)]) + name for name in names)
+    (folder / "batches.meta").write_bytes(b"\x80\x02}U\x0blabel_names](" + texts + b"es.")
+    assert open_source(folder).class_names == (*official.CLASSES[:-1], "señal")
+
+
+def test_class_names_that_are_texts_of_python_3_are_taken_as_they_are(tmp_path: Path) -> None:
+    folder, names = write_python(tmp_path / "py"), [*official.CLASSES[:-1], "señal"]
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    assert open_source(folder).class_names == tuple(names)
+
+
 def test_the_versions_are_read_from_folders_of_any_name(tmp_path: Path) -> None:
     assert_is_made_cifar(open_source(write_python(tmp_path / "one")))
     assert_is_made_cifar(open_source(write_binary(tmp_path / "two")))
@@ -243,8 +258,9 @@ def test_a_pickle_with_other_content_is_refused(tmp_path: Path, content: object,
 
 
 def test_class_names_that_are_missing_are_refused(tmp_path: Path) -> None:
-    (write_python(tmp_path / "py") / "batches.meta").write_bytes(pickle.dumps({b"num_vis": 3072}, protocol=2))
-    assert "no list of class names" in refusal(tmp_path / "py")
+    file = write_python(tmp_path / "py") / "batches.meta"
+    file.write_bytes(pickle.dumps({b"num_vis": 3072}, protocol=2))
+    assert refusal(tmp_path / "py").startswith(f"{file}: it has no list of class names")
 
 
 def test_a_missing_file_of_the_binary_version_is_named(tmp_path: Path) -> None:
@@ -286,6 +302,13 @@ def test_an_image_folder_is_read_in_sorted_order_whatever_the_workers(tmp_path: 
     assert opened.train.images.dtype == np.uint8
     assert opened.train.images.flags.c_contiguous
     assert opened.test.labels.dtype == np.int64
+
+
+def test_two_classes_are_enough(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            write_picture(tmp_path / split / name / "a.png")
+    assert open_source(tmp_path).class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
