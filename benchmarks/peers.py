@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,8 +122,11 @@ class Peer:
             raise ConfigError(f"{self.checkout}: is no checkout of {self.project.name}; clone it there")
         return {"project": self.project.name, "commit": done.stdout.strip(), "changes": list(self.changes)}
 
-    def load(self) -> Callable[[int], dict[str, Any]]:
+    def load(self, folder: Path) -> Callable[[int], dict[str, Any]]:
         """Their training as a function of the seed; compiled, where they compile, and warmed up as they do.
+
+        Args:
+            folder: where to put the data as they keep it, which each training reads.
 
         Raises:
             ConfigError: the script is not there, or is not the one that the changes are for.
@@ -134,15 +136,14 @@ class Peer:
             code = script.read_text()
         except OSError as error:
             raise ConfigError(f"{script}: {error.strerror}; clone {self.project.name} there") from None
-        folder = tempfile.mkdtemp()
-        for old, new in (*self.changes, ('CifarLoader("cifar10"', f"CifarLoader({folder!r}")):
+        for old, new in (*self.changes, ('CifarLoader("cifar10"', f"CifarLoader({str(folder)!r}")):
             if old not in code:
                 raise ConfigError(f"{script}: has no {old!r}: is it another version?")
             code = code.replace(old, new)
         for split in ("train", "test"):
             images, labels = decode_all(self.betons / f"{split}.beton")
             values = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels), "classes": []}
-            torch.save(values, Path(folder) / f"{split}.pt")
+            torch.save(values, folder / f"{split}.pt")
         space: dict[str, Any] = {"__name__": script.stem, "HostEvent": HostEvent}
         argv, sys.argv = sys.argv, [str(script)]
         try:

@@ -16,7 +16,9 @@ import functools
 import json
 import re
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,14 +91,21 @@ def main(settings: TimeTo90) -> None:
         "peers": {},
         "runs": [],
     }
-    for project, checkout, epochs in (
-        (AIRBENCH, settings.airbench, settings.airbench_epochs),
-        (HIVERGE, settings.hiverge, settings.hiverge_epochs),
-    ):
-        if checkout is not None:
-            peer = Peer(project, checkout, epochs, runtime.device, settings.betons)
-            results["peers"][peer.name] = peer.describe()
-            trainings[peer.name] = peer.load()
+    with ExitStack() as stack:
+        for project, checkout, epochs in (
+            (AIRBENCH, settings.airbench, settings.airbench_epochs),
+            (HIVERGE, settings.hiverge, settings.hiverge_epochs),
+        ):
+            if checkout is not None:
+                peer = Peer(project, checkout, epochs, runtime.device, settings.betons)
+                results["peers"][peer.name] = peer.describe()
+                trainings[peer.name] = peer.load(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        _train_in_turn(trainings, settings, results)
+    _print(results["figures"])
+
+
+def _train_in_turn(trainings: dict[str, Training], settings: TimeTo90, results: dict[str, Any]) -> None:
+    """Each training from each seed, with the results written after each."""
     runs = results["runs"]
     for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
         for name, train in trainings.items():
@@ -106,7 +115,6 @@ def main(settings: TimeTo90) -> None:
             }
             _show(runs[-1], name)
             write_results(settings.out, results)
-    _print(results["figures"])
 
 
 def derive(runs: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:

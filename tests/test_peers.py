@@ -74,8 +74,8 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path, betons: Path) -> Peer:
     return Peer(project, tmp_path, 2.5, torch.device("cpu"), betons)
 
 
-def test_a_peers_training_is_cut_and_runs_on_the_cpu_and_on_our_data(peer: Peer) -> None:
-    result = peer.load()(7)
+def test_a_peers_training_is_cut_and_runs_on_the_cpu_and_on_our_data(peer: Peer, tmp_path: Path) -> None:
+    result = peer.load(tmp_path)(7)
     assert result["seed"] == 7
     assert result["test_accuracy"] == 0.025, "2.5 epochs of 10 steps"
     assert result["quoted_accuracy"] == result["tta_accuracy"] == pytest.approx(0.200090), "200 and 90 images"
@@ -96,10 +96,10 @@ def test_another_version_of_a_peer_or_none_is_refused(peer: Peer, tmp_path: Path
     script = peer.checkout / peer.project.script
     script.write_text(script.read_text().replace(" * len(train_loader))", " * 50)"))
     with pytest.raises(ConfigError, match="is it another version"):
-        peer.load()
+        peer.load(tmp_path)
     script.unlink()
     with pytest.raises(ConfigError, match=f"clone {peer.project.name} there"):
-        peer.load()
+        peer.load(tmp_path)
     nowhere = Peer(peer.project, tmp_path / "none", 1, peer.device, peer.betons)
     with pytest.raises(ConfigError, match="is no checkout"):
         nowhere.describe()
