@@ -105,9 +105,19 @@ def test_the_split_is_stratified_seeded_and_whole() -> None:
     assert not np.array_equal(stratified_split(labels, 0.1, seed=1)[1], validation)
 
 
-def test_a_split_that_leaves_one_side_empty_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"val_fraction is 0\.01, which leaves 20 images to train on and 0"):
-        stratified_split(np.repeat(np.arange(10), 2), 0.01, seed=0)
+def test_the_split_stays_what_it_was_when_settings_were_chosen_on_it() -> None:
+    validation = stratified_split(np.arange(40) % 2, 0.25, seed=0)[1]
+    assert validation.tolist() == [4, 14, 15, 19, 20, 23, 25, 29, 32, 38]
+
+
+@pytest.mark.parametrize(("fraction", "left"), [(0.01, (20, 0)), (0.99, (0, 20))])
+def test_a_split_that_leaves_one_side_empty_is_refused(fraction: float, left: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        stratified_split(np.repeat(np.arange(10), 2), fraction, seed=0)
+    assert str(caught.value) == (
+        f"val_fraction is {fraction}, which leaves {left[0]} images to train on and {left[1]} to validate on: choose "
+        "another"
+    )
 
 
 def test_without_a_rise_the_rate_falls_in_a_line_from_the_first_step() -> None:

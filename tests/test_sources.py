@@ -274,6 +274,11 @@ def test_records_of_a_wrong_size_are_refused(tmp_path: Path, size: int) -> None:
     assert f"test_batch.bin: its {size} bytes are not whole records of 3073" in refusal(tmp_path / "bin")
 
 
+def test_an_empty_folder_of_the_binary_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    assert "data_batch_1.bin: there is no such file" in refusal(tmp_path)
+
+
 def test_a_record_with_a_bad_label_is_refused(tmp_path: Path) -> None:
     (write_binary(tmp_path / "bin") / "test_batch.bin").write_bytes(bytes([10]) + bytes(3072))
     assert "test_batch.bin: it has the label 10; there are 10 classes" in refusal(tmp_path / "bin")
@@ -336,13 +341,15 @@ def test_pictures_of_two_sizes_are_resized_by_choice(tmp_path: Path) -> None:
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     file = write_image_folder(tmp_path) / "train" / "ant" / "c.png"
     file.write_text("no picture")
-    assert refusal(tmp_path).startswith(f"{file}: no picture that can be read")
+    assert refusal(tmp_path).startswith(f"{file}: no picture that can be read (of no known format)")
 
 
 def test_a_picture_that_is_cut_off_is_named(tmp_path: Path) -> None:
     file = write_image_folder(tmp_path) / "train" / "ant" / "b.png"
     file.write_bytes(file.read_bytes()[:60])
-    assert refusal(tmp_path).startswith(f"{file}: no picture that can be read")
+    message = refusal(tmp_path)
+    assert message.startswith(f"{file}: no picture that can be read")
+    assert "of no known format" not in message, "it is a PNG, and something else is wrong"
 
 
 def test_a_class_without_pictures_is_named(tmp_path: Path) -> None:
@@ -402,6 +409,8 @@ def test_synthetic_images_are_ten_even_classes_in_shuffled_order() -> None:
     assert np.bincount(opened.train.labels).tolist() == [1_000] * 10
     assert np.bincount(opened.test.labels).tolist() == [200] * 10
     assert (np.diff(opened.train.labels) < 0).any()
+    np.testing.assert_array_equal(open_source("synthetic").train.images[:100], opened.train.images[:100])
+    assert (open_source("synthetic", seed=1).train.images[:100] != opened.train.images[:100]).any()
     assert opened.train.images.dtype == np.uint8
     assert opened.train.images.flags.c_contiguous
 
