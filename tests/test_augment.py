@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from fastcifar.augment import (
     RandomCutout,
     mirror,
 )
+from fastcifar.config import AugmentSettings
 from fastcifar.errors import ConfigError
 
 
@@ -262,6 +265,44 @@ def test_settings_of_nothing_change_nothing(images: torch.Tensor) -> None:
     assert torch.equal(create_augmentation(padding=0, flip_p=1.0, cutout=0)(images), nothing(images).flip(3))
 
 
+def test_its_defaults_are_those_of_the_settings() -> None:
+    given = inspect.signature(create_augmentation).parameters
+    for field in dataclasses.fields(AugmentSettings):
+        assert given[field.name].default == field.default, field.name
+
+
+@pytest.mark.parametrize("stock_kornia", [False, True])
+@pytest.mark.parametrize(
+    ("padding_mode", "levels"), [("constant", {-0.5, 0.5}), ("mean", {0.0, 0.5}), ("reflect", {0.5})]
+)
+def test_what_is_added_at_the_edges_is_black_the_mean_or_the_image_mirrored(
+    padding_mode: Any, levels: set[float], stock_kornia: bool
+) -> None:
+    torch.manual_seed(0)
+    white = torch.full((64, 3, 32, 32), 255, dtype=torch.uint8)
+    options: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (1, 1, 1), "cutout": 0}
+    augmentation = create_augmentation(padding_mode=padding_mode, stock_kornia=stock_kornia, **options)
+    assert set(augmentation(white).unique().tolist()) == levels
+
+
+def test_only_crop_and_flip_are_kornias_own_if_asked_for(images: torch.Tensor) -> None:
+    def kinds(**options: Any) -> set[type]:
+        return {type(module) for module in create_augmentation(**options).modules()}
+
+    assert GatherCropFlip in kinds()
+    assert kinds(stock_kornia=True) >= {RandomCrop, RandomHorizontalFlip, PixelNormalize, RandomCutout}
+    assert GatherCropFlip not in kinds(stock_kornia=True)
+
+
+def test_images_just_larger_than_the_padding_will_do() -> None:
+    images = torch.zeros(2, 3, 5, 5, dtype=torch.uint8)
+    assert create_augmentation(padding=4, cutout=5, size=5)(images).shape == images.shape
+
+
+def test_it_has_nothing_that_a_checkpoint_would_keep() -> None:
+    assert create_augmentation().state_dict() == {}
+
+
 def test_autocast_around_it_leaves_the_result_a_float(images: torch.Tensor) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert create_augmentation()(images).dtype == torch.float32
@@ -284,6 +325,8 @@ def test_it_composes_with_kornias_own_operations(images: torch.Tensor) -> None:
         ({"cutout": 9, "size": 8}, "images of 8 pixels a side are too small"),
         ({"padding": 8, "cutout": 0, "size": 8}, "images of 8 pixels a side are too small"),
         ({"shift_scale_rotate_p": 2.0}, "shift_scale_rotate_p is 2.0"),
+        ({"rotate_p": -0.1}, "rotate_p is -0.1"),
+        ({"shift_limit": 1.0}, "shift_limit is 1.0"),
         ({"scale_limit": 1.0}, "scale_limit is 1.0"),
         ({"rotate_limit": 200.0}, "rotate_limit is 200.0"),
     ],

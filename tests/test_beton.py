@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastcifar.data import beton as beton_module
 from fastcifar.data.beton import (
     CIFAR10_CONTENT,
     channel_statistics,
+    content_sha256,
     manifest_path,
     open_beton,
     read_manifest,
@@ -48,6 +50,7 @@ def test_pixels_and_labels_read_back_through_ffcv(file: Path, pictures: np.ndarr
 def test_pixels_read_back_without_ffcv(file: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
     layout = read_layout(file)
     assert np.array_equal(layout.images(), pictures)
+    assert layout.images().dtype == np.uint8
     assert np.array_equal(layout.labels, labels)
 
 
@@ -303,6 +306,14 @@ def test_a_missing_file_or_manifest_is_named(file: Path, tmp_path: Path) -> None
     manifest_path(file).unlink()
     with pytest.raises(DataError, match=r"train\.beton\.json: there is no such file"):
         open_beton(file)
+
+
+def test_the_content_is_known_by_its_values_whatever_their_order_in_memory(
+    pictures: np.ndarray, labels: np.ndarray
+) -> None:
+    expected = hashlib.sha256(pictures.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
+    assert content_sha256(pictures, labels) == expected
+    assert content_sha256(np.asfortranarray(pictures), labels.astype(np.int32)) == expected  # type: ignore[arg-type]
 
 
 def test_statistics_are_those_of_numpy_in_float64(pictures: np.ndarray) -> None:

@@ -74,6 +74,13 @@ def test_the_seed_repeats_the_orders_and_each_epoch_has_its_own(betons: Path) ->
     assert not torch.equal(runs[0][0], runs[0][1])
 
 
+def test_the_orders_stay_what_they_were_when_results_were_measured(betons: Path) -> None:
+    loader = create_loader(betons / "train.beton", batch_size=8, train=True, seed=3)
+    assert loader.order(0)[:8].tolist() == [103, 172, 102, 22, 101, 30, 144, 140]
+    assert loader.order(1)[:8].tolist() == [40, 171, 15, 197, 196, 86, 37, 170]
+    assert loader.mirrored(0)[:8].tolist() == [False, False, True, True, True, False, False, True]
+
+
 def test_seeds_have_independent_streams(betons: Path) -> None:
     loaders = [create_loader(betons / "train.beton", batch_size=50, train=True, seed=seed) for seed in range(4)]
     orders = {tuple(loader.order(epoch).tolist()) for loader in loaders for epoch in range(4)}
