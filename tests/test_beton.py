@@ -61,6 +61,24 @@ def test_images_that_fill_several_pages_read_back(tmp_path: Path) -> None:
     assert np.array_equal(decode_all(path)[0], images)
 
 
+def test_tables_and_images_that_take_many_small_pages_read_back(
+    tmp_path: Path, pictures: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beton_module, "PAGE_SIZE", 4096)  # less than the tables; one image a page
+    path = tmp_path / "deep" / "folder" / "small.beton"
+    pictures, labels = np.concatenate((pictures, pictures[::-1])), np.concatenate((labels, labels))
+    seen: list[int] = []
+    write_beton(path, pictures, labels, class_names=NAMES, name="noise", progress=seen.append)
+    assert seen == list(range(1, 129))
+    layout = read_layout(path)
+    assert layout.offsets.tolist() == [8192 + 4096 * number for number in range(128)]
+    for images, read_labels in (decode_all(path), (layout.images(), layout.labels)):
+        assert np.array_equal(images, pictures)
+        assert np.array_equal(read_labels, labels)
+    pages = np.frombuffer(path.read_bytes(), dtype=np.uint8)[8192 : 8192 + 128 * 4096].reshape(128, 4096)
+    assert not pages[:, 3072:].any(), "what is left of a page is zeros"
+
+
 def test_the_layout_is_that_of_ffcv() -> None:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType, get_metadata_type
@@ -150,7 +168,7 @@ def test_a_file_that_reads_back_otherwise_is_refused(
     ],
 )
 def test_unfit_images_are_refused(tmp_path: Path, images: np.ndarray, labels: np.ndarray, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"a\.beton: .*{message}"):
         write_beton(tmp_path / "a.beton", images, labels, class_names=NAMES, name="noise")
     assert list(tmp_path.iterdir()) == []
 
