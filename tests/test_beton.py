@@ -61,6 +61,17 @@ def test_images_that_fill_several_pages_read_back(tmp_path: Path) -> None:
     assert np.array_equal(decode_all(path)[0], images)
 
 
+def test_images_that_are_not_square_read_back(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 1, 40, 3), dtype=np.uint8)
+    manifest = write_beton(
+        tmp_path / "a.beton", images, np.zeros(5, dtype=np.int64), class_names=("all",), name="noise"
+    )
+    assert manifest.image_shape == (1, 40, 3)
+    assert read_manifest(tmp_path / "a.beton") == manifest
+    assert np.array_equal(decode_all(tmp_path / "a.beton")[0], images)
+    assert np.array_equal(read_layout(tmp_path / "a.beton").images(), images)
+
+
 def test_tables_and_images_that_take_many_small_pages_read_back(
     tmp_path: Path, pictures: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +131,7 @@ def test_the_manifest_tells_what_the_file_holds(file: Path, pictures: np.ndarray
     assert manifest.class_names == NAMES
     assert manifest.name == "noise"
     assert manifest.file_size == file.stat().st_size
+    assert manifest.content_sha256 == content_sha256(pictures, np.arange(64, dtype=np.int64) % 2)
     pixels = pictures.reshape(-1, 3) / 255
     assert manifest.mean == pytest.approx(pixels.mean(axis=0), abs=1e-12)
     assert manifest.std == pytest.approx(pixels.std(axis=0), abs=1e-12)
@@ -164,7 +176,8 @@ def test_a_file_that_reads_back_otherwise_is_refused(
         (np.zeros((0, 32, 32, 3), dtype=np.uint8), np.zeros(0, dtype=np.int64), "must be uint8"),
         (np.zeros((2, 32, 32, 3), dtype=np.uint8), np.zeros(3, dtype=np.int64), "one label from 0 to 1"),
         (np.zeros((2, 32, 32, 3), dtype=np.uint8), np.array([0, 2]), "one label from 0 to 1"),
-        (np.zeros((1, 2000, 2000, 3), dtype=np.uint8), np.zeros(1, dtype=np.int64), "do not fit a page"),
+        (np.zeros((1, 2000, 1999, 3), dtype=np.uint8), np.zeros(1, dtype=np.int64), "2000 × 1999 pixels do not fit"),
+        (np.zeros((1, 0, 32, 3), dtype=np.uint8), np.zeros(1, dtype=np.int64), "0 × 32 pixels do not fit a page"),
     ],
 )
 def test_unfit_images_are_refused(tmp_path: Path, images: np.ndarray, labels: np.ndarray, message: str) -> None:
