@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fastcifar.data import beton as beton_module
+from fastcifar.data import loader as loader_module
 from fastcifar.data.beton import (
     CIFAR10_CONTENT,
     channel_statistics,
@@ -45,6 +46,16 @@ def test_pixels_and_labels_read_back_through_ffcv(file: Path, pictures: np.ndarr
     images, read_labels = decode_all(file)
     assert np.array_equal(images, pictures)
     assert np.array_equal(read_labels, labels)
+
+
+def test_images_of_many_batches_read_back(
+    file: Path, pictures: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "DECODE_BYTES", 5 * pictures[0].nbytes)
+    images, read_labels = decode_all(file)
+    assert np.array_equal(images, pictures)
+    assert np.array_equal(read_labels, labels)
+    assert (images.dtype, read_labels.dtype) == (np.uint8, np.int64)
 
 
 def test_pixels_read_back_without_ffcv(file: Path, pictures: np.ndarray, labels: np.ndarray) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastcifar import TrainConfig, create_augmentation, fit, get_recipe, load_checkpoint
+from fastcifar import TrainConfig, create_augmentation, create_loader, fit, get_recipe, load_checkpoint
 from fastcifar.data.beton import write_beton
 from fastcifar.data.layout import read_layout
 from fastcifar.errors import CheckpointError, ConfigError, DataError, DeviceError, StoppedError, TrainingError
@@ -509,10 +509,10 @@ def test_two_runs_cannot_write_to_one_folder(config: TrainConfig, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 4}, "had 3 for --epochs, this one has 4"),
+        ({"epochs": 4}, "had 3 for --epochs, this one has 4: a run goes on as it began"),
         ({"batch_size": 20}, "had 32 for --batch-size"),
-        ({"max_lr": 0.1}, "for --max-lr"),
-        ({"seed": 9}, "for --seed"),
+        ({"max_lr": 0.1}, "had .* for --max-lr, this one has 0.1"),
+        ({"seed": 9}, "had 0 for --seed"),
     ],
 )
 def test_a_run_goes_on_only_as_it_began(
@@ -521,7 +521,7 @@ def test_a_run_goes_on_only_as_it_began(
     run = dataclasses.replace(config, run_dir=tmp_path / "run")
     next(fit(run, state=_tiny_state(run)))
     other = create_state(dataclasses.replace(run, **change), model=TinyNet())
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=rf"last\.pt: its run {message}"):
         restore(tmp_path / "run", other)
 
 
@@ -530,7 +530,16 @@ def test_a_run_does_not_go_on_with_other_data(config: TrainConfig, tmp_path: Pat
     next(fit(run, state=_tiny_state(run)))
     betons = write_pair(tmp_path / "betons", train=200, test=90, seed=1)
     other = create_state(dataclasses.replace(run, betons=betons), model=TinyNet())
-    with pytest.raises(CheckpointError, match="for data"):
+    with pytest.raises(CheckpointError, match=r"last\.pt: its run had .* for data, this one has"):
+        restore(tmp_path / "run", other)
+
+
+def test_a_run_does_not_go_on_with_a_loader_of_other_images(config: TrainConfig, tmp_path: Path) -> None:
+    run = dataclasses.replace(config, run_dir=tmp_path / "run")
+    next(fit(run, state=_tiny_state(run)))
+    other = _tiny_state(run)
+    other.train_loader = create_loader(run.betons / "train.beton", batch_size=32, train=True, indices=np.arange(100))
+    with pytest.raises(CheckpointError, match=r"last\.pt: its run had 18 for the number of steps, this one has 9"):
         restore(tmp_path / "run", other)
 
 
