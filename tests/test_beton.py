@@ -245,7 +245,15 @@ def test_an_allocation_table_that_disagrees_is_refused(file: Path) -> None:
 @pytest.mark.parametrize(("field", "value"), [("mode", 0), ("width", 16), ("height", 0)])
 def test_an_image_of_another_kind_is_refused(file: Path, field: str, value: int) -> None:
     _edit(file, SAMPLE["image"], FIRST_SAMPLE + SAMPLE.itemsize, **{field: value})
-    with pytest.raises(DataError, match="not raw pixels of one size"):
+    with pytest.raises(DataError, match=r"train\.beton: its images are not raw pixels of one size"):
+        read_layout(file)
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 32), (32, 0), (2000, 2000)])
+def test_images_of_no_size_or_larger_than_a_page_are_refused(file: Path, height: int, width: int) -> None:
+    for sample in range(64):
+        _edit(file, SAMPLE["image"], FIRST_SAMPLE + sample * SAMPLE.itemsize, height=height, width=width)
+    with pytest.raises(DataError, match=rf"train\.beton: its images are {height} × {width} pixels"):
         read_layout(file)
 
 

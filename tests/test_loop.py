@@ -534,6 +534,22 @@ def test_a_run_does_not_go_on_with_other_data(config: TrainConfig, tmp_path: Pat
         restore(tmp_path / "run", other)
 
 
+def test_a_run_does_not_go_on_with_another_network(config: TrainConfig, tmp_path: Path) -> None:
+    run = dataclasses.replace(config, run_dir=tmp_path / "run")
+    next(fit(run, state=_tiny_state(run)))
+    other = create_state(run, model=nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)))
+    with pytest.raises(CheckpointError, match=r"last\.pt: does not fit this network \(Error\(s\) in loading"):
+        restore(tmp_path / "run", other)
+
+
+def test_reading_a_whole_checkpoint_leaves_it_where_it_is(config: TrainConfig, tmp_path: Path) -> None:
+    run = dataclasses.replace(config, run_dir=tmp_path / "run")
+    next(fit(run, state=_tiny_state(run)))
+    before = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert restore(tmp_path / "run", _tiny_state(run)) is None
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == before
+
+
 def test_a_run_does_not_go_on_with_a_loader_of_other_images(config: TrainConfig, tmp_path: Path) -> None:
     run = dataclasses.replace(config, run_dir=tmp_path / "run")
     next(fit(run, state=_tiny_state(run)))
