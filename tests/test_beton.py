@@ -61,7 +61,7 @@ def test_images_of_many_batches_read_back(
 def test_pixels_read_back_without_ffcv(file: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
     layout = read_layout(file)
     assert np.array_equal(layout.images(), pictures)
-    assert layout.images().dtype == np.uint8
+    assert (layout.images().dtype, layout.labels.dtype) == (np.uint8, np.int64)
     assert np.array_equal(layout.labels, labels)
 
 
@@ -230,16 +230,28 @@ def test_a_header_that_does_not_fit_is_refused(file: Path, field: str, value: in
 
 def test_an_image_outside_the_file_is_refused(file: Path) -> None:
     offset = FIRST_SAMPLE + SAMPLE["image"].fields["data_ptr"][1]
-    for pointer in (0, file.stat().st_size, 2**64 - 1):
+    tables_end = FIRST_SAMPLE + 64 * SAMPLE.itemsize
+    pixels_end = file.stat().st_size - 64 * ALLOCATION.itemsize
+    for pointer in (0, tables_end - 1, pixels_end - 3071, file.stat().st_size, 2**64 - 1):
         _edit(file, np.dtype([("ptr", "<u8")]), offset, ptr=pointer)
-        with pytest.raises(DataError, match="outside the file"):
+        with pytest.raises(DataError, match=r"train\.beton: an image lies outside the file's pages; write it again"):
             read_layout(file)
 
 
-def test_an_allocation_table_that_disagrees_is_refused(file: Path) -> None:
-    _edit(file, ALLOCATION, file.stat().st_size - ALLOCATION.itemsize, size=1)
-    with pytest.raises(DataError, match="allocation table"):
+@pytest.mark.parametrize("values", [{"size": 1}, {"ptr": 4096}, {"sample_id": 7}, {"sample_id": 2**63}])
+def test_an_allocation_table_that_disagrees_is_refused(file: Path, values: dict[str, int]) -> None:
+    _edit(file, ALLOCATION, file.stat().st_size - ALLOCATION.itemsize, **values)
+    with pytest.raises(DataError, match=r"train\.beton: its allocation table disagrees with its images; write it"):
         read_layout(file)
+
+
+def test_an_allocation_table_may_have_any_order(file: Path, pictures: np.ndarray) -> None:
+    """FFCV's workers write to it as they come."""
+    data = bytearray(file.read_bytes())
+    table = np.frombuffer(data, dtype=ALLOCATION, count=64, offset=len(data) - 64 * ALLOCATION.itemsize)
+    table[:] = table[np.random.default_rng(0).permutation(64)].copy()
+    file.write_bytes(data)
+    assert np.array_equal(read_layout(file).images(), pictures)
 
 
 @pytest.mark.parametrize(("field", "value"), [("mode", 0), ("width", 16), ("height", 0)])
@@ -260,8 +272,17 @@ def test_images_of_no_size_or_larger_than_a_page_are_refused(file: Path, height:
 @pytest.mark.parametrize("size", [0, 1, 100, 3000, 5000, 1_000_000])
 def test_a_truncated_file_is_refused(file: Path, size: int) -> None:
     os.truncate(file, size)
-    with pytest.raises(DataError, match=r"train\.beton: .*write it again"):
+    with pytest.raises(
+        DataError, match=r"train\.beton: (its \d+ bytes do not fit|the file is cut off).*; write it again"
+    ):
         read_layout(file)
+
+
+def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.beton: there is no such file; `fastcifar write-beton` makes it"):
+        read_layout(tmp_path / "none.beton")
+    with pytest.raises(DataError, match=rf"{tmp_path.name}: cannot be read: Is a directory"):
+        read_layout(tmp_path)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -273,7 +294,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_fields_of_another_kind_are_refused(file: Path) -> None:
     _edit(file, FIELD, HEADER.itemsize, type_id=5)
-    with pytest.raises(DataError, match="not one RGB image and one integer label"):
+    with pytest.raises(DataError, match=r"train\.beton: its fields are not one RGB image and one integer label"):
         read_layout(file)
 
 

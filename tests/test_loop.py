@@ -485,6 +485,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(config: Train
     assert [result.epoch for result in fit(run, state=state)] == [3]
     assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 2, 3]
     assert read_checkpoint(last)["epoch"] == 3
+    assert last.with_name("damaged.pt").exists()
     for path in (last, previous):
         if path.exists():
             _flip_a_bit(path)
@@ -574,7 +575,10 @@ def test_a_checkpoint_is_loaded_in_eval_mode_with_its_configuration(config: Trai
 def test_a_checkpoint_that_is_none_or_of_another_network_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     run = dataclasses.replace(config, epochs=1, run_dir=tmp_path / "run")
     _train(run)
-    with pytest.raises(CheckpointError, match="weights are of another network"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"best\.pt: its weights are of another network; pass that as `model` \(Error\(s\) in loading",
+    ):
         load_checkpoint(tmp_path / "run")
     assert isinstance(load_checkpoint(tmp_path / "run", model=TinyNet())[0], TinyNet)
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):

@@ -108,7 +108,7 @@ def read_layout(path: Path) -> Layout:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     if fields.tobytes() != field_descriptors().tobytes():
         raise _damaged(path, "its fields are not one RGB image and one integer label")
-    return _check_samples(path, size, header, samples, allocations)
+    return _check_samples(path, header, samples, allocations)
 
 
 def _damaged(path: Path, what: str) -> DataError:
@@ -134,7 +134,7 @@ def _check_header(path: Path, header: np.void, size: int) -> None:
 
 
 def _check_samples(
-    path: Path, size: int, header: np.void, samples: npt.NDArray[np.void], allocations: npt.NDArray[np.void]
+    path: Path, header: np.void, samples: npt.NDArray[np.void], allocations: npt.NDArray[np.void]
 ) -> Layout:
     image = samples["image"]
     height, width = int(image["height"][0]), int(image["width"][0])
