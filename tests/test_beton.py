@@ -224,8 +224,20 @@ FIRST_SAMPLE = HEADER.itemsize + 2 * FIELD.itemsize
 )
 def test_a_header_that_does_not_fit_is_refused(file: Path, field: str, value: int, message: str) -> None:
     _edit(file, HEADER, 0, **{field: value})
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"train\.beton: .*{message}"):
         read_layout(file)
+
+
+def test_a_file_of_no_images_is_refused(file: Path) -> None:
+    _edit(file, HEADER, 0, num_samples=0, alloc_table_ptr=file.stat().st_size)
+    with pytest.raises(DataError, match=r"train\.beton: its \d+ bytes do not fit the 0 samples"):
+        read_layout(file)
+
+
+def test_a_file_of_one_image_reads_back(tmp_path: Path, pictures: np.ndarray) -> None:
+    write_beton(tmp_path / "one.beton", pictures[:1], np.zeros(1, dtype=np.int64), class_names=NAMES, name="noise")
+    assert np.array_equal(read_layout(tmp_path / "one.beton").images(), pictures[:1])
+    assert np.array_equal(decode_all(tmp_path / "one.beton")[0], pictures[:1])
 
 
 def test_an_image_outside_the_file_is_refused(file: Path) -> None:

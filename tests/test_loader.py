@@ -190,6 +190,26 @@ def test_only_equal_functions_are_compiled_once(monkeypatch: pytest.MonkeyPatch)
         assert len(made) - before == new
 
 
+def test_what_is_compiled_for_several_threads_is_compiled_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[bool, object]] = []
+
+    def compiled(function: Any, signature: object) -> Any:
+        made.append((hasattr(function, "is_parallel"), signature))
+        return function
+
+    monkeypatch.setattr(decoding, "_compile", compiled)
+    monkeypatch.setattr(decoding, "_compiled", {})
+    parallel = _nested(1)
+    parallel.is_parallel = True
+    for threads in (1, 2):
+        monkeypatch.setattr(decoding.Compiler, "num_threads", threads)
+        for function in (_nested(1), parallel, _nested(1), parallel):
+            decoding.Compiler.compile(function, "signature")
+    assert made == [(False, "signature"), (True, "signature")], "with one thread they are the same"
+    decoding.Compiler.compile(_nested([]), "another")
+    assert made[2:] == [(False, "another")]
+
+
 def test_an_error_in_the_decoding_thread_reaches_the_caller(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: object, number: int, indices: object, slot: int) -> object:
         if number == 2:
@@ -272,7 +292,24 @@ def test_more_workers_than_cores_are_refused(betons: Path) -> None:
 def test_a_training_batch_larger_than_the_data_set_is_refused(betons: Path) -> None:
     with pytest.raises(ConfigError, match=r"batch_size is 201; .* has 200 images"):
         create_loader(betons / "train.beton", batch_size=201, train=True)
+    with pytest.raises(ConfigError, match=r"batch_size is 6; .* has 5 images"):
+        create_loader(betons / "train.beton", batch_size=6, train=True, indices=np.arange(5))
+    assert len(create_loader(betons / "train.beton", batch_size=200, train=True)) == 1
     assert len(create_loader(betons / "test.beton", batch_size=512, train=False)) == 1
+
+
+def test_a_loader_checks_the_files_hash_unless_told_not_to_and_shuffles_by_seed_0(betons: Path, tmp_path: Path) -> None:
+    for name in ("train.beton", "train.beton.json"):
+        shutil.copy(betons / name, tmp_path / name)
+    path = tmp_path / "train.beton"
+    given = create_loader(path, batch_size=8, train=True, seed=0)
+    assert np.array_equal(create_loader(path, batch_size=8, train=True).order(0), given.order(0))
+    data = bytearray(path.read_bytes())
+    data[int(read_layout(path).offsets[5])] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="file_sha256"):
+        create_loader(path, batch_size=8, train=True)
+    create_loader(path, batch_size=8, train=True, verify=False)
 
 
 @pytest.mark.cifar

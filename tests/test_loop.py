@@ -19,7 +19,7 @@ from fastcifar import TrainConfig, create_augmentation, create_loader, fit, get_
 from fastcifar.data.beton import write_beton
 from fastcifar.data.layout import read_layout
 from fastcifar.errors import CheckpointError, ConfigError, DataError, DeviceError, StoppedError, TrainingError
-from fastcifar.training.checkpoint import checkpoint_path, read_checkpoint, restore
+from fastcifar.training.checkpoint import checkpoint_path, read_checkpoint, restore, save_checkpoint
 from fastcifar.training.loop import OnStep, train_step, warm_up
 from fastcifar.training.network import Network, predict, shrink
 from fastcifar.training.results import EpochResult, StepProgress
@@ -491,6 +491,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(config: Train
             _flip_a_bit(path)
     with pytest.raises(CheckpointError, match=re.escape(f"{last}: damaged")):
         restore(tmp_path, _tiny_state(run))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("unexpected pos 64 vs 0\nand a trace")
+
+    monkeypatch.setattr(torch, "save", full)
+    message = r"^.*last\.pt: cannot be written \(unexpected pos 64 vs 0\); is the disk full\?$"
+    with pytest.raises(CheckpointError, match=message):
+        save_checkpoint(tmp_path / "last.pt", _tiny_state(config))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_runs_cannot_write_to_one_folder(config: TrainConfig, tmp_path: Path) -> None:
