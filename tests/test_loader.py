@@ -110,6 +110,13 @@ def test_a_resident_loader_gives_the_same_batches(betons: Path, train: bool, cho
             assert batch[0].is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_resident_loader_decodes_once(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = create_loader(betons / "train.beton", batch_size=50, train=True, resident=True)
+    list(loader)
+    monkeypatch.setattr(decoding.Epoch, "decode", None)
+    assert len(list(loader)) == 4
+
+
 @pytest.mark.parametrize("chosen", [None, np.arange(10, 110)])
 def test_each_image_is_mirrored_in_every_other_epoch(betons: Path, chosen: Any) -> None:
     loader = create_loader(betons / "train.beton", batch_size=20, train=True, seed=3, indices=chosen)
@@ -287,6 +294,7 @@ def test_warming_up_moves_no_order(betons: Path) -> None:
 def test_more_workers_than_cores_are_refused(betons: Path) -> None:
     with pytest.raises(ConfigError, match=f"choose at most {usable_cores()}"):
         create_loader(betons / "train.beton", batch_size=8, train=True, workers=usable_cores() + 1)
+    create_loader(betons / "train.beton", batch_size=8, train=True, workers=usable_cores())
 
 
 def test_a_training_batch_larger_than_the_data_set_is_refused(betons: Path) -> None:

@@ -607,6 +607,33 @@ def test_a_checkpoint_that_is_none_or_of_another_network_is_refused(config: Trai
             load_checkpoint(tmp_path / "run")
 
 
+OTHER_HASH = "damaged: its content does not have the hash that it was saved with"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format_version": 1}, "format version 1; this fastcifar reads 2"),
+        ({"format_version": 2}, "damaged: its content does not have the hash that it was saved with"),
+        (
+            {"format_version": 2, "sha256": "0" * 64},
+            "damaged: its content does not have the hash that it was saved with",
+        ),
+        (
+            {"format_version": 2, "a": {"b": [torch.zeros(1).expand(10**12)]}},
+            "damaged: a tensor is larger than what the file holds of it",
+        ),
+        ({"a": 1}, "damaged, or no checkpoint of fastcifar's ('format_version')"),
+        ([1], "damaged, or no checkpoint of fastcifar's (list indices must be integers or slices, not str)"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_of_ours_is_told_apart(tmp_path: Path, values: Any, message: str) -> None:
+    torch.save(values, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "last.pt")
+    assert str(caught.value) == f"{tmp_path / 'last.pt'}: {message}"
+
+
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:
