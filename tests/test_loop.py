@@ -19,7 +19,7 @@ from fastcifar import TrainConfig, create_augmentation, create_loader, fit, get_
 from fastcifar.data.beton import write_beton
 from fastcifar.data.layout import read_layout
 from fastcifar.errors import CheckpointError, ConfigError, DataError, DeviceError, StoppedError, TrainingError
-from fastcifar.training.checkpoint import checkpoint_path, read_checkpoint, restore, save_checkpoint
+from fastcifar.training.checkpoint import checkpoint_path, content_sha256, read_checkpoint, restore, save_checkpoint
 from fastcifar.training.loop import OnStep, train_step, warm_up
 from fastcifar.training.network import Network, predict, shrink
 from fastcifar.training.results import EpochResult, StepProgress
@@ -605,6 +605,16 @@ def test_a_checkpoint_that_is_none_or_of_another_network_is_refused(config: Trai
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="damaged, or no checkpoint"):
             load_checkpoint(tmp_path / "run")
+
+
+def test_the_hash_of_a_checkpoint_tells_names_nesting_types_and_shapes_apart() -> None:
+    zeros = torch.zeros(4)
+    contents = [
+        {"a": 1, "b": 2}, {"b": 1, "a": 2}, {"a": 12}, {"a": "1"}, {"a": True}, [1, 2], [[1], 2], [[1, 2]], [12], ["a", 1],
+        {"a": zeros}, {"a": zeros.view(2, 2)}, {"a": zeros.int()}, {"a": -zeros}, {"a": [zeros]}, {"a": {}}, {"a": []},
+    ]  # fmt: skip
+    assert len({content_sha256(content) for content in contents}) == len(contents)
+    assert content_sha256({"a": [1, zeros]}) == content_sha256({"a": (1, zeros.clone())})
 
 
 OTHER_HASH = "damaged: its content does not have the hash that it was saved with"
