@@ -142,7 +142,7 @@ def survival_table(reliability: str, faults: str, soak: str, coverage: str) -> s
 def _soak_sentence(results: dict[str, Any]) -> str:
     settings, figures, held = results["settings"], results["figures"], results["runs"][-1]
     named = {"anonymous_bytes": "anonymous memory", "threads": "threads", "open_files": "open files"}
-    grew = ", ".join(f"{name} {100 * figures[key]:+.2f} %" for key, name in named.items())
+    grew = ", ".join(f"{name} {round(100 * figures[key], 2) + 0.0:+.2f} %" for key, name in named.items())
     memory = held["anonymous_bytes"] / 2**30
     return (
         f"{figures['rounds']} trainings and evaluations in one process over {settings['minutes']:g} minutes, the first "
