@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -21,6 +22,7 @@ from fastcifar.cli import COMMANDS, main
 from fastcifar.data import sources
 from fastcifar.data.loader import decode_all
 from fastcifar.machine import usable_cores
+from fastcifar.report.console import TrainingConsole
 from fastcifar.training.checkpoint import read_checkpoint
 from fastcifar.training.run import read_metrics
 
@@ -279,6 +281,19 @@ def test_a_terminal_that_goes_away_ends_a_training_after_a_batch(betons: Path, t
     assert os.waitstatus_to_exitcode(status) == 129
     epoch = read_checkpoint(run / "checkpoints" / "last.pt")["epoch"]
     assert epoch >= len(read_metrics(run)) >= 1
+
+
+def test_a_line_that_finds_the_terminal_gone_before_the_signal_does_is_the_same_stop(
+    betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def gone(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(TrainingConsole, "epoch", gone)
+    run = tmp_path / "r"
+    assert main(_train(betons, "--epochs", "3", "--run-dir", str(run))) == 129
+    assert capsys.readouterr().err == f"fastcifar: stopped after epoch 1; go on by `fastcifar train --resume {run}`\n"
+    assert read_checkpoint(run / "checkpoints" / "last.pt")["epoch"] == 1
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(betons: Path, capsys: Capture) -> None:

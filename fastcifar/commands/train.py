@@ -150,9 +150,10 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
                 for consume in consumers:
                     consume(result)
         except (StoppedError, OSError) as error:
-            if stop.signal is None or (isinstance(error, OSError) and not _lost_terminal(error)):
+            if isinstance(error, OSError) and not _lost_terminal(error):
                 raise
-            stopped = StoppedError(signal.Signals(stop.signal))
+            # a line may find the terminal gone before the signal tells of it
+            stopped = StoppedError(signal.Signals(stop.signal or signal.SIGHUP))
             stopped.args = (f"stopped {_where(state)}; go on by `fastcifar train --resume {config.run_dir}`",)
             raise stopped from error
         console.summary(config.run_dir)
