@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Callable[[list[str]], Command]] = {"lr-find": lr_find_defaul
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; its exit code: 0, 2 for usage, 130 for Ctrl-C, 1 for the rest."""
+    """Run one command; its exit code: 0, 2 for usage, 128 and its number for a signal, 1 for the rest."""
     arguments = sys.argv[1:] if argv is None else argv
     return reported("fastcifar", lambda: _run(arguments))
 
