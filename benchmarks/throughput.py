@@ -1,6 +1,6 @@
 """How fast each part of a training step is: loader, augmentation, model step, and the whole step, in one run.
 
-    python -m benchmarks.throughput --batch-sizes 128 512 2048 --out benchmarks/results/throughput-cpu.json
+    python -m benchmarks.throughput --batch-sizes 512 --out benchmarks/results/throughput-cpu.json
 
 One batch size after the other; of each, the parts are timed in blocks of steps, in turn, so that a machine whose speed
 drifts drifts for all. The model step is
