@@ -14,6 +14,7 @@ import tyro
 
 from fastcifar.cli import reported
 from fastcifar.config import TrainConfig
+from fastcifar.errors import ConfigError
 from fastcifar.files import replacing
 from fastcifar.training.runtime import Runtime
 
@@ -64,6 +65,22 @@ def describe_run(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> d
         "peak_memory_bytes": last["peak_memory_bytes"],
         "history": list(history),
     }
+
+
+def begun(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The results at `path`, with `settings` for its own; those must be the same, but for more seeds.
+
+    Raises:
+        ConfigError: there are none, or they were begun with other settings.
+    """
+    try:
+        results: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: has no results to go on with ({error}); leave --resume out to begin") from None
+    asked = json.loads(json.dumps(settings))
+    if {**results.get("settings", {}), "seeds": None} != {**asked, "seeds": None}:
+        raise ConfigError(f"{path} has other settings: give another --out, or those that it was begun with")
+    return {**results, "settings": asked}
 
 
 def run_command(main: Callable[[Any], None], settings: Callable[..., Any], description: str | None) -> None:

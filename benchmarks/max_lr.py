@@ -4,13 +4,12 @@
 
 The range test and the trainings use the pipeline of a recipe, on a validation split of the training set; each rate is
 trained from the same seeds. The figure that counts is how far the suggested rate's mean accuracy is from the best's.
-Started again on a file of the same settings, it keeps the file's suggestion and makes the trainings that are missing.
+With --resume it keeps the suggestion and the trainings that --out has, and makes those that are missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import RESULTS, describe_run, run_command, write_results
+from benchmarks.common import RESULTS, begun, describe_run, run_command, write_results
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
-from fastcifar.errors import ConfigError
 from fastcifar.training.lr_curve import suggest
 from fastcifar.training.lr_finder import range_test
 from fastcifar.training.run import describe_environment, source_commit
@@ -49,8 +47,10 @@ class MaxLr:
     """Trainings at each rate."""
     val_fraction: float = 0.1
     """Share of the training set that they are measured on."""
+    resume: bool = False
+    """Go on with the trainings that --out has."""
     out: Path = RESULTS / "max-lr.json"
-    """The JSON to write."""
+    """The JSON to write, again after each training."""
 
 
 def main(settings: MaxLr) -> None:
@@ -63,7 +63,7 @@ def main(settings: MaxLr) -> None:
         val_fraction=settings.val_fraction,
         amp=True,
     )
-    results = _begun(settings) if settings.out.exists() else _begin(settings, base)
+    results = begun(settings.out, _kept(settings)) if settings.resume else _begin(settings, base)
     done = {(run["seed"], run["multiple"]) for run in results["runs"]}
     for seed in range(settings.seeds):
         for multiple in settings.multiples:
@@ -92,18 +92,11 @@ def _begin(settings: MaxLr, base: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _begun(settings: MaxLr) -> dict[str, Any]:
-    """The result file of an earlier start."""
-    results: dict[str, Any] = json.loads(settings.out.read_text())
-    asked = json.loads(json.dumps(_kept(settings)))
-    if results.get("settings") != asked:
-        raise ConfigError(f"{settings.out} has other settings: give another --out, or those that it was begun with")
-    return results
-
-
 def _kept(settings: MaxLr) -> dict[str, Any]:
     """The settings that make a file's trainings what they are."""
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("betons", "out")}
+    return {
+        name: value for name, value in dataclasses.asdict(settings).items() if name not in ("betons", "resume", "out")
+    }
 
 
 def derive(runs: list[dict[str, Any]]) -> dict[str, Any]:

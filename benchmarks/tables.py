@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from benchmarks.ablation import without
 from benchmarks.common import RESULTS
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +101,68 @@ def soonest_table(name: str) -> str:
     return "\n".join(rows)
 
 
+def ablation_table(name: str, recipe: str) -> str:
+    """A row a part: accuracy and time of the recipe without it, against the whole recipe's from the same seeds."""
+    results = _load(name)
+    runs: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in results.get("runs", []):
+        runs.setdefault(run["name"], {})[run["seed"]] = run
+    if recipe not in runs:
+        return "Not measured yet."
+    whole = runs[recipe]
+    lacking = {part: runs.get(each, {}) for each, part in without(recipe).items()}
+    plain = {seed: _without_tta(run) for seed, run in whole.items() if run["tta_accuracy"] is not None}
+    rows = [
+        f"{results['device']}. The differences are between runs from one seed: their mean ± its standard error, in "
+        "points.",
+        "",
+        f"| `{recipe}` without | seeds | accuracy | difference | time |",
+        "|" + "---|" * 5,
+        f"| – | {len(whole)} | {statistics.fmean(run['quoted_accuracy'] for run in whole.values()):.2%} | – | 1 × |",
+    ]
+    for part, others in {"test-time augmentation": plain, **lacking}.items():
+        pairs = [(run, whole[seed]) for seed, run in others.items() if seed in whole]
+        if pairs:
+            accuracy = statistics.fmean(run["quoted_accuracy"] for run, _ in pairs)
+            differences = [100 * (run["quoted_accuracy"] - base["quoted_accuracy"]) for run, base in pairs]
+            error = f"{statistics.stdev(differences) / len(pairs) ** 0.5:.2f}" if len(pairs) > 1 else "?"
+            time = statistics.median(run["seconds"] / base["seconds"] for run, base in pairs)
+            rows.append(
+                f"| {part} | {len(pairs)} | {accuracy:.2%} | {statistics.fmean(differences):+.2f} ± {error} "
+                f"| {time:.2f} × |"
+            )
+    return "\n".join(rows)
+
+
+def _without_tta(run: dict[str, Any]) -> dict[str, float]:
+    """The accuracy and time that a run had without its test-time augmentation."""
+    return {"quoted_accuracy": run["test_accuracy"], "seconds": run["train_seconds"] + run["eval_seconds"]}
+
+
+def course_table(*names: str) -> str:
+    """A row a course recipe and device: its epochs and accuracies beside the course's own figure."""
+    rows = ["| recipe | device | epochs | test accuracy | best | the course, 24 epochs |", "|" + "---|" * 6]
+    for name in names:
+        results = _load(name)
+        for run in results.get("runs", []):
+            rows.append(
+                f"| `{run['recipe']}` | {results['device']}, {results['precision'].split(' ')[0]} | {run['epochs']} "
+                f"| {run['test_accuracy']:.2%} | {run['best_accuracy']:.2%} | {COURSE[run['recipe']]} |"
+            )
+    return "\n".join(rows)
+
+
+COURSE = {
+    "course-a": "91.99 %",
+    "course-b": "91.51 %",
+    "course-c": "88.22 %",
+    "course-d": "target 90 %",
+    "course-e": "88.9, 88.94, 89.17 %",
+    "dilated-cnn": "target 85 %",
+}
+"""The best test accuracies that the course solutions' pages name."""
+
+
 def data_table(name: str) -> str:
     """A row a piece of work on the data."""
     results = _load(name)
@@ -152,9 +216,12 @@ def _soak_sentence(results: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu", "dilated-cnn-cpu"),
+    "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu"),
+    "course": lambda: course_table("course-gpu", "dilated-cnn-gpu", "course-cpu", "dilated-cnn-cpu"),
     "throughput": lambda: throughput_table("throughput-cpu"),
     "soonest": lambda: soonest_table("time-to-90-cpu"),
+    "ablation_speedrun": lambda: ablation_table("ablation-speedrun-cpu", "speedrun"),
+    "ablation_era_fast": lambda: ablation_table("ablation-era-fast-cpu", "era-fast"),
     "data": lambda: data_table("data-cpu"),
     "startup": lambda: startup_table("startup-cpu"),
     "rates": lambda: max_lr_table("max-lr-cpu"),

@@ -6,7 +6,7 @@ Two times are reported. Of each run: its training up to the first evaluation tha
 mean time of its runs, whatever each reached, which counts where their mean accuracy reaches the target. A run's time is
 its training, from the first byte read, and the inference of the evaluation that its accuracy rests on, the last, with
 the test-time augmentation that it uses. Compilation, on made-up data before the clock, is given apart. Energy is the
-device's own count, where it has one.
+device's own count, where it has one. With --resume the runs that --out has are kept, and the others made.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import RESULTS, describe_run, run_command, write_results
+from benchmarks.common import RESULTS, begun, describe_run, run_command, write_results
 from benchmarks.peers import AIRBENCH, HIVERGE, Peer
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
 from fastcifar.data.beton import open_beton
-from fastcifar.training.run import describe_environment
-from fastcifar.training.runtime import resolve_runtime
+from fastcifar.errors import ConfigError
+from fastcifar.training.run import describe_environment, source_commit
+from fastcifar.training.runtime import Runtime, resolve_runtime
 from fastcifar.training.state import TrainState, create_state
 
 Training = Callable[[int], dict[str, Any]]
@@ -71,50 +72,59 @@ class TimeTo90:
     """A checkout of hiverge/cifar10-speedrun, likewise."""
     hiverge_epochs: float = 2.5
     """What its training is cut to."""
+    resume: bool = False
+    """Go on with the runs that --out has, made on this device."""
     out: Path = RESULTS / "time-to-90.json"
     """The JSON to write, again after each run."""
 
 
 def main(settings: TimeTo90) -> None:
-    configs = {name: _config(name, settings) for name in settings.recipes}
+    trainings: dict[str, Training] = {}
+    configs = {name: read_recipe(name, settings) for name in settings.recipes}
     runtime = resolve_runtime(next(iter(configs.values())))
-    _, manifest = open_beton(settings.betons / "train.beton")
-    trainings: dict[str, Training] = {
-        name: functools.partial(_train, config, settings.target) for name, config in configs.items()
-    }
-    results: dict[str, Any] = {
-        "benchmark": "time_to_90",
-        **describe_environment(runtime, manifest),
-        "settings": {
-            key: getattr(settings, key) for key in ("seeds", "first_seed", "target", "compile", "val_fraction")
-        },
-        "peers": {},
-        "runs": [],
-    }
+    for name, config in configs.items():
+        trainings[name] = functools.partial(_train, config, settings.target)
     with ExitStack() as stack:
+        peers = {}
         for project, checkout, epochs in (
             (AIRBENCH, settings.airbench, settings.airbench_epochs),
             (HIVERGE, settings.hiverge, settings.hiverge_epochs),
         ):
             if checkout is not None:
                 peer = Peer(project, checkout, epochs, runtime.device, settings.betons)
-                results["peers"][peer.name] = peer.describe()
+                peers[peer.name] = peer.describe()
                 trainings[peer.name] = peer.load(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        _train_in_turn(trainings, settings, results)
-    _print(results["figures"])
+        _train_in_turn(trainings, settings, _begin(settings, runtime, peers))
+
+
+def _begin(settings: TimeTo90, runtime: Runtime, peers: dict[str, Any]) -> dict[str, Any]:
+    """The result file before this start's first training."""
+    _, manifest = open_beton(settings.betons / "train.beton")
+    kept = {key: getattr(settings, key) for key in ("seeds", "first_seed", "target", "compile", "amp", "val_fraction")}
+    environment = describe_environment(runtime, manifest)
+    if not settings.resume:
+        return {"benchmark": "time_to_90", **environment, "settings": kept, "peers": peers, "runs": []}
+    results = begun(settings.out, kept)
+    if results["device"] != environment["device"]:
+        raise ConfigError(f"{settings.out} was begun on {results['device']}: its times say nothing of this device's")
+    return {**results, "peers": {**results["peers"], **peers}}
 
 
 def _train_in_turn(trainings: dict[str, Training], settings: TimeTo90, results: dict[str, Any]) -> None:
-    """Each training from each seed, with the results written after each."""
+    """Each training from each seed that `results` has not, with the results written after each."""
     runs = results["runs"]
+    done = {(run["name"], run["seed"]) for run in runs}
     for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
         for name, train in trainings.items():
-            runs.append({"name": name, **train(seed)})
-            results["figures"] = {
-                name: derive(_of(runs, name), settings.target) for name in trainings if _of(runs, name)
-            }
-            _show(runs[-1], name)
-            write_results(settings.out, results)
+            if (name, seed) not in done:
+                runs.append({"name": name, "commit": source_commit(), **train(seed)})
+                results["figures"] = {
+                    name: derive([run for run in runs if run["name"] == name], settings.target)
+                    for name in dict.fromkeys(run["name"] for run in runs)
+                }
+                _show(runs[-1], name)
+                write_results(settings.out, results)
+    _print(results["figures"])
 
 
 def derive(runs: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
@@ -144,7 +154,12 @@ def _spread(values: list[float]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _config(name: str, settings: TimeTo90) -> TrainConfig:
+def read_recipe(name: str, settings: TimeTo90) -> TrainConfig:
+    """The configuration that NAME:setting=value,… stands for.
+
+    Raises:
+        ConfigError: there is no such recipe or setting, or its value is not allowed.
+    """
     recipe, _, changes = name.partition(":")
     values: dict[str, Any] = {}
     for change in filter(None, re.split(r",(?![^\[]*\])", changes)):  # commas between brackets are a list's
@@ -196,10 +211,6 @@ def _joules(state: TrainState) -> float | None:
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(state.runtime.device).uuid}")
     return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
-
-
-def _of(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [run for run in runs if run["name"] == name]
 
 
 def _show(run: dict[str, Any], name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import (
+    ablation,
     coverage,
     data,
     loaders,
@@ -25,6 +26,7 @@ from benchmarks import (
     time_to_90,
 )
 from benchmarks.common import RESULTS
+from fastcifar import get_recipe
 from fastcifar.cli import main
 from fastcifar.errors import CheckpointError, ConfigError
 
@@ -107,6 +109,7 @@ def test_max_lr_trains_around_the_suggested_rate(betons: Path, tmp_path: Path) -
 
     results["runs"] = results["runs"][:3]
     out.write_text(json.dumps(results))
+    settings = dataclasses.replace(settings, resume=True)
     max_lr.main(settings)
     again = json.loads(out.read_text())
     assert again["runs"][:3] == results["runs"]
@@ -142,6 +145,60 @@ def test_time_to_90_trains_recipes_in_turn(betons: Path, tmp_path: Path) -> None
     for run in results["runs"][1::2]:
         assert run["quoted_accuracy"] == run["test_accuracy"]
         assert run["seconds"] == pytest.approx(run["train_seconds"] + run["eval_seconds"])
+
+    kept = results["runs"][:3]
+    out.write_text(json.dumps({**results, "runs": kept}))
+    settings = dataclasses.replace(settings, resume=True, seeds=3)
+    time_to_90.main(settings)
+    again = json.loads(out.read_text())
+    assert again["runs"][:3] == kept
+    assert [run["seed"] for run in again["runs"]] == [1000, 1000, 1001, 1001, 1002, 1002]
+    assert again["settings"] == {**results["settings"], "seeds": 3}
+    assert again["figures"][shrunk]["runs"] == 3
+    with pytest.raises(ConfigError, match=r"out\.json has other settings"):
+        time_to_90.main(dataclasses.replace(settings, target=0.02))
+    out.write_text(json.dumps({**again, "device": "CPU: another"}))
+    with pytest.raises(ConfigError, match=r"out\.json was begun on CPU: another"):
+        time_to_90.main(settings)
+    with pytest.raises(ConfigError, match=r"none\.json: has no results to go on with"):
+        time_to_90.main(dataclasses.replace(settings, out=tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("recipe", ablation.PARTS)
+def test_every_part_of_a_speed_recipe_can_be_taken_away(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[time_to_90.TimeTo90] = []
+    monkeypatch.setattr(time_to_90, "main", asked.append)
+    ablation.main(ablation.Ablation(recipe=recipe, seeds=3, out=tmp_path / "out.json"))
+    whole, *others = [time_to_90.read_recipe(name, asked[0]) for name in asked[0].recipes]
+    assert whole == get_recipe(recipe, amp=True)
+    for config, part in zip(others, ablation.without(recipe).values(), strict=True):
+        assert config != whole, f"{part} is no part of it"
+    assert asked[0].seeds == 3
+    with pytest.raises(ConfigError, match="recipe is 'era'; it must be one of speedrun, era-fast"):
+        ablation.main(ablation.Ablation(recipe="era"))
+
+
+def test_the_ablation_table_pairs_runs_by_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(name: str, seed: int, accuracy: float, seconds: float) -> dict[str, Any]:
+        timed = {"train_seconds": seconds - 2, "eval_seconds": 1, "seconds": seconds}
+        accuracies = {"quoted_accuracy": accuracy, "tta_accuracy": accuracy, "test_accuracy": accuracy - 0.01}
+        return {"name": name, "seed": seed, **accuracies, **timed}
+
+    runs = [run("speedrun", 1, 0.90, 10), run("speedrun", 2, 0.92, 10)]
+    runs += [run("speedrun:whiten=false", 2, 0.90, 5), run("speedrun:whiten=false", 1, 0.86, 5)]
+    runs += [run("speedrun:dirac=false", 1, 0.89, 20), run("speedrun:dirac=false", 7, 0.10, 20)]
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.ablation_table("made-up", "speedrun") == "Not measured yet."
+    (tmp_path / "made-up.json").write_text(json.dumps({"device": "CPU: made-up", "runs": runs}))
+    rows = tables.ablation_table("made-up", "speedrun").splitlines()[4:]
+    assert rows == [
+        "| – | 2 | 91.00% | – | 1 × |",
+        "| test-time augmentation | 2 | 90.00% | -1.00 ± 0.00 | 0.90 × |",
+        "| whitening of the first layer | 2 | 88.00% | -3.00 ± 1.00 | 0.50 × |",
+        "| the convolutions' start as identities | 1 | 89.00% | -1.00 ± ? | 2.00 × |",
+    ]
 
 
 def test_the_times_to_90_are_means_over_the_runs() -> None:
