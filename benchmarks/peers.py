@@ -136,7 +136,7 @@ class Peer:
             code = script.read_text()
         except OSError as error:
             raise ConfigError(f"{script}: {error.strerror}; clone {self.project.name} there") from None
-        for old, new in (*self.changes, ('CifarLoader("cifar10"', f"CifarLoader({str(folder)!r}")):
+        for old, new in (*self.changes, ('"cifar10"', repr(str(folder)))):
             if old not in code:
                 raise ConfigError(f"{script}: has no {old!r}: is it another version?")
             code = code.replace(old, new)

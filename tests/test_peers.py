@@ -29,7 +29,10 @@ class CifarLoader:
 """
 TRAINING = """
 def main(run, model):
-    test_loader, train_loader = CifarLoader("cifar10", train=False), CifarLoader("cifar10", train=True)
+    test_loader = CifarLoader("cifar10", train=False)
+    train_loader = CifarLoader(
+        "cifar10", train=True
+    )
     starter, ender = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     time_seconds = 0.0
     def start_timer():
