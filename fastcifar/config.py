@@ -98,9 +98,17 @@ class InitSettings(_Checked):
     """Weight of each batch in the batch norms' running statistics."""
     head_std: float | None = None
     """Standard deviation of the last layer's weights at the start; torch's own if not given."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the network, by name, that stop training before the end. While the first ones are frozen, a step passes
+    no gradient back to them."""
+    freeze_after: tuple[float, ...] = ()
+    """Share of the steps after which each of them stops."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        after = self.freeze_after
+        _require(len(after) == len(self.freeze), self, "freeze_after", "as many as freeze")
+        _require(all(0 <= share <= 1 for share in after), self, "freeze_after", "from 0 to 1 each")
         _require(self.head_std is None or 0 < self.head_std < float("inf"), self, "head_std", "positive and finite")
         _require(0 < self.norm_momentum <= 1, self, "norm_momentum", "above 0 and at most 1")
 

@@ -64,6 +64,8 @@ def test_json_and_back_is_the_same_configuration() -> None:
         ("cutout", 40),
         ("small_sizes", (4,)),
         ("small_shares", (0.5,)),
+        ("freeze_after", (0.5,)),
+        ("freeze_after", (1.5,)),
         ("tta", "rotate"),
         ("tta_share", 1.5),
         ("head_std", 0.0),

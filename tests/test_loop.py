@@ -20,7 +20,7 @@ from fastcifar.data.beton import write_beton
 from fastcifar.data.layout import read_layout
 from fastcifar.errors import CheckpointError, ConfigError, DataError, DeviceError, StoppedError, TrainingError
 from fastcifar.training.checkpoint import checkpoint_path, content_sha256, read_checkpoint, restore, save_checkpoint
-from fastcifar.training.loop import OnStep, train_step, warm_up
+from fastcifar.training.loop import OnStep, run_epoch, train_epoch, train_step, warm_up
 from fastcifar.training.network import Network, predict, shrink
 from fastcifar.training.results import EpochResult, StepProgress
 from fastcifar.training.run import read_metrics
@@ -154,6 +154,19 @@ def test_compiled_it_trains_to_what_it_trains_to_eagerly(config: TrainConfig) ->
         accuracies[compile_it] = [result.train_loss for result in results]
         assert not any("_orig_mod" in name for name in state.network.model.state_dict())
     assert accuracies[True] == pytest.approx(accuracies[False], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_all_that_a_run_compiles_is_compiled_before_the_clock(config: TrainConfig) -> None:
+    stages = {"small_sizes": (16, 24), "small_shares": (0.25, 0.5), "freeze": ("0", "1"), "freeze_after": (0.3, 0.8)}
+    state = _tiny_state(dataclasses.replace(config, compile=True, epochs=2, tta="flip", **stages))
+    warm_up(state)
+    assert all(parameter.requires_grad for parameter in state.network.model.parameters())
+    with torch.compiler.set_stance("fail_on_recompile"):
+        run_epoch(state)
+        run_epoch(state)
+    trained = {name for name, parameter in state.network.model.named_parameters() if parameter.requires_grad}
+    assert trained == {"5.weight", "5.bias"}
 
 
 @pytest.mark.slow
@@ -305,6 +318,47 @@ def test_the_first_images_are_small(config: TrainConfig) -> None:
     net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]) if net.training else None)
     list(fit(dataclasses.replace(config, epochs=2, small_sizes=(16, 20), small_shares=(0.25, 0.5)), model=net))
     assert seen == [16] * 3 + [20] * 6 + [32] * 3
+
+
+def test_frozen_parts_stop_where_they_are_and_the_others_go_on(config: TrainConfig) -> None:
+    parts = {"freeze": ("prep", "layer1"), "freeze_after": (0.25, 0.75)}
+    config = dataclasses.replace(config, model="custom_resnet", epochs=2, weight_decay=0.1, **parts)
+    state = create_state(config)
+    steps: list[dict[str, torch.Tensor]] = []
+
+    def keep(_: StepProgress) -> None:
+        steps.append({name: value.detach().clone() for name, value in state.network.model.named_parameters()})
+
+    list(fit(config, state=state, on_step=keep))
+    assert len(steps) == 12
+    for part, last in (("prep", 3), ("layer1", 9), ("layer3", 12), ("head", 12)):
+        names = [name for name in steps[0] if name.startswith(part)]
+        assert names
+        for number, (before, after) in enumerate(itertools.pairwise(steps), start=2):
+            moved = any(not torch.equal(before[name], after[name]) for name in names)
+            assert moved == (number <= last), f"{part} in step {number}"
+
+
+def test_a_run_goes_on_with_the_parts_frozen_that_were(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, model="custom_resnet", freeze=("prep",), freeze_after=(0.25,))
+    state = create_state(config)
+    state.epoch = 1
+    train_epoch(state)
+    assert {name for name, value in state.network.model.named_parameters() if not value.requires_grad} == {
+        "prep.conv.weight", "prep.norm.weight", "prep.norm.bias",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("layer9",), "freeze has 'layer9'; this network's parts are prep, layer1, layer2, layer3, head"),
+        (("prep", "layer1", "layer2", "layer3", "head"), "one must train to the end"),
+    ],
+)
+def test_parts_that_cannot_be_frozen_are_refused(config: TrainConfig, parts: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_state(dataclasses.replace(config, model="custom_resnet", freeze=parts, freeze_after=(0.5,) * len(parts)))
 
 
 def test_shrinking_keeps_a_plane_of_one_colour_and_a_slope(config: TrainConfig) -> None:

@@ -6,6 +6,8 @@ Sources: Page, *How to Train Your ResNet*, 2019 (whitening of patches; batch nor
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -36,6 +38,34 @@ def initialize(model: nn.Module, settings: InitSettings) -> None:
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 module.weight.mul_(settings.head_std / module.weight.std())
+
+
+def require_parts(model: nn.Module, settings: InitSettings) -> None:
+    """The parts that are to be frozen are the network's, and not all of them.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    parts = dict(model.named_children())
+    for name in settings.freeze:
+        if name not in parts:
+            raise ConfigError(f"freeze has {name!r}; this network's parts are {', '.join(parts)}")
+    if settings.freeze and all(name in settings.freeze for name, part in parts.items() if [*part.parameters()]):
+        raise ConfigError("freeze has every part of the network; one must train to the end")
+
+
+def frozen_parts(share: float, settings: InitSettings) -> tuple[str, ...]:
+    """The parts that no longer train once `share` of the steps is done.
+
+    Source of freezing the first layers before the last ones: Brock et al., *FreezeOut*, 2017.
+    """
+    return tuple(name for name, after in zip(settings.freeze, settings.freeze_after, strict=True) if share >= after)
+
+
+def freeze(model: nn.Module, parts: Iterable[str]) -> None:
+    """End the training of parts, by name."""
+    for name in parts:
+        model.get_submodule(name).requires_grad_(False)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from fastcifar.augment import mirror
 from fastcifar.config import TrainConfig, ViewSettings
 from fastcifar.errors import StoppedError
 from fastcifar.machine import peak_memory_bytes
+from fastcifar.models.initialize import freeze, frozen_parts
 from fastcifar.training.memory import told_what_fits
 from fastcifar.training.network import evaluate
 from fastcifar.training.optim import add_l1_gradient, one_cycle_lr, schedule
@@ -155,6 +156,7 @@ def train_epoch(state: TrainState, on_step: OnStep | None = None) -> None:
             images = mirror(images, mirrored[state.epoch_steps])
         lr = schedule(state.optimizer, step, total_steps, state.config)
         size = image_size(step, total_steps, state.config)
+        freeze(state.network.model, frozen_parts(step / total_steps, state.config))
         state.epoch_totals = state.epoch_totals + train_step(state, images, labels, step, size)
         if state.runtime.device.type == "cpu":  # where reading the count waits for nothing
             state.finite.check(state)
@@ -239,20 +241,33 @@ def warm_up(state: TrainState) -> float:
 
 
 def _compile_step(state: TrainState) -> None:
-    """Forward, backward and inference once, in the run's shapes; no update, and weights and statistics are put back."""
+    """Compute once in each form that the run comes through: image sizes and frozen parts, and, where an epoch ends,
+    inference.
+
+    There is no update; what trains, statistics and random state are put back.
+    """
     height, width, channels = state.manifest.image_shape
     images = torch.randint(0, 256, (state.config.batch_size, height, width, channels), dtype=torch.uint8)
     images = images.permute(0, 3, 1, 2).to(state.runtime.device)
     model = state.network.model
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     random = random_state()
-    state.network.train()
-    for size in {None, *state.config.small_sizes}:
+    config, steps, total = state.config, len(state.train_loader), state.total_steps
+    forms = [(image_size(step, total, config), frozen_parts(step / total, config)) for step in range(total)]
+    evaluated = {frozen for _, frozen in (*forms[steps - 1 :: steps], forms[-1])}
+    for size, frozen in dict.fromkeys(forms):
+        freeze(model, frozen)
+        state.network.train()
         state.network.logits(images, size).sum().backward()
         state.optimizer.zero_grad(set_to_none=True)
-    state.network.train(False)
+        if frozen in evaluated:
+            state.network.train(False)
+            with torch.no_grad():
+                state.network.padded_logits(images, len(images), config)
+    for parameter in trained:
+        parameter.requires_grad_()
     with torch.no_grad():
-        state.network.padded_logits(images, len(images), state.config)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     restore_random_state(random)

@@ -48,7 +48,7 @@ class Network:
         """
         count = len(images)
         if self.runtime.compile_mode and count < batch_size:
-            images = torch.cat((images, images.new_zeros(batch_size - count, *images.shape[1:])))
+            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, batch_size - count))  # in the same order of memory
         normalized = self.augmentation(images)
         logits = self._forward(normalized).clone()  # a CUDA graph would write over it
         if views.tta != "none":

@@ -18,7 +18,7 @@ from fastcifar.data.split import stratified_split
 from fastcifar.errors import ConfigError
 from fastcifar.machine import give_back_freed_memory
 from fastcifar.models import create_model
-from fastcifar.models.initialize import initialize, whiten
+from fastcifar.models.initialize import initialize, require_parts, whiten
 from fastcifar.training.finite import FiniteGuard
 from fastcifar.training.network import Network
 from fastcifar.training.optim import create_optimizer
@@ -132,6 +132,7 @@ def create_state(
         model = create_configured_model(config, len(manifest.class_names))
         _require_fit(model, config, manifest)
         initialize(model, config)
+    require_parts(model, config)
     if augmentation is None:
         augmentation = create_configured_augmentation(config, manifest)
     model = runtime.place(model)
