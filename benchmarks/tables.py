@@ -21,6 +21,7 @@ from benchmarks.ablation import without
 from benchmarks.common import RESULTS
 
 ROOT = Path(__file__).parent.parent
+NOT_YET = "Not measured yet."
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
 
@@ -87,14 +88,18 @@ def max_lr_table(name: str) -> str:
 
 
 def soonest_table(name: str) -> str:
-    """A row a recipe or a peer: runs, accuracies, time."""
+    """A row a recipe or a peer: runs, accuracies, time, and, of a recipe, what it computes."""
     results = _load(name)
-    heading = "| training | runs | accuracy | without TTA | runs at 90 % | seconds |"
-    rows = [f"{results['device']}:", "", heading, "|" + "---|" * 6]
+    if not results:
+        return NOT_YET
+    heading = "| training | epochs' worth | runs | accuracy | without TTA | runs at 90 % | seconds |"
+    rows = [f"{results['device']}:", "", heading, "|" + "---|" * 7]
     for training, values in results["figures"].items():
         accuracy, plain, seconds = values["accuracy"], values["accuracy_without_tta"], values["seconds"]
+        worth = values.get("epochs_worth")
         rows.append(
-            f"| `{training}` | {values['runs']} | {accuracy['mean']:.2%} ± {100 * accuracy['stdev']:.2f} "
+            f"| `{training}` | {'–' if worth is None else f'{worth:.2f}'} | {values['runs']} "
+            f"| {accuracy['mean']:.2%} ± {100 * accuracy['stdev']:.2f} "
             f"| {plain['mean']:.2%} ± {100 * plain['stdev']:.2f} | {values['share_reaching_target']:.0%} "
             f"| {seconds['mean']:.1f} ± {seconds['stdev']:.1f} |"
         )
@@ -108,7 +113,7 @@ def ablation_table(name: str, recipe: str) -> str:
     for run in results.get("runs", []):
         runs.setdefault(run["name"], {})[run["seed"]] = run
     if recipe not in runs:
-        return "Not measured yet."
+        return NOT_YET
     whole = runs[recipe]
     lacking = {part: runs.get(each, {}) for each, part in without(recipe).items()}
     plain = {seed: _without_tta(run) for seed, run in whole.items() if run["tta_accuracy"] is not None}
@@ -170,6 +175,53 @@ def data_table(name: str) -> str:
     return "\n".join([f"{results['device']}:", "", "| work | seconds (median) |", "|---|---|", *rows])
 
 
+def loaders_table(name: str) -> str:
+    """A row a way of loading."""
+    results = _load(name)
+    if not results:
+        return NOT_YET
+    rows = [
+        f"{results['device']}, batches of {results['settings']['batch_size']}, augmented and on the device, medians of "
+        f"{results['settings']['rounds']} epochs:",
+        "",
+        "| loader | images/s | an epoch | its first batch | the very first epoch |",
+        "|" + "---|" * 5,
+    ]
+    for run in results["runs"]:
+        rows.append(
+            f"| {run['part']} | {run['images_per_second']:,.0f} | {run['seconds']['median']:.3f} s "
+            f"| {1e3 * run['first_batch_seconds']['median']:.1f} ms | {run['first_epoch']['seconds']:.2f} s |"
+        )
+    return "\n".join(rows)
+
+
+def scaling_table(name: str) -> str:
+    """A row a number of images, then one a batch size."""
+    results = _load(name)
+    if not results:
+        return NOT_YET
+    images = [run for run in results["runs"] if "images" in run]
+    steps = [run for run in results["runs"] if "batch_size" in run]
+    figures = results["figures"]
+    rows = [f"{results['device']}:", "", "| images | an epoch of loading and augmentation | anonymous memory |"]
+    rows += ["|---|---|---|"]
+    rows += [f"| {r['images']:,} | {r['seconds']:.3f} s | {r['anonymous_bytes'] / 2**20:,.0f} MiB |" for r in images]
+    rows += [
+        "",
+        f"From a straight line through them the times differ by {figures['largest_deviation']:.1%} at most; from the "
+        f"fewest to the most images memory grows by {figures['memory_growth']:+.1%}.",
+        "",
+        "| batch | a step of `era` | images/s | peak memory |",
+        "|---|---|---|---|",
+    ]
+    rows += [
+        f"| {r['batch_size']} | {r['seconds']:.3g} s | {r['images_per_second']:,.0f} "
+        f"| {r['peak_bytes'] / 2**30:.2f} GiB |"
+        for r in steps
+    ]
+    return "\n".join(rows)
+
+
 def startup_table(name: str) -> str:
     """A row a command."""
     results = _load(name)
@@ -222,6 +274,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "soonest": lambda: soonest_table("time-to-90-cpu"),
     "ablation_speedrun": lambda: ablation_table("ablation-speedrun-cpu", "speedrun"),
     "ablation_era_fast": lambda: ablation_table("ablation-era-fast-cpu", "era-fast"),
+    "frontier": lambda: soonest_table("frontier-cpu"),
+    "loaders": lambda: loaders_table("loaders-cpu"),
+    "scaling": lambda: scaling_table("scaling-cpu"),
     "data": lambda: data_table("data-cpu"),
     "startup": lambda: startup_table("startup-cpu"),
     "rates": lambda: max_lr_table("max-lr-cpu"),

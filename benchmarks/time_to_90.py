@@ -6,7 +6,8 @@ Two times are reported. Of each run: its training up to the first evaluation tha
 mean time of its runs, whatever each reached, which counts where their mean accuracy reaches the target. A run's time is
 its training, from the first byte read, and the inference of the evaluation that its accuracy rests on, the last, with
 the test-time augmentation that it uses. Compilation, on made-up data before the clock, is given apart. Energy is the
-device's own count, where it has one. With --resume the runs that --out has are kept, and the others made.
+device's own count, where it has one. What a recipe computes is given in epochs of `era`. With --resume the runs that
+--out has are kept, and the others made.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rich.table import Table
 
 from benchmarks.common import RESULTS, begun, describe_run, run_command, write_results
 from benchmarks.peers import AIRBENCH, HIVERGE, Peer
+from benchmarks.work import epochs_worth
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
 from fastcifar.data.beton import open_beton
@@ -136,6 +138,7 @@ def derive(runs: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
     energy = [run["joules"] for run in runs if run["joules"] is not None]
     return {
         "runs": len(runs),
+        "epochs_worth": runs[0].get("epochs_worth"),
         "accuracy": _spread(quoted),
         "accuracy_without_tta": _spread(plain),
         "mean_reaches_target": statistics.fmean(quoted) >= target,
@@ -175,6 +178,7 @@ def read_recipe(name: str, settings: TimeTo90) -> TrainConfig:
 def _train(config: TrainConfig, target: float, seed: int) -> dict[str, Any]:
     config = dataclasses.replace(config, seed=seed)
     state = create_state(config)
+    worth = epochs_worth(state)
     before = _joules(state)
     history = [result.to_json() for result in fit(config, state=state)]
     after = _joules(state)
@@ -184,6 +188,7 @@ def _train(config: TrainConfig, target: float, seed: int) -> dict[str, Any]:
     quoted, last = quoted_accuracy(history)
     return {
         **run,
+        "epochs_worth": worth,
         "quoted_accuracy": quoted,
         "tta_accuracy": history[-1]["tta_accuracy"],
         "seconds": run["train_seconds"] + last,

@@ -24,11 +24,13 @@ from benchmarks import (
     tables,
     throughput,
     time_to_90,
+    work,
 )
 from benchmarks.common import RESULTS
-from fastcifar import get_recipe
+from fastcifar import TrainConfig, get_recipe
 from fastcifar.cli import main
 from fastcifar.errors import CheckpointError, ConfigError
+from fastcifar.training.state import create_state
 
 ENVELOPE = {"benchmark", "device", "versions", "commit", "data", "runs"}
 MADE_UP = {"reliability", "faults", "soak", "coverage"}
@@ -162,6 +164,22 @@ def test_time_to_90_trains_recipes_in_turn(betons: Path, tmp_path: Path) -> None
         time_to_90.main(settings)
     with pytest.raises(ConfigError, match=r"none\.json: has no results to go on with"):
         time_to_90.main(dataclasses.replace(settings, out=tmp_path / "none.json"))
+
+
+def test_what_a_training_computes_is_counted_in_epochs_of_era(config: TrainConfig) -> None:
+    image = 3 * 379.27e6 / work.ERA_EPOCH
+    whole = work.epochs_worth(create_state(config))
+    assert whole == pytest.approx(18 * 32 * image, rel=2e-3), "the first convolution passes no gradient on"
+    small = dataclasses.replace(config, small_sizes=(16, 64), small_shares=(0.25, 0.25))
+    assert work.epochs_worth(create_state(small)) == pytest.approx((5 / 4 + 13) * 32 * image, rel=3e-3)
+    parts = {"freeze": ("prep", "layer1"), "freeze_after": (0.0, 0.5)}
+    prep, first = 64 * 27 * 32**2, 128 * 64 * 9 * 32**2
+    block, second = 2 * 128 * 128 * 9 * 16**2, 256 * 128 * 9 * 16**2
+    spared_first = 2 * prep + first  # the gradient of prep's weights and inputs, and of the inputs of what follows it
+    spared_then = 2 * (prep + first + block) + second
+    expected = 18 * 3 * 379.27e6 - 9 * (spared_first + spared_then)
+    frozen = work.epochs_worth(create_state(dataclasses.replace(config, **parts)))
+    assert frozen == pytest.approx(32 * expected / work.ERA_EPOCH, rel=1e-3)
 
 
 @pytest.mark.parametrize("recipe", ablation.PARTS)

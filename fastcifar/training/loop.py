@@ -197,6 +197,13 @@ def image_size(step: int, total_steps: int, settings: ViewSettings) -> int | Non
     return None
 
 
+def step_forms(total_steps: int, config: TrainConfig) -> list[tuple[int | None, tuple[str, ...]]]:
+    """The image size and the frozen parts of each step."""
+    return [
+        (image_size(step, total_steps, config), frozen_parts(step / total_steps, config)) for step in range(total_steps)
+    ]
+
+
 def train_step(
     state: TrainState, images: torch.Tensor, labels: torch.Tensor, step: int = 0, size: int | None = None
 ) -> torch.Tensor:
@@ -254,7 +261,7 @@ def _compile_step(state: TrainState) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     random = random_state()
     config, steps, total = state.config, len(state.train_loader), state.total_steps
-    forms = [(image_size(step, total, config), frozen_parts(step / total, config)) for step in range(total)]
+    forms = step_forms(total, config)
     evaluated = {frozen for _, frozen in (*forms[steps - 1 :: steps], forms[-1])}
     for size, frozen in dict.fromkeys(forms):
         freeze(model, frozen)
