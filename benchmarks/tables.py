@@ -175,6 +175,26 @@ def data_table(name: str) -> str:
     return "\n".join([f"{results['device']}:", "", "| work | seconds (median) |", "|---|---|", *rows])
 
 
+def augmentation_table(name: str) -> str:
+    """A row a way of augmenting."""
+    results = _load(name)
+    if not results:
+        return NOT_YET
+    figures, settings = results["figures"], results["settings"]
+    rows = [
+        f"{results['device']}, batches of {settings['batch_size']}, medians of {settings['rounds']}:",
+        "",
+        "| augmentation | milliseconds | by ours |",
+        "|---|---|---|",
+    ]
+    for run in results["runs"]:
+        ratio = figures["by_ours"].get(run["part"])
+        rows.append(
+            f"| {run['part']} | {1e3 * run['seconds']['median']:.4g} | {'' if ratio is None else f'{ratio:.1f}'} |"
+        )
+    return "\n".join([*rows, "", f"The augmentation's share of the step is {figures['share_of_step']:.1%}."])
+
+
 def loaders_table(name: str) -> str:
     """A row a way of loading."""
     results = _load(name)
@@ -275,6 +295,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation_speedrun": lambda: ablation_table("ablation-speedrun-cpu", "speedrun"),
     "ablation_era_fast": lambda: ablation_table("ablation-era-fast-cpu", "era-fast"),
     "frontier": lambda: soonest_table("frontier-cpu"),
+    "augmentation": lambda: augmentation_table("augmentation-cpu"),
     "loaders": lambda: loaders_table("loaders-cpu"),
     "scaling": lambda: scaling_table("scaling-cpu"),
     "data": lambda: data_table("data-cpu"),

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import (
     ablation,
+    augmentation,
     coverage,
     data,
     loaders,
@@ -28,6 +30,7 @@ from benchmarks import (
 )
 from benchmarks.common import RESULTS
 from fastcifar import TrainConfig, get_recipe
+from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD
 from fastcifar.cli import main
 from fastcifar.errors import CheckpointError, ConfigError
 from fastcifar.training.state import create_state
@@ -276,6 +279,37 @@ def test_startup_ends_where_the_first_step_begins(betons: Path, tmp_path: Path) 
     first, train = results["runs"]
     assert 0 < first["seconds"]["median"] < train["seconds"]["median"]
     assert train["command"] == "fastcifar train --recipe dilated-cnn"
+
+
+def test_ways_of_augmenting_are_timed_in_turn(betons: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    settings = augmentation.AugmentationTimes(betons=betons, device="cpu", batch_size=8, rounds=2, out=out)
+    augmentation.main(settings)
+    results = json.loads(out.read_text())
+    _check(results)
+    parts = {run["part"]: run for run in results["runs"]}
+    assert list(parts) == [augmentation.OURS, *augmentation.other_ways(), augmentation.STEP]
+    ours, step = (parts[name]["seconds"]["median"] for name in (augmentation.OURS, augmentation.STEP))
+    assert results["figures"]["share_of_step"] == pytest.approx(ours / step)
+    for name, ratio in results["figures"]["by_ours"].items():
+        assert ratio == pytest.approx(parts[name]["seconds"]["median"] / ours)
+
+
+@pytest.mark.parametrize("name", augmentation.other_ways())
+def test_other_ways_of_augmenting_crop_flip_normalise_and_cut_out(name: str) -> None:
+    images = torch.full((200, 3, 32, 32), 255, dtype=torch.uint8)
+    images[..., 16:] = 200
+    augmented = augmentation.other_ways()[name](images)
+    assert augmented.shape == images.shape
+    assert augmented.dtype == torch.float32
+    white, grey = ((pixel / 255 - CIFAR10_MEAN[0]) / CIFAR10_STD[0] for pixel in (255, 200))
+    red = augmented[:, 0]
+    allowed = torch.tensor([white, grey, -CIFAR10_MEAN[0] / CIFAR10_STD[0], 0.0])
+    assert ((red[..., None] - allowed).abs().amin(-1) < 1e-4).all()
+    assert ((red == 0).sum((1, 2)) == 64).all(), "one square of 8 x 8 in each image"
+    left_is_white = (red[:, :, 12] - white).abs().amin(1) < 1e-4
+    mirrored = 1 - left_is_white.float().mean()
+    assert mirrored in (0, 1) if "one draw" in name else 0.3 < mirrored < 0.7
 
 
 @pytest.fixture
