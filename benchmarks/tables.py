@@ -70,8 +70,9 @@ def max_lr_table(name: str) -> str:
     """A row a multiple of the range test's rate."""
     results = _load(name)
     settings, suggested = results["settings"], results["suggestion"]["max_lr"]
+    devices = "; ".join(dict.fromkeys(run["device"] for run in results["runs"]))
     rows = [
-        f"{results['device']}, recipe `{settings['recipe']}`, {settings['epochs']} epochs, measured on "
+        f"{devices}; recipe `{settings['recipe']}`, {settings['epochs']} epochs, measured on "
         f"{settings['val_fraction']:.0%} of the training set. The range test suggests {suggested:.3g}:",
         "",
         "| LRMAX | by the suggestion | validation accuracy, seed by seed | mean |",
