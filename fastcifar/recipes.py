@@ -17,8 +17,8 @@ def era() -> TrainConfig:
 
     The rate falls back to a tenth of its peak and not below. The exercise's own peak of 5.34e-3 ends, at 5.34e-4, above
     the rate at which the weights settle; 2e-3 lets them, and lies between the range test's 1.3e-3 and three times that,
-    which do alike on a validation split (benchmarks/results/max-lr-cpu.json). One run gave 92.64 %
-    (benchmarks/results/era-cpu.json).
+    whose means are within a point of each other on a validation split (benchmarks/results/max-lr-cpu.json). One run
+    gave 92.64 % (benchmarks/results/era-cpu.json).
     """
     return TrainConfig(recipe="era", max_lr=2e-3)
 
