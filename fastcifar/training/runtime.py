@@ -15,6 +15,11 @@ from fastcifar.config import RuntimeSettings
 from fastcifar.errors import ConfigError, DeviceError
 from fastcifar.machine import cpu_name, keep_freed_memory
 
+MOST_FORMS = 128
+"""Compiled forms that torch keeps of one piece of code, all runs of a process together: of each image size, frozen part
+and batch size, in training and evaluation. Its own limit is 8; beyond it, it computes uncompiled, with a warning only.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
@@ -41,6 +46,7 @@ class Runtime:
         if any(parameter.dim() == 4 for parameter in module.parameters()):
             module.to(memory_format=self.memory_format)
         if self.compile_mode is not None:
+            torch._dynamo.config.recompile_limit = MOST_FORMS
             module.compile(mode=self.compile_mode)
         return module
 
