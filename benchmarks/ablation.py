@@ -32,7 +32,7 @@ SHARED = {
 PARTS = {
     "speedrun": {
         **SHARED,
-        "small images (1.7 epochs)": "small_sizes=[],small_shares=[],epochs=1.7",
+        "small images (1.58 epochs)": "small_sizes=[],small_shares=[],epochs=1.58",
         "batches of 500 (1000)": "batch_size=1000,bias_lr=53.0,head_lr=670.0",
     },
     "era-fast": {**SHARED, "small images (1.3 epochs)": "small_sizes=[],small_shares=[],epochs=1.3"},

@@ -201,6 +201,17 @@ def test_every_part_of_a_speed_recipe_can_be_taken_away(
         ablation.main(ablation.Ablation(recipe="era"))
 
 
+@pytest.mark.parametrize("recipe", ablation.PARTS)
+def test_the_recipe_without_small_images_computes_as_much(recipe: str, betons: Path) -> None:
+    settings = time_to_90.TimeTo90(recipes=(recipe,), betons=betons, device="cpu")
+    (plain,) = (name for name, part in ablation.without(recipe).items() if part.startswith("small images"))
+    worth = {
+        name: work.epochs_worth(create_state(dataclasses.replace(time_to_90.read_recipe(name, settings), batch_size=2)))
+        for name in (recipe, plain)
+    }
+    assert worth[plain] == pytest.approx(worth[recipe], rel=0.02)
+
+
 def test_the_ablation_table_pairs_runs_by_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def run(name: str, seed: int, accuracy: float, seconds: float) -> dict[str, Any]:
         timed = {"train_seconds": seconds - 2, "eval_seconds": 1, "seconds": seconds}
