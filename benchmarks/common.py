@@ -77,6 +77,8 @@ def begun(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         results: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: has no results to go on with ({error}); leave --resume out to begin") from None
+    if not isinstance(results, dict):
+        raise ConfigError(f"{path}: is no benchmark's results; leave --resume out to begin")
     asked = json.loads(json.dumps(settings))
     if {**results.get("settings", {}), "seeds": None} != {**asked, "seeds": None}:
         raise ConfigError(f"{path} has other settings: give another --out, or those that it was begun with")

@@ -167,6 +167,9 @@ def test_time_to_90_trains_recipes_in_turn(betons: Path, tmp_path: Path) -> None
         time_to_90.main(settings)
     with pytest.raises(ConfigError, match=r"none\.json: has no results to go on with"):
         time_to_90.main(dataclasses.replace(settings, out=tmp_path / "none.json"))
+    out.write_text("[1]")
+    with pytest.raises(ConfigError, match=r"out\.json: is no benchmark's results; leave --resume out"):
+        time_to_90.main(settings)
 
 
 def test_what_a_training_computes_is_counted_in_epochs_of_era(config: TrainConfig) -> None:

@@ -95,14 +95,14 @@ class Muon(torch.optim.Optimizer):
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic, steepest at zero: singular values end between about 0.7 and 1.2, not at 1."""
 NEWTON_SCHULZ_STEPS = 3
+"""More would magnify the rounding of the matrices' products with their transposes."""
 
 
-def orthogonalize(matrices: list[torch.Tensor], steps: int = NEWTON_SCHULZ_STEPS) -> list[torch.Tensor]:
+def orthogonalize(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
     """Each matrix with its singular values pushed towards 1, by Newton–Schulz steps in bfloat16.
 
     Args:
         matrices: [O, …], each taken as [O, product of the others]; those of one shape are multiplied in one batch.
-        steps: more of them are more exact.
 
     Source: Jordan et al., 2024, whose coefficients these are.
     """
@@ -112,20 +112,34 @@ def orthogonalize(matrices: list[torch.Tensor], steps: int = NEWTON_SCHULZ_STEPS
     results = list(matrices)
     for shape, numbers in by_shape.items():
         batch = torch.stack([matrices[number].flatten(1) for number in numbers])
-        for number, result in zip(numbers, _newton_schulz(batch, steps), strict=True):
+        for number, result in zip(numbers, _newton_schulz(batch), strict=True):
             results[number] = result.view(shape).to(matrices[number].dtype)
     return results
 
 
-def _newton_schulz(batch: torch.Tensor, steps: int) -> torch.Tensor:
-    """[M, O, K] to the same."""
+def _newton_schulz(batch: torch.Tensor) -> torch.Tensor:
+    """[M, O, K] to the same.
+
+    A step multiplies the matrix by a · I + b · G + c · G², where G is its product with its own transpose. All the steps
+    are polynomials in the first G, so they are taken on [O, O] matrices, and their product, scale · I + rest,
+    multiplies the wide matrix once.
+
+    Source of steps apart from the matrix: *IFNSO: Iteration-Free Newton–Schulz Orthogonalization*, 2026.
+    """
     a, b, c = NEWTON_SCHULZ
     wide = batch if batch.shape[1] <= batch.shape[2] else batch.mT
     x = wide.bfloat16()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    gram = x @ x.mT
+    scale, rest = a, torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    tail = rest
+    for _ in range(NEWTON_SCHULZ_STEPS - 1):
+        half = torch.baddbmm(gram, tail, gram, beta=a)
+        gram = torch.baddbmm(half, half, tail, beta=a)
+        tail = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        rest = torch.baddbmm(rest, tail, rest, beta=a) + scale * tail
+        scale *= a
+    x = torch.baddbmm(x, rest, x, beta=scale)
     return x if wide is batch else x.mT
 
 
