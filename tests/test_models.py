@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from torch import nn
 from fastcifar import create_model
 from fastcifar.errors import ConfigError
 from fastcifar.models import conv
-from fastcifar.models.conv import convolve_by_product
+from fastcifar.models.conv import convolve_by_product, convolve_densely
 
 
 def _parameters(model: nn.Module) -> int:
@@ -124,13 +126,19 @@ def test_the_dilated_networks_last_features_see_99_pixels() -> None:
     assert (int(seen.any(dim=0).sum()), int(seen.any(dim=1).sum())) == (99, 99)
 
 
+@pytest.mark.parametrize(
+    ("way", "size"),
+    [(convolve_by_product, (4, 3)), *((convolve_densely, size) for size in ((2, 2), (1, 2), (2, 1), (1, 1)))],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_convolution_by_matrix_product_has_the_outputs_and_gradients_of_torchs_own(dtype: torch.dtype) -> None:
+def test_a_convolution_by_matrix_product_has_the_outputs_and_gradients_of_torchs_own(
+    dtype: torch.dtype, way: Callable[..., torch.Tensor], size: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
-    images = torch.randn(6, 5, 4, 3).to(memory_format=torch.channels_last)
-    weight, grad = torch.randn(7, 5, 3, 3), torch.randn(6, 7, 4, 3)
+    images = torch.randn(6, 5, *size).to(memory_format=torch.channels_last)
+    weight, grad = torch.randn(7, 5, 3, 3), torch.randn(6, 7, *size)
     results = []
-    for convolve in (convolve_by_product, lambda x, w: F.conv2d(x, w, padding=1)):
+    for convolve in (way, lambda x, w: F.conv2d(x, w, padding=1)):
         x, w = (tensor.to(dtype).requires_grad_() for tensor in (images, weight))
         outputs = convolve(x, w)
         outputs.backward(grad.to(dtype))
@@ -142,21 +150,31 @@ def test_a_convolution_by_matrix_product_has_the_outputs_and_gradients_of_torchs
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_small_bfloat16_images_take_the_matrix_product_only_where_it_is_faster(
-    bias: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("size", "amx", "way"),
+    [
+        (8, True, None),
+        (4, True, "convolve_by_product"),
+        (4, False, None),
+        (2, True, "convolve_densely"),
+        (2, False, "convolve_densely"),
+    ],
+)
+def test_small_bfloat16_images_take_a_matrix_product_only_where_it_is_faster(
+    bias: bool, size: int, amx: bool, way: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    products = []
-    monkeypatch.setattr(conv, "_has_amx", lambda: True)
-    monkeypatch.setattr(conv, "convolve_by_product", lambda x, w: products.append(x.shape) or convolve_by_product(x, w))
+    taken = []
+    monkeypatch.setattr(conv, "_has_amx", lambda: amx)
+    for name, function in (("convolve_by_product", convolve_by_product), ("convolve_densely", convolve_densely)):
+        monkeypatch.setattr(conv, name, lambda x, w, name=name, function=function: taken.append(name) or function(x, w))
     torch.manual_seed(0)
     layer = conv.Conv3x3(8, 6, bias=bias)
-    small, large = torch.randn(3, 8, 4, 4), torch.randn(3, 8, 8, 8)
-    expected = F.conv2d(small, layer.weight, layer.bias, padding=1)
-    torch.testing.assert_close(layer(small), expected)
+    images = torch.randn(3, 8, size, size)
+    expected = F.conv2d(images, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(images), expected)
+    assert taken == []
     with torch.autocast("cpu", torch.bfloat16):
-        layer(large)
-        assert products == []
-        output = layer(small)
-    assert products == [small.shape]
+        output = layer(images)
+    assert taken == ([way] if way else [])
     assert output.dtype is torch.bfloat16
     torch.testing.assert_close(output.float(), expected, rtol=2e-2, atol=2e-2)
