@@ -102,7 +102,7 @@ class InitSettings(_Checked):
     """Parts of the network, by name, that stop training before the end. While the first ones are frozen, a step passes
     no gradient back to them."""
     freeze_after: tuple[float, ...] = ()
-    """Share of the steps after which each of them stops."""
+    """Share of the steps after which each of them stops; its rate goes through the whole schedule until then."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

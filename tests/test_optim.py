@@ -205,6 +205,29 @@ def test_the_schedule_keeps_the_ratios_between_groups() -> None:
     assert optimizer.param_groups[0]["momentum"] == config.muon_momentum
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
+def test_a_part_that_is_to_be_frozen_goes_through_the_whole_schedule_before(optimizer: str) -> None:
+    changes = {"optimizer": optimizer, "pct_start": 0.25, "momentum": 0.9, "peak_momentum": 0.8, "max_lr": 1.0}
+    config = get_recipe("era", **changes, bias_lr=2.0, freeze=("0",), freeze_after=(0.41,))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    groups = create_optimizer(model, config)
+    for step in range(100):
+        schedule(groups, step, 100, config)
+        for group in groups.param_groups:
+            names = {name.split(".")[0] for name, value in model.named_parameters() if _is_in(value, group["params"])}
+            assert len(names) == 1
+            length = 41 if names == {"0"} else 100
+            if step < length:
+                rate = group.get("lr_ratio", 1.0) * one_cycle_lr(step, length, config)
+                assert group["lr"] == pytest.approx(rate), f"{names} in step {step}"
+                if optimizer == "sgd":
+                    assert group["momentum"] == one_cycle_momentum(step, length, config)
+
+
+def _is_in(value: torch.Tensor, values: list[torch.Tensor]) -> bool:
+    return any(value is other for other in values)
+
+
 def test_parameters_that_are_kept_are_not_the_optimizers() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from fastcifar.config import OptimSettings
+from fastcifar.config import OptimSettings, TrainConfig
 
 
-def create_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
-    """Adam, SGD with momentum, or Muon, with an L2 penalty, over the parameters that train."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if settings.optimizer == "muon":
-        return _create_muon(trained, settings)
-    shared: dict[str, Any] = {"lr": settings.max_lr, "weight_decay": settings.weight_decay, "fused": True}
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(trained.values(), momentum=settings.momentum, **shared)
-    return torch.optim.Adam(trained.values(), **shared)
+def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam, SGD with momentum, or Muon, with an L2 penalty, over the parameters that train.
+
+    Those of a part that is to be frozen are groups of their own, with its share of the steps as their "length".
+    """
+    lengths = dict(zip(config.freeze, config.freeze_after, strict=True))
+    by_length: dict[float, dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            by_length.setdefault(lengths.get(name.split(".")[0], 1.0), {})[name] = parameter
+    muon = config.optimizer == "muon"
+    groups = [
+        {**group, "length": length}
+        for length, trained in by_length.items()
+        for group in (_muon_groups(trained, config) if muon else [{"params": list(trained.values())}])
+    ]
+    if muon:
+        return Muon(groups, lr=config.max_lr)
+    shared: dict[str, Any] = {"lr": config.max_lr, "weight_decay": config.weight_decay, "fused": True}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum, **shared)
+    return torch.optim.Adam(groups, **shared)
 
 
-def _create_muon(trained: dict[str, nn.Parameter], settings: OptimSettings) -> Muon:
+def _muon_groups(trained: dict[str, nn.Parameter], settings: OptimSettings) -> list[dict[str, Any]]:
     filters = [parameter for parameter in trained.values() if parameter.dim() == 4]
     vectors = [parameter for parameter in trained.values() if parameter.dim() < 2]
     matrices = [parameter for parameter in trained.values() if parameter.dim() == 2]
@@ -31,7 +45,7 @@ def _create_muon(trained: dict[str, nn.Parameter], settings: OptimSettings) -> M
         {"params": vectors, "lr_ratio": settings.bias_lr / settings.max_lr, **sgd},
         {"params": matrices, "lr_ratio": settings.head_lr / settings.max_lr, **sgd},
     ]
-    return Muon([group for group in groups if group["params"]], lr=settings.max_lr)
+    return [group for group in groups if group["params"]]
 
 
 class Muon(torch.optim.Optimizer):
@@ -162,13 +176,19 @@ def one_cycle_momentum(step: int, total_steps: int, settings: OptimSettings) -> 
 
 
 def schedule(optimizer: torch.optim.Optimizer, step: int, total_steps: int, settings: OptimSettings) -> float:
-    """Give the optimizer the rate, and SGD the momentum, of `step`; the rate. A group's "lr_ratio" is kept to it."""
-    lr = one_cycle_lr(step, total_steps, settings)
+    """Give the optimizer the rate, and SGD the momentum, of `step`; the rate. A group's "lr_ratio" is kept to it.
+
+    A group with a "length" goes through the whole schedule in that share of the steps, so that a part that is to be
+    frozen has settled by then. Source: Brock et al., *FreezeOut*, 2017.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_ratio", 1.0)
+        length = math.ceil(group.get("length", 1.0) * total_steps)
+        if step >= length:  # it is frozen
+            continue
+        group["lr"] = one_cycle_lr(step, length, settings) * group.get("lr_ratio", 1.0)
         if settings.optimizer == "sgd":
-            group["momentum"] = one_cycle_momentum(step, total_steps, settings)
-    return lr
+            group["momentum"] = one_cycle_momentum(step, length, settings)
+    return one_cycle_lr(step, total_steps, settings)
 
 
 @torch.no_grad()
