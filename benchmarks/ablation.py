@@ -3,8 +3,8 @@
     python -m benchmarks.ablation speedrun --seeds 5 --out benchmarks/results/ablation-speedrun-cpu.json
 
 What stands for a part that is taken away is its plain form, untuned: a coin for the alternate flip, Adam for Muon, and,
-for the small images, as many multiply-adds with whole ones. What test-time augmentation gives needs no runs of its own:
-each has its accuracy with it and without.
+for the small images and the frozen layers, as many multiply-adds without. What test-time augmentation gives needs no
+runs of its own: each has its accuracy with it and without.
 """
 
 from __future__ import annotations
@@ -28,14 +28,19 @@ SHARED = {
     "norm scales kept at 1": "freeze_norm_scale=false",
     "norm momentum 0.4 (0.1)": "norm_momentum=0.1",
     "the crop": "padding=0",
+    "batches of 500 (1000)": "batch_size=1000,bias_lr=53.0,head_lr=670.0",
 }
 PARTS = {
     "speedrun": {
         **SHARED,
-        "small images (1.58 epochs)": "small_sizes=[],small_shares=[],epochs=1.58",
-        "batches of 500 (1000)": "batch_size=1000,bias_lr=53.0,head_lr=670.0",
+        "small images (1.56 epochs)": "small_sizes=[],small_shares=[],epochs=1.56",
+        "the frozen whitening (3.38 epochs)": "freeze=[],freeze_after=[],epochs=3.38",
     },
-    "era-fast": {**SHARED, "small images (1.3 epochs)": "small_sizes=[],small_shares=[],epochs=1.3"},
+    "era-fast": {
+        **SHARED,
+        "small images (1.39 epochs)": "small_sizes=[],small_shares=[],epochs=1.39",
+        "the frozen first stages (2.56 epochs)": "freeze=[],freeze_after=[],epochs=2.56",
+    },
 }
 """For each recipe, its parts in words and the changes that take each away."""
 

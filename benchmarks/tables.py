@@ -89,12 +89,13 @@ def max_lr_table(name: str) -> str:
 
 
 def soonest_table(name: str) -> str:
-    """A row a recipe or a peer: runs, accuracies, time, and, of a recipe, what it computes."""
+    """A row a recipe or a peer: runs, accuracies, time, also by the first row's, and, of a recipe, what it computes."""
     results = _load(name)
     if not results:
         return NOT_YET
-    heading = "| training | epochs' worth | runs | accuracy | without TTA | runs at 90 % | seconds |"
-    rows = [f"{results['device']}:", "", heading, "|" + "---|" * 7]
+    first = next(iter(results["figures"]))
+    heading = f"| training | epochs' worth | runs | accuracy | without TTA | runs at 90 % | seconds | by `{first}` |"
+    rows = [f"{results['device']}:", "", heading, "|" + "---|" * 8]
     for training, values in results["figures"].items():
         accuracy, plain, seconds = values["accuracy"], values["accuracy_without_tta"], values["seconds"]
         worth = values.get("epochs_worth")
@@ -102,7 +103,8 @@ def soonest_table(name: str) -> str:
             f"| `{training}` | {'–' if worth is None else f'{worth:.2f}'} | {values['runs']} "
             f"| {accuracy['mean']:.2%} ± {100 * accuracy['stdev']:.2f} "
             f"| {plain['mean']:.2%} ± {100 * plain['stdev']:.2f} | {values['share_reaching_target']:.0%} "
-            f"| {seconds['mean']:.1f} ± {seconds['stdev']:.1f} |"
+            f"| {seconds['mean']:.1f} ± {seconds['stdev']:.1f} "
+            f"| {seconds['mean'] / results['figures'][first]['seconds']['mean']:.2f} × |"
         )
     return "\n".join(rows)
 
