@@ -95,7 +95,7 @@ def era_fast() -> TrainConfig:
         recipe="era-fast",
         **_AIRBENCH,
         logit_scale=1 / 512,
-        epochs=3.2,
+        epochs=3.4,
         freeze=("prep", "layer1"),
         freeze_after=(0.1, 0.75),
     )
