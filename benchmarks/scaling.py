@@ -2,10 +2,11 @@
 
     python -m benchmarks.scaling --source $FASTCIFAR_DATA --out benchmarks/results/scaling-cpu.json
 
-Images: the training set, cut or repeated, is written to a .beton; a fresh process then runs epochs of loading and
-augmentation over it and reads its anonymous memory (RssAnon: what it has taken for itself, the mapped file aside). The
-figures that count are how much the time an image differs from a straight line through the sizes, and how much the
-memory grows from the fewest images to the most. Batch: a fresh process makes training steps of `era`.
+Images: the training set, cut or repeated, is written to .beton files of several sizes; fresh processes, the sizes in
+turn, then run epochs of loading and augmentation, at least 100,000 images each, and read their anonymous memory
+(RssAnon: what a process has taken for itself, the mapped file aside). The figures that count are how much the time an
+image differs from a straight line through the sizes, and how much the memory grows from the fewest images to the most.
+Batch: a fresh process makes training steps of `era`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Scaling:
     batches: tuple[int, ...] = (128, 256, 512, 1024, 2048)
     """Images a step."""
     rounds: int = 5
-    """Epochs, or steps, that count."""
+    """Processes for each number of images; steps of each batch that count."""
+    least_images: int = 100_000
+    """Images that a process loads while it is timed, in as many epochs as that takes."""
     out: Path = RESULTS / "scaling.json"
     """The JSON to write."""
 
@@ -60,12 +63,18 @@ def main(settings: Scaling) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for count in settings.images:
-            _write(folder, source, count)
-            runs.append({"images": count, **_apart("epochs", folder, 512, settings)})
+            _write(folder / str(count), source, count)
+        parts: dict[int, list[dict[str, Any]]] = {count: [] for count in settings.images}
+        for _ in range(settings.rounds):
+            for count, measured in parts.items():
+                measured.append(_apart("epochs", folder / str(count), 512, settings.device, settings.least_images))
+        for count, measured in parts.items():
+            middle = {key: statistics.median(each[key] for each in measured) for key in measured[0]}
+            runs.append({"images": count, **middle, "all": measured})
             print(runs[-1], flush=True)
         _write(folder, source, max(5_000, *settings.batches))
         for batch in settings.batches:
-            runs.append({"batch_size": batch, **_apart("steps", folder, batch, settings)})
+            runs.append({"batch_size": batch, **_apart("steps", folder, batch, settings.device, settings.rounds)})
             print(runs[-1], flush=True)
         _, manifest = open_beton(folder / "train.beton")
     results = {
@@ -107,36 +116,28 @@ def _write(folder: Path, source: Source, count: int) -> None:
         )  # fmt: skip
 
 
-def _apart(work: str, folder: Path, batch: int, settings: Scaling) -> dict[str, Any]:
-    """Run this file as a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.scaling",
-        work,
-        str(folder),
-        str(batch),
-        settings.device,
-        str(settings.rounds),
-    ]
+def _apart(work: str, folder: Path, batch: int, device: str, amount: int) -> dict[str, Any]:
+    """Run `_epochs` or `_steps` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scaling", work, str(folder), str(batch), device, str(amount)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _epochs(folder: Path, batch: int, device: str, rounds: int) -> dict[str, Any]:
+def _epochs(folder: Path, batch: int, device: str, least_images: int) -> dict[str, Any]:
     runtime = resolve_runtime(get_recipe("era", device=device))
     augment = runtime.place(create_augmentation()).train()
-    seconds = []
     with create_loader(
         folder / "train.beton", batch_size=batch, train=True, device=runtime.device, verify=False
     ) as loader:
-        for _ in range(rounds + 1):
-            start = time.perf_counter()
+        epochs = -(-least_images // loader.samples)
+        for number in range(1 + epochs):
+            if number == 1:  # the first compiles, and maps the file's pages
+                start = time.perf_counter()
             for images, _ in loader:
                 augment(images)
             runtime.synchronize()
-            seconds.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(seconds[1:]), "all_seconds": seconds[1:], "anonymous_bytes": anonymous_bytes()}
+        seconds = (time.perf_counter() - start) / epochs
+    return {"seconds": seconds, "anonymous_bytes": anonymous_bytes()}
 
 
 def _steps(folder: Path, batch: int, device: str, rounds: int) -> dict[str, Any]:

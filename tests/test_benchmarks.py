@@ -356,7 +356,9 @@ def test_loaders_are_compared_in_turn(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few_images")
 def test_scaling_measures_images_and_batches_in_processes_of_their_own(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    settings = scaling.Scaling(source="synthetic", device="cpu", images=(600, 1200), batches=(20,), rounds=1, out=out)
+    settings = scaling.Scaling(
+        source="synthetic", device="cpu", images=(600, 1200), batches=(20,), rounds=1, least_images=1000, out=out
+    )
     scaling.main(settings)
     results = json.loads(out.read_text())
     _check(results)

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from fastcifar import create_loader
 from fastcifar.data import decoding
+from fastcifar.data.beton import write_beton
 from fastcifar.data.layout import read_layout
 from fastcifar.data.loader import BetonLoader
 from fastcifar.errors import ConfigError, DataError
@@ -283,6 +285,22 @@ def test_torchs_threads_stay_as_they_were(betons: Path) -> None:
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_loader_takes_a_few_bytes_of_memory_for_each_image(tmp_path: Path) -> None:
+    count = 100_000
+    path = tmp_path / "train.beton"
+    write_beton(path, np.zeros((count, 2, 2, 3), np.uint8), np.zeros(count, np.int64), class_names=("a",), name="many")
+    with create_loader(path, batch_size=512, train=True):  # what is imported and compiled once
+        pass
+    tracemalloc.start()
+    try:
+        with create_loader(path, batch_size=512, train=True) as loader:
+            assert len(next(iter(loader))[1]) == 512
+            held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 80 * count, "its position, its size and its place in the order"
 
 
 def test_warming_up_moves_no_order(betons: Path) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 
 import torch
 
-from fastcifar.machine import anonymous_bytes, give_back_freed_memory, keep_freed_memory
+from fastcifar.machine import anonymous_bytes, give_back_freed_memory, keep_freed_memory, peak_memory_bytes
 
 PAGES = 16_384  # of 4 KiB: 64 MiB
 
@@ -15,6 +17,14 @@ def test_most_memory_that_was_freed_is_taken_again_without_page_faults() -> None
     for _ in range(30):
         torch.ones(PAGES * 4096, dtype=torch.uint8)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 10 * PAGES
+
+
+def test_a_process_does_not_count_the_memory_of_the_one_that_started_it() -> None:
+    held = torch.ones(PAGES * 4096 * 8, dtype=torch.uint8)  # 512 MiB
+    code = "from fastcifar.machine import peak_memory_bytes; print(peak_memory_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert peak_memory_bytes() > len(held)
+    assert 1 << 20 < int(done.stdout) < len(held) // 2
 
 
 def test_memory_that_was_freed_is_given_back_when_asked_for() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastcifar.data.layout import ALLOCATION
 from fastcifar.errors import DataError
 
 
@@ -48,9 +49,12 @@ def plain_dicts() -> Iterator[None]:
 
 
 with torch_threads_kept(), plain_dicts():
+    import ffcv.loader.loader
     from ffcv.loader import Loader
     from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.memory_managers.os_cache import OSCacheContext, OSCacheManager
     from ffcv.pipeline.compiler import Compiler
+    from ffcv.reader import Reader
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """uint8 images [B, 3, H, W] in channels-last order, int64 labels [B], on the loader's device."""
@@ -85,6 +89,37 @@ def _compile_once(function: Any, signature: Any = None) -> Any:
 
 
 Compiler.compile = _compile_once
+
+
+class MappedReader(Reader):  # type: ignore[misc]  # ffcv has no types
+    """FFCV's reader, with a file's tables mapped, as its pixels are, and not read."""
+
+    def read_metadata(self) -> None:
+        offset = self.header.dtype.itemsize + self.field_descriptors.nbytes
+        self.metadata = self._map(self.metadata_type, offset, self.num_samples)
+
+    def read_allocation_table(self) -> None:
+        self.alloc_table = self._map(ALLOCATION, self.header["alloc_table_ptr"], self.num_samples)
+
+    def _map(self, dtype: npt.DTypeLike, offset: int, count: int) -> npt.NDArray[np.void]:
+        return np.asarray(np.memmap(self.file_name, dtype=dtype, mode="r", offset=int(offset), shape=int(count)))
+
+
+class MappedManager(OSCacheManager):  # type: ignore[misc]
+    """FFCV's access to a mapped file, without its tables of the pages of each sample and the samples of each page.
+
+    Nothing here looks into them; as dictionaries of sets they take 600 bytes an image, and most of the time in which
+    a large file is opened.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        order = np.argsort(reader.alloc_table["ptr"])
+        self.ptrs, self.sizes = reader.alloc_table["ptr"][order], reader.alloc_table["size"][order]
+        self.context = OSCacheContext(self)
+
+
+ffcv.loader.loader.Reader, ffcv.loader.loader.OSCacheManager = MappedReader, MappedManager
 
 
 class Unchanged:

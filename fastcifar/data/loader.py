@@ -55,13 +55,14 @@ class BetonLoader:
                 os.fspath(path),
                 batch_size=batch_size,
                 num_workers=workers,
+                os_cache=True,  # mapped
                 order=OrderOption.SEQUENTIAL,
                 drop_last=train,
                 batches_ahead=BATCHES_AHEAD,
                 indices=indices,
                 pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
             )
-        self.indices: npt.NDArray[np.uint64] = self._loader.indices.astype(np.uint64)
+        self.indices: npt.NDArray[np.uint64] = np.asarray(self._loader.indices, dtype=np.uint64)
         self._running: Epoch | None = None
 
     def __len__(self) -> int:
