@@ -4,8 +4,8 @@
 
 Images: the training set, cut or repeated, is written to .beton files of several sizes; fresh processes, the sizes in
 turn, then run epochs of loading and augmentation, at least 100,000 images each, and read their anonymous memory
-(RssAnon: what a process has taken for itself, the mapped file aside). The figures that count are how much the time an
-image differs from a straight line through the sizes, and how much the memory grows from the fewest images to the most.
+(RssAnon: what a process has taken for itself, the mapped file aside). The figures that count are the power of
+the number of images with which the time grows, and how much the memory grows from the fewest images to the most.
 Batch: a fresh process makes training steps of `era`.
 """
 
@@ -91,14 +91,17 @@ def main(settings: Scaling) -> None:
 def derive(runs: list[dict[str, Any]]) -> dict[str, float]:
     """How far from linear the time is, and how far from constant the memory.
 
-    Each as a share: the largest difference of a size's seconds an image from those of the line through all sizes, and
-    the anonymous memory of the most images less that of the fewest, by the latter.
+    The time grows as the number of images to the power of `exponent`, the slope of the line through their logarithms.
+    As shares: the largest difference of a size's seconds from those of a straight line through all of them, and the
+    anonymous memory of the most images less that of the fewest, by the latter.
     """
     counts = np.array([run["images"] for run in runs], dtype=np.float64)
     seconds = np.array([run["seconds"] for run in runs])
     slope, start = np.polyfit(counts, seconds, 1, w=1 / counts)
+    exponent, _ = np.polyfit(np.log(counts), np.log(seconds), 1)
     memory = [run["anonymous_bytes"] for run in runs]
     return {
+        "exponent": float(exponent),
         "seconds_per_image": float(slope),
         "seconds_at_start": float(start),
         "largest_deviation": float(np.abs(seconds / (start + slope * counts) - 1).max()),

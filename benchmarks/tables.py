@@ -231,8 +231,9 @@ def scaling_table(name: str) -> str:
     rows += [f"| {r['images']:,} | {r['seconds']:.3f} s | {r['anonymous_bytes'] / 2**20:,.0f} MiB |" for r in images]
     rows += [
         "",
-        f"From a straight line through them the times differ by {figures['largest_deviation']:.1%} at most; from the "
-        f"fewest to the most images memory grows by {figures['memory_growth']:+.1%}.",
+        f"The time grows as the number of images to the power of {figures['exponent']:.3f}, with single sizes up to "
+        f"{figures['largest_deviation']:.1%} off a straight line; memory by {figures['memory_growth']:+.1%} from the "
+        "fewest images to the most.",
         "",
         "| batch | a step of `era` | images/s | peak memory |",
         "|---|---|---|---|",
@@ -293,7 +294,7 @@ def _soak_sentence(results: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu"),
     "course": lambda: course_table("course-gpu", "dilated-cnn-gpu", "course-cpu", "dilated-cnn-cpu"),
-    "throughput": lambda: throughput_table("throughput-cpu"),
+    "throughput": lambda: "\n\n".join(map(throughput_table, ("throughput-cpu", "throughput-amx-cpu"))),
     "soonest": lambda: soonest_table("time-to-90-cpu"),
     "ablation_speedrun": lambda: ablation_table("ablation-speedrun-cpu", "speedrun"),
     "ablation_era_fast": lambda: ablation_table("ablation-era-fast-cpu", "era-fast"),

@@ -462,6 +462,8 @@ def test_growth_is_held_against_a_line() -> None:
     runs[-1] = {"images": 100_000, "seconds": 4.2, "anonymous_bytes": 150}
     assert scaling.derive(runs)["largest_deviation"] > 0.1
     assert scaling.derive(runs)["memory_growth"] == 0.5
+    square = [{"images": n, "seconds": 1e-9 * n**2, "anonymous_bytes": 100} for n in (1_000, 10_000, 100_000)]
+    assert scaling.derive(square)["exponent"] == pytest.approx(2)
 
 
 @pytest.mark.usefixtures("few_images")
