@@ -72,7 +72,7 @@ def main(settings: Scaling) -> None:
             middle = {key: statistics.median(each[key] for each in measured) for key in measured[0]}
             runs.append({"images": count, **middle, "all": measured})
             print(runs[-1], flush=True)
-        _write(folder, source, max(5_000, *settings.batches))
+        _write(folder, source, max(len(source.train.labels), *settings.batches))
         for batch in settings.batches:
             runs.append({"batch_size": batch, **_apart("steps", folder, batch, settings.device, settings.rounds)})
             print(runs[-1], flush=True)
@@ -80,7 +80,6 @@ def main(settings: Scaling) -> None:
     results = {
         "benchmark": "scaling",
         **describe_environment(runtime, manifest),
-        "data": {"name": source.name, "content_sha256": manifest.content_sha256},
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("source", "out")},
         "figures": derive([run for run in runs if "images" in run]),
         "runs": runs,
