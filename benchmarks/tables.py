@@ -101,12 +101,16 @@ def soonest_table(name: str) -> str:
         worth = values.get("epochs_worth")
         rows.append(
             f"| `{training}` | {'–' if worth is None else f'{worth:.2f}'} | {values['runs']} "
-            f"| {accuracy['mean']:.2%} ± {100 * accuracy['stdev']:.2f} "
-            f"| {plain['mean']:.2%} ± {100 * plain['stdev']:.2f} | {values['share_reaching_target']:.0%} "
-            f"| {seconds['mean']:.1f} ± {seconds['stdev']:.1f} "
+            f"| {accuracy['mean']:.2%}{_spread(values, 100 * accuracy['stdev'], 2)} "
+            f"| {plain['mean']:.2%}{_spread(values, 100 * plain['stdev'], 2)} | {values['share_reaching_target']:.0%} "
+            f"| {seconds['mean']:.1f}{_spread(values, seconds['stdev'], 1)} "
             f"| {seconds['mean'] / results['figures'][first]['seconds']['mean']:.2f} × |"
         )
-    return "\n".join(rows)
+    return "\n".join([*rows, *(["", results["note"]] if "note" in results else [])])
+
+
+def _spread(values: dict[str, Any], deviation: float, digits: int) -> str:
+    return f" ± {deviation:.{digits}f}" if values["runs"] > 1 else ""
 
 
 def ablation_table(name: str, recipe: str) -> str:
@@ -295,7 +299,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu"),
     "course": lambda: course_table("course-gpu", "dilated-cnn-gpu", "course-cpu", "dilated-cnn-cpu"),
     "throughput": lambda: "\n\n".join(map(throughput_table, ("throughput-cpu", "throughput-amx-cpu"))),
-    "soonest": lambda: soonest_table("time-to-90-cpu"),
+    "soonest": lambda: "\n\n".join(map(soonest_table, ("time-to-90-cpu", "time-to-90-amx-cpu"))),
     "ablation_speedrun": lambda: ablation_table("ablation-speedrun-cpu", "speedrun"),
     "ablation_era_fast": lambda: ablation_table("ablation-era-fast-cpu", "era-fast"),
     "frontier": lambda: soonest_table("frontier-cpu"),
