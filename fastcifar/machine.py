@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -74,19 +75,22 @@ def anonymous_bytes() -> int:
     Raises:
         RuntimeError: the kernel is older than 4.5 and does not count it.
     """
-    return _status_bytes("RssAnon")
+    held = _status_bytes("RssAnon")
+    if held is None:
+        raise RuntimeError("/proc/self/status has no RssAnon: this kernel is older than 4.5")
+    return held
 
 
 def peak_memory_bytes() -> int:
     """Largest resident memory that this process has had (VmHWM).
 
-    getrusage's figure, of the same meaning, would begin with that of the process that started this one.
+    Where the kernel does not count it, getrusage's, which begins with that of the process that started this one.
     """
-    return _status_bytes("VmHWM")
+    return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _status_bytes(name: str) -> int:
+def _status_bytes(name: str) -> int | None:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {name}: this kernel is older than 4.5")
+    return None

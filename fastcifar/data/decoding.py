@@ -119,7 +119,16 @@ class MappedManager(OSCacheManager):  # type: ignore[misc]
         self.context = OSCacheContext(self)
 
 
-ffcv.loader.loader.Reader, ffcv.loader.loader.OSCacheManager = MappedReader, MappedManager
+@contextmanager
+def mapped_tables() -> Iterator[None]:
+    """Let FFCV's loaders that are made meanwhile read a file as ours are: one allocation a sample."""
+    module = ffcv.loader.loader
+    own = module.Reader, module.OSCacheManager
+    module.Reader, module.OSCacheManager = MappedReader, MappedManager
+    try:
+        yield
+    finally:
+        module.Reader, module.OSCacheManager = own
 
 
 class Unchanged:

@@ -14,7 +14,16 @@ import numpy.typing as npt
 import torch
 
 from fastcifar.data.beton import open_beton
-from fastcifar.data.decoding import BATCHES_AHEAD, Batch, Epoch, Unchanged, copied, to_device, torch_threads_kept
+from fastcifar.data.decoding import (
+    BATCHES_AHEAD,
+    Batch,
+    Epoch,
+    Unchanged,
+    copied,
+    mapped_tables,
+    to_device,
+    torch_threads_kept,
+)
 from fastcifar.data.layout import Layout, read_layout
 from fastcifar.errors import ConfigError
 from fastcifar.machine import usable_cores
@@ -50,7 +59,7 @@ class BetonLoader:
         self.epoch = self._batches_done = 0
         self._workers = workers
         self._file = Unchanged(path)
-        with torch_threads_kept():
+        with torch_threads_kept(), mapped_tables():
             self._loader = Loader(
                 os.fspath(path),
                 batch_size=batch_size,
