@@ -26,7 +26,7 @@ SHARED = {
     "alternate flip (a coin's)": "alternate_flip=false,flip_p=0.5",
     "label smoothing": "label_smoothing=0",
     "norm scales kept at 1": "freeze_norm_scale=false",
-    "norm momentum 0.4 (0.1)": "norm_momentum=0.1",
+    "norm momentum 0.2 (0.1)": "norm_momentum=0.1",
     "the crop": "padding=0",
     "batches of 500 (1000)": "batch_size=1000,bias_lr=53.0,head_lr=670.0",
 }

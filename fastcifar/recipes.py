@@ -62,7 +62,7 @@ _AIRBENCH: dict[str, Any] = {
     "whiten": True,
     "dirac": True,
     "freeze_norm_scale": True,
-    "norm_momentum": 0.4,
+    "norm_momentum": 0.2,
     "head_std": 1.0,
     "batch_size": 500,
     "padding": 2,
@@ -72,7 +72,7 @@ _AIRBENCH: dict[str, Any] = {
     "cutout": 0,
     "small_sizes": (16, 20),
     "small_shares": (0.4, 0.35),
-    "tta": "flip-shift",
+    "tta": "flip",
     "tta_share": 0.25,
     "amp": True,
 }
@@ -108,12 +108,12 @@ def speedrun() -> TrainConfig:
     """
     return TrainConfig(
         recipe="speedrun",
-        **_AIRBENCH,
+        **_AIRBENCH | {"bias_lr": 77.0},  # 2.9 times as much: outputs of norms are 1.7 times as large, twice
         model="speed_cnn",
-        logit_scale=1 / 256,
+        logit_scale=1 / 436,
         epochs=3.5,
         freeze=("whiten",),
-        freeze_after=(0.375,),
+        freeze_after=(0.2,),
     )
 
 

@@ -11,6 +11,7 @@ from fastcifar import create_model
 from fastcifar.errors import ConfigError
 from fastcifar.models import conv
 from fastcifar.models.conv import convolve_by_product, convolve_densely
+from fastcifar.models.speed_cnn import GELU_SCALE, ConvGroup
 
 
 def _parameters(model: nn.Module) -> int:
@@ -97,6 +98,15 @@ def test_an_unknown_name_or_option_is_refused() -> None:
         create_model("resnet")
     with pytest.raises(ConfigError, match="does not take these options"):
         create_model("custom_resnet", depth=3)
+
+
+def test_the_small_networks_activations_are_gelu_times_a_factor() -> None:
+    torch.manual_seed(0)
+    group = ConvGroup(8, 16)
+    images = torch.randn(4, 8, 12, 12)
+    expected = F.gelu(F.batch_norm(group.pool(group.conv1(images)), None, None, training=True))
+    expected = F.gelu(F.batch_norm(group.conv2(expected), None, None, training=True))
+    torch.testing.assert_close(group(images) / GELU_SCALE, expected, atol=0.06, rtol=0)
 
 
 def test_the_dilated_network_is_under_200_000_parameters_and_halves_three_times_without_pooling() -> None:

@@ -64,5 +64,6 @@ class FiniteGuard:
 
 
 def _finite_gradients(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """bool [], by their Euclidean norms: torch's largest magnitude takes twenty times as long on a CPU."""
     grads = [weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-    return torch.isfinite(torch.stack(torch._foreach_norm(grads, float("inf")))).all()
+    return torch.isfinite(torch.stack(torch._foreach_norm(grads))).all()
