@@ -28,16 +28,17 @@ SHARED = {
     "norm scales kept at 1": "freeze_norm_scale=false",
     "norm momentum 0.2 (0.1)": "norm_momentum=0.1",
     "the crop": "padding=0",
-    "batches of 500 (1000)": "batch_size=1000,bias_lr=53.0,head_lr=670.0",
 }
 PARTS = {
     "speedrun": {
         **SHARED,
+        "batches of 500 (1000)": "batch_size=1000,bias_lr=154.0,head_lr=670.0",
         "small images (1.56 epochs)": "small_sizes=[],small_shares=[],epochs=1.56",
-        "the frozen whitening (3.38 epochs)": "freeze=[],freeze_after=[],epochs=3.38",
+        "the frozen whitening (3.4 epochs)": "freeze=[],freeze_after=[],epochs=3.4",
     },
     "era-fast": {
         **SHARED,
+        "batches of 500 (1000)": "batch_size=1000,bias_lr=53.0,head_lr=670.0",
         "small images (1.48 epochs)": "small_sizes=[],small_shares=[],epochs=1.48",
         "the frozen first stages (2.72 epochs)": "freeze=[],freeze_after=[],epochs=2.72",
     },

@@ -104,11 +104,14 @@ def era_fast() -> TrainConfig:
 def speedrun() -> TrainConfig:
     """The shortest time to 90 % with any network: a small one.
 
-    fastcifar train --recipe speedrun
+        fastcifar train --recipe speedrun
+
+    The biases' rate is airbench's times 1.702²: what they are added to is 1.702 times as large, and their gradient that
+    much smaller.
     """
     return TrainConfig(
         recipe="speedrun",
-        **_AIRBENCH | {"bias_lr": 77.0},  # 2.9 times as much: outputs of norms are 1.7 times as large, twice
+        **_AIRBENCH | {"bias_lr": 77.0},
         model="speed_cnn",
         logit_scale=1 / 436,
         epochs=3.5,
