@@ -25,7 +25,7 @@ SHARED = {
     "Muon (Adam, rate 0.005)": "optimizer=adam,max_lr=0.005",
     "alternate flip (a coin's)": "alternate_flip=false,flip_p=0.5",
     "label smoothing": "label_smoothing=0",
-    "norm scales kept at 1": "freeze_norm_scale=false",
+    "norm scales kept": "freeze_norm_scale=false",
     "norm momentum 0.2 (0.1)": "norm_momentum=0.1",
     "the crop": "padding=0",
 }

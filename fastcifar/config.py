@@ -93,7 +93,7 @@ class InitSettings(_Checked):
     dirac: bool = False
     """Start the other 3 × 3 convolutions as the identity, as far as their channels go."""
     freeze_norm_scale: bool = False
-    """Keep the batch norms' scales at 1 and train their biases only."""
+    """Keep the batch norms' scales where they start and train their biases only."""
     norm_momentum: float = 0.1
     """Weight of each batch in the batch norms' running statistics."""
     head_std: float | None = None

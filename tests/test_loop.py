@@ -679,14 +679,14 @@ OTHER_HASH = "damaged: its content does not have the hash that it was saved with
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format_version": 1}, "format version 1; this fastcifar reads 2"),
-        ({"format_version": 2}, "damaged: its content does not have the hash that it was saved with"),
+        ({"format_version": 1}, "format version 1; this fastcifar reads 3"),
+        ({"format_version": 3}, "damaged: its content does not have the hash that it was saved with"),
         (
-            {"format_version": 2, "sha256": "0" * 64},
+            {"format_version": 3, "sha256": "0" * 64},
             "damaged: its content does not have the hash that it was saved with",
         ),
         (
-            {"format_version": 2, "a": {"b": [torch.zeros(1).expand(10**12)]}},
+            {"format_version": 3, "a": {"b": [torch.zeros(1).expand(10**12)]}},
             "damaged: a tensor is larger than what the file holds of it",
         ),
         ({"a": 1}, "damaged, or no checkpoint of fastcifar's ('format_version')"),

@@ -19,7 +19,8 @@ from fastcifar.errors import CheckpointError
 from fastcifar.files import replacing
 from fastcifar.training.state import TrainState, create_configured_model
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""2 had a `speed_cnn` with GELU and norms of scale 1: the same names and shapes, another function."""
 
 FREE_TO_CHANGE = {
     "betons",
