@@ -68,7 +68,7 @@ class TimeTo90:
     """Accuracy that is to be reached."""
     airbench: Path | None = None
     """A checkout of KellerJordan/cifar10-airbench, to train in turn with the recipes."""
-    airbench_epochs: float = 2.5
+    airbench_epochs: float = 2.75
     """What its training is cut to."""
     hiverge: Path | None = None
     """A checkout of hiverge/cifar10-speedrun, likewise."""
