@@ -26,9 +26,9 @@ from torchvision.transforms import v2
 from benchmarks.common import RESULTS, Block, portable, run_command, summarize, time_in_turn, write_results
 from fastcifar import get_recipe
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, PixelNormalize, RandomCutout, mirror
-from fastcifar.training.loop import train_step
 from fastcifar.training.run import describe_environment
 from fastcifar.training.state import create_state
+from fastcifar.training.step import train_step
 
 OURS = "fastcifar"
 STEP = "a step of era"

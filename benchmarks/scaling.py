@@ -30,10 +30,10 @@ from fastcifar import create_augmentation, create_loader, get_recipe
 from fastcifar.data.beton import open_beton, write_beton
 from fastcifar.data.sources import Source, open_source
 from fastcifar.machine import anonymous_bytes, peak_memory_bytes
-from fastcifar.training.loop import train_step
 from fastcifar.training.run import describe_environment
 from fastcifar.training.runtime import resolve_runtime
 from fastcifar.training.state import create_state
+from fastcifar.training.step import train_step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,9 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import RESULTS, Block, portable, run_command, summarize, time_in_turn, write_results
 from fastcifar import get_recipe
 from fastcifar.data.loader import Batch, BetonLoader
-from fastcifar.training.loop import train_step
 from fastcifar.training.run import describe_environment
 from fastcifar.training.state import TrainState, create_state
+from fastcifar.training.step import train_step
 
 
 @dataclass(frozen=True, kw_only=True)

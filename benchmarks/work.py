@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastcifar.models.initialize import freeze, initialize
-from fastcifar.training.loop import step_forms
 from fastcifar.training.state import TrainState, create_configured_model
+from fastcifar.training.step import step_forms
 
 ERA_EPOCH = 3 * 379.27e6 * 50_000
 """Multiply-adds of an epoch of `era`: forward and twice that backward, at full resolution."""

@@ -47,6 +47,8 @@ class DataSettings(_Checked):
     """Folder with train.beton and test.beton."""
     batch_size: int = 512
     """Images a step."""
+    eval_batch_size: int | None = None
+    """Images a batch when the network is measured; batch_size if not given."""
     workers: int | None = None
     """Decoding threads of the loader; all the cores this process may use if not given."""
     resident: bool = False
@@ -59,6 +61,7 @@ class DataSettings(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.batch_size >= 1, self, "batch_size", "at least 1")
+        _require(self.eval_batch_size is None or self.eval_batch_size >= 1, self, "eval_batch_size", "at least 1")
         _require(self.workers is None or self.workers >= 1, self, "workers", "at least 1")
         _require(0 <= self.val_fraction < 1, self, "val_fraction", "from 0 up to, but not including, 1")
 
@@ -246,6 +249,9 @@ class RuntimeSettings(_Checked):
     """Compile the network and the augmentation with torch.compile."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     """torch.compile's mode."""
+    cuda_graphs: bool = False
+    """On CUDA, record a training step and an evaluated batch once, before the clock, and replay each as one launch,
+    compiled or not; not with float16's loss scaling. No effect on the CPU."""
     channels_last: bool = True
     """Keep images and weights in channels-last order, the faster one."""
     deterministic: bool = False
@@ -257,6 +263,12 @@ class RuntimeSettings(_Checked):
         _require(0 <= self.seed < 2**63, self, "seed", "from 0 to 2**63 - 1")
         for field in ("amp_dtype", "compile_mode"):
             _require_choice(RuntimeSettings, self, field)
+        _require(
+            not (self.cuda_graphs and self.compile and self.compile_mode in ("reduce-overhead", "max-autotune")),
+            self,
+            "compile_mode",
+            "one without CUDA graphs of its own, such as 'max-autotune-no-cudagraphs', with cuda_graphs",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,9 @@ _AIRBENCH: dict[str, Any] = {
     "small_shares": (0.4, 0.35),
     "tta": "flip",
     "tta_share": 0.25,
+    "eval_batch_size": 2000,
+    "resident": True,
+    "cuda_graphs": True,
     "amp": True,
 }
 """What both speed recipes start from: in batches of 500, with images that grow from 16 to 20 to 32 pixels.

@@ -19,14 +19,17 @@ from fastcifar import TrainConfig, create_augmentation, create_loader, fit, get_
 from fastcifar.data.beton import write_beton
 from fastcifar.data.layout import read_layout
 from fastcifar.errors import CheckpointError, ConfigError, DataError, DeviceError, StoppedError, TrainingError
+from fastcifar.models.speed_cnn import GELU_SCALE
 from fastcifar.training.checkpoint import checkpoint_path, content_sha256, read_checkpoint, restore, save_checkpoint
-from fastcifar.training.loop import OnStep, run_epoch, train_epoch, train_step, warm_up
+from fastcifar.training.loop import OnStep, run_epoch, train_epoch
 from fastcifar.training.network import Network, predict, shrink
 from fastcifar.training.results import EpochResult, StepProgress
 from fastcifar.training.run import read_metrics
 from fastcifar.training.runtime import resolve_runtime, seed_everything
 from fastcifar.training.state import TrainState, create_state
+from fastcifar.training.step import train_step
 from fastcifar.training.stop import StopRequest
+from fastcifar.training.warm_up import warm_up
 from tests.conftest import TinyNet, write_pair
 
 
@@ -409,7 +412,7 @@ def test_a_speed_recipe_begins_whitened_and_trains_what_it_should(config: TrainC
     assert torch.equal(weight[:12], -weight[12:]), "they are kept"
     assert state.train_loader.epoch == epoch + 1, "the batch that whitens is no step"
     norms = [module for module in state.network.model.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
+    assert all(torch.equal(norm.weight, torch.full_like(norm.weight, GELU_SCALE)) for norm in norms), "they are kept"
     assert all(norm.bias.abs().sum() > 0 for norm in norms)
 
 
@@ -721,10 +724,56 @@ def test_amp_and_devices_are_resolved_from_the_machine(config: TrainConfig) -> N
     assert described == "bfloat16 (AMP), channels-last, compiled"
 
 
+class _Replayed:
+    """Stands for a CUDA graph where there is none: rehearsed as often, then called."""
+
+    def __init__(self, function: Any, inputs: Any, pool: object) -> None:
+        self.function = function
+        for _ in range(3):
+            function(*inputs)
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.function(*(each.clone() for each in inputs))
+
+
+@pytest.mark.parametrize("recipe", ["speedrun", "era"])
+def test_what_is_recorded_is_the_run_step_by_step(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    run = get_recipe(recipe, betons=config.betons, batch_size=50, eval_batch_size=40, epochs=1.75, device="cpu")
+    plain = list(fit(run))
+    monkeypatch.setattr("fastcifar.training.warm_up.Recorded", _Replayed)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    state = create_state(run)
+    state.network = dataclasses.replace(
+        state.network, runtime=dataclasses.replace(state.runtime, cuda_graphs=True), recorded={}
+    )
+    recorded = list(fit(run, state=state))
+    assert {size for size, _ in state.recorded} == {*run.small_sizes, None}
+    assert len(state.network.recorded) == 1 + (run.tta != "none")
+    for ours, theirs in zip(recorded, plain, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
+        assert (ours.test_accuracy, ours.tta_accuracy) == (theirs.test_accuracy, theirs.tta_accuracy)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("recipe", ["speedrun", "era-fast", "era"])
+def test_recorded_on_the_gpu_it_trains_to_what_it_trains_to_launch_by_launch(
+    tmp_path: Path, recipe: str, compiled: bool
+) -> None:
+    betons = write_pair(tmp_path, train=1000, test=300)
+    shared = {"betons": betons, "batch_size": 100, "eval_batch_size": 200, "epochs": 2, "device": "cuda"}
+    run = get_recipe(recipe, **shared, resident=True, compile=compiled, deterministic=True)
+    losses = {}
+    for graphs in (False, True):
+        results = list(fit(dataclasses.replace(run, cuda_graphs=graphs)))
+        losses[graphs] = [result.train_loss for result in results]
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)
+
+
 @pytest.mark.gpu
 def test_an_epoch_on_the_gpu_waits_for_the_host_nowhere(config: TrainConfig) -> None:
-    from fastcifar.training.loop import train_step
-
     run = dataclasses.replace(config, device="cuda", amp=True)
     state = create_state(run)
     images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, device="cuda")

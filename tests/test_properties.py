@@ -22,9 +22,9 @@ from fastcifar.data.split import stratified_split
 from fastcifar.errors import ConfigError
 from fastcifar.training.checkpoint import content_sha256
 from fastcifar.training.evaluation import Predictions
-from fastcifar.training.loop import image_size
 from fastcifar.training.optim import one_cycle_lr, one_cycle_momentum
 from fastcifar.training.run import read_metrics
+from fastcifar.training.step import image_size
 
 NUMBERS = {int: st.integers(-3, 5000), float: st.floats(width=32) | st.floats(0, 1), bool: st.booleans()}
 

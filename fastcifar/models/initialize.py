@@ -97,7 +97,9 @@ def whitening_filters(images: torch.Tensor, size: int) -> torch.Tensor:
     """
     channels = images.shape[1]
     patches = images.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * size**2)
-    variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    covariance = patches.T @ patches / len(patches)
+    variances, directions = torch.linalg.eigh(covariance.cpu())  # so small a matrix takes a GPU longer
+    variances, directions = variances.to(images.device), directions.to(images.device)
     filters: torch.Tensor = directions.T / (variances[:, None] + EPSILON).sqrt()
     return filters.flip(0).view(-1, channels, size, size)
 

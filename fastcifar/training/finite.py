@@ -6,6 +6,8 @@ their `found_inf` is 1, as gradient scaling has them do; `Muon` here does the sa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,10 +24,23 @@ class FiniteGuard:
 
     def __init__(self, device: torch.device, allowed: int) -> None:
         self._allowed = allowed
+        self._held = False
         self._count = torch.zeros((), device=device)
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
 
-    def update(self, state: TrainState, loss: torch.Tensor, step: int) -> torch.Tensor:
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Let no update through in the block, nor count in it, whatever the steps come to."""
+        self._count.fill_(torch.inf)
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self._count.zero_()
+            self._first.fill_(-1)
+
+    def update(self, state: TrainState, loss: torch.Tensor, step: int | torch.Tensor) -> torch.Tensor:
         """Let the optimizer move the weights if loss and gradients are finite; bool [], whether they are.
 
         Under float16's loss scaling a gradient that is not finite is the scaler's to handle: it skips the step and
@@ -36,12 +51,14 @@ class FiniteGuard:
         if not scaler.is_enabled():
             finite = finite & _finite_gradients(optimizer)
         self._count += ~finite
-        self._first = torch.where((self._first < 0) & ~finite, step, self._first)
+        self._first.copy_(torch.where((self._first < 0) & ~finite, step, self._first))
         if not scaler.is_enabled():
             blocked = ~finite | (self._count > self._allowed)
             optimizer.found_inf = blocked.float()  # type: ignore[attr-defined]
-        scaler.step(optimizer)
-        scaler.update()
+            optimizer.step()
+        elif not self._held:
+            scaler.step(optimizer)
+            scaler.update()
         return finite
 
     def check(self, state: TrainState) -> None:

@@ -9,21 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from fastcifar.augment import mirror
-from fastcifar.config import TrainConfig, ViewSettings
+from fastcifar.config import TrainConfig
 from fastcifar.errors import StoppedError
 from fastcifar.machine import peak_memory_bytes
-from fastcifar.models.initialize import freeze, frozen_parts
 from fastcifar.training.memory import told_what_fits
 from fastcifar.training.network import evaluate
-from fastcifar.training.optim import add_l1_gradient, one_cycle_lr, schedule
+from fastcifar.training.optim import one_cycle_lr
 from fastcifar.training.results import EpochResult, StepProgress
-from fastcifar.training.runtime import random_state, restore_random_state
 from fastcifar.training.state import TrainState, create_state, whiten_by_data
+from fastcifar.training.step import take_step
 from fastcifar.training.stop import StopRequest
+from fastcifar.training.warm_up import warm_up
 
 OnStep = Callable[[StepProgress], None]
 
@@ -152,17 +150,14 @@ def train_epoch(state: TrainState, on_step: OnStep | None = None) -> None:
     mirrored = _mirrored(state) if state.config.alternate_flip else None
     for images, labels in itertools.islice(state.train_loader, steps - state.epoch_steps):
         step = first_step + state.epoch_steps
-        if mirrored is not None:
-            images = mirror(images, mirrored[state.epoch_steps])
-        lr = schedule(state.optimizer, step, total_steps, state.config)
-        size = image_size(step, total_steps, state.config)
-        freeze(state.network.model, frozen_parts(step / total_steps, state.config))
-        state.epoch_totals = state.epoch_totals + train_step(state, images, labels, step, size)
+        chosen = None if mirrored is None else mirrored[state.epoch_steps]
+        state.epoch_totals = state.epoch_totals + take_step(state, images, labels, step, chosen)
         if state.runtime.device.type == "cpu":  # where reading the count waits for nothing
             state.finite.check(state)
         state.epoch_steps += 1
         state.epoch_seconds = seconds_before + time.perf_counter() - start
         if on_step:
+            lr = one_cycle_lr(step, total_steps, state.config)
             on_step(StepProgress(epoch=state.epoch + 1, step=state.epoch_steps, steps=steps, lr=lr))
     state.train_loader.go_on(state.epoch + 1)
     state.runtime.synchronize()
@@ -181,100 +176,3 @@ def _means(state: TrainState) -> tuple[float, float, int]:
     steps = state.epoch_steps
     mean_loss = loss / (steps - skipped) if skipped < steps else math.nan
     return mean_loss, correct / (steps * state.config.batch_size), int(skipped)
-
-
-def image_size(step: int, total_steps: int, settings: ViewSettings) -> int | None:
-    """Side in pixels to which the images of `step` are shrunk, None for not at all.
-
-    Source of training on smaller images first: Howard, fast.ai's DAWNBench entry, 2018; Tan and Le, *EfficientNetV2*,
-    2021.
-    """
-    end = 0.0
-    for size, share in zip(settings.small_sizes, settings.small_shares, strict=True):
-        end += share * total_steps
-        if step < end:
-            return size
-    return None
-
-
-def step_forms(total_steps: int, config: TrainConfig) -> list[tuple[int | None, tuple[str, ...]]]:
-    """The image size and the frozen parts of each step."""
-    return [
-        (image_size(step, total_steps, config), frozen_parts(step / total_steps, config)) for step in range(total_steps)
-    ]
-
-
-def train_step(
-    state: TrainState, images: torch.Tensor, labels: torch.Tensor, step: int = 0, size: int | None = None
-) -> torch.Tensor:
-    """Augmentation, forward, backward, update: float32 [3], the mean loss, the number of right answers, and 1 if the
-    step was skipped.
-
-    Args:
-        state: what is moved on.
-        images: uint8 [B, 3, H, W] on the device.
-        labels: int64 [B] on the device.
-        step: its number in the run, from 0.
-        size: side in pixels to which the augmented images are shrunk.
-    """
-    kept = _statistics(state) if state.config.on_nonfinite == "skip" else []
-    logits = state.network.logits(images, size)
-    loss = F.cross_entropy(logits, labels, label_smoothing=state.config.label_smoothing)
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss).backward()
-    if state.config.l1:
-        add_l1_gradient(state.optimizer, state.scaler, state.config.l1)
-    finite = state.finite.update(state, loss, step)
-    for buffer, before in kept:
-        buffer.copy_(torch.where(finite, buffer, before))
-    right = (logits.detach().argmax(dim=1) == labels).sum()
-    return torch.stack((torch.where(finite, loss.detach(), 0.0), torch.where(finite, right, 0), ~finite))
-
-
-def _statistics(state: TrainState) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The network's buffers, which each forward pass moves, and copies of them."""
-    return [(buffer, buffer.clone()) for buffer in state.network.model.buffers()]
-
-
-def warm_up(state: TrainState) -> float:
-    """Compile what compiles, on made-up images, and leave the state as it was; the seconds it took."""
-    start = time.perf_counter()
-    state.train_loader.warm_up()
-    state.test_loader.warm_up()
-    if state.runtime.compile_mode:
-        _compile_step(state)
-    state.runtime.synchronize()
-    return time.perf_counter() - start
-
-
-def _compile_step(state: TrainState) -> None:
-    """Compute once in each form that the run comes through: image sizes and frozen parts, and, where an epoch ends,
-    inference.
-
-    There is no update; what trains, statistics and random state are put back.
-    """
-    height, width, channels = state.manifest.image_shape
-    images = torch.randint(0, 256, (state.config.batch_size, height, width, channels), dtype=torch.uint8)
-    images = images.permute(0, 3, 1, 2).to(state.runtime.device)
-    model = state.network.model
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    random = random_state()
-    config, steps, total = state.config, len(state.train_loader), state.total_steps
-    forms = step_forms(total, config)
-    evaluated = {frozen for _, frozen in (*forms[steps - 1 :: steps], forms[-1])}
-    for size, frozen in dict.fromkeys(forms):
-        freeze(model, frozen)
-        state.network.train()
-        state.network.logits(images, size).sum().backward()
-        state.optimizer.zero_grad(set_to_none=True)
-        if frozen in evaluated:
-            state.network.train(False)
-            with torch.no_grad():
-                state.network.padded_logits(images, len(images), config)
-    for parameter in trained:
-        parameter.requires_grad_()
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-    restore_random_state(random)

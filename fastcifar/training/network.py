@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastcifar.augment import mirror
 from fastcifar.config import ViewSettings
 from fastcifar.data.loader import BetonLoader
+from fastcifar.training.graphs import Recorded
 from fastcifar.training.runtime import Runtime
 from fastcifar.training.stop import StopRequest
+
+TrainingLoss = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor | None, int | None, float], tuple[torch.Tensor, torch.Tensor]
+]
 
 PLAIN_VIEW = ViewSettings()
 """Each image as it is, once."""
@@ -20,11 +27,13 @@ PLAIN_VIEW = ViewSettings()
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """From uint8 images to logits."""
+    """From uint8 images to logits, and to the loss that it trains on."""
 
     model: nn.Module
     augmentation: nn.Module
     runtime: Runtime
+    recorded: dict[tuple[str, float], Recorded] = field(default_factory=dict)
+    """Evaluations of a batch as CUDA graphs, by `tta` and `tta_share`."""
 
     def train(self, mode: bool = True) -> None:
         """Augment and take batch statistics, or, with False, only normalise and use the running ones."""
@@ -38,8 +47,31 @@ class Network:
             normalized = shrink(normalized, size)
         return self._forward(normalized)
 
+    @functools.cached_property
+    def training_loss(self) -> TrainingLoss:
+        """(images, labels, mirrored, size, label_smoothing) to the mean loss and the number of right answers.
+
+        One region from uint8 pixels to the loss, if it is compiled, and from there back. Images and labels are a
+        batch's, `mirrored`, bool [B] or None, names the images to mirror first, `size` is as in `logits`.
+        """
+        return self.runtime.compiled(self._training_loss)
+
+    def _training_loss(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        mirrored: torch.Tensor | None,
+        size: int | None,
+        label_smoothing: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if mirrored is not None:
+            images = mirror(images, mirrored)
+        logits = self.logits(images, size)
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return loss, (logits.detach().argmax(dim=1) == labels).sum()
+
     def padded_logits(self, images: torch.Tensor, batch_size: int, views: ViewSettings = PLAIN_VIEW) -> torch.Tensor:
-        """The same in the shape that was compiled: a smaller batch is filled up, and the filling's rows are cut off.
+        """The same in the shape that was compiled or recorded: a smaller batch is filled up, the filling cut off.
 
         Args:
             images: uint8 [B, 3, H, W].
@@ -47,24 +79,30 @@ class Network:
             views: test-time augmentation, whose logits are averaged.
         """
         count = len(images)
-        if self.runtime.compile_mode and count < batch_size:
+        if (self.runtime.compile_mode or self.recorded) and count < batch_size:
             images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, batch_size - count))  # in the same order of memory
-        normalized = self.augmentation(images)
-        logits = self._forward(normalized).clone()  # a CUDA graph would write over it
-        if views.tta != "none":
-            self._look_again(normalized, logits, count, views)
-        return logits[:count]
+        recorded = self.recorded.get((views.tta, views.tta_share))
+        counted = torch.full((), count, device=images.device)
+        logits = recorded(images, counted) if recorded else self.looked_at(images, counted, views)
+        return logits[:count].clone()  # a CUDA graph would write over it
 
-    def _look_again(self, normalized: torch.Tensor, logits: torch.Tensor, count: int, views: ViewSettings) -> None:
-        """Average the least confident images' logits, in place, with those of their other views."""
-        confidence = logits.softmax(dim=1).amax(dim=1)
-        confidence[count:] = torch.inf
-        doubtful = confidence.topk(round(views.tta_share * len(normalized)), largest=False).indices
-        plain = logits[doubtful]
-        average = plain.clone()
-        for weight, view in _views(normalized[doubtful], views.tta):
-            average += weight * (self._forward(view.contiguous(memory_format=self.runtime.memory_format)) - plain)
-        logits[doubtful] = average
+    def looked_at(self, images: torch.Tensor, count: torch.Tensor, views: ViewSettings) -> torch.Tensor:
+        """float32 logits [B, classes], averaged over views where `views` says so, of which the first `count`, int64 [],
+        are wanted."""
+        normalized = self.augmentation(images)
+        logits = self._forward(normalized)
+        if views.tta == "none":
+            return logits
+        wanted = torch.arange(len(logits), device=logits.device) < count
+        confidence = logits.softmax(dim=1).amax(dim=1).where(wanted, torch.inf)
+        doubtful = confidence.topk(round(views.tta_share * len(logits)), largest=False).indices
+        weights, others = _views(normalized[doubtful], views.tta)
+        again = self._forward(torch.cat(others).contiguous(memory_format=self.runtime.memory_format))
+        again = again.view(len(others), len(doubtful), -1)
+        average = (1 - sum(weights)) * logits[doubtful]
+        for weight, view in zip(weights, again, strict=True):
+            average = average + weight * view
+        return logits.index_copy(0, doubtful, average)
 
     def _forward(self, normalized: torch.Tensor) -> torch.Tensor:
         with self.runtime.autocast():
@@ -77,21 +115,18 @@ def shrink(images: torch.Tensor, size: int) -> torch.Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def _views(images: torch.Tensor, tta: str) -> Iterator[tuple[float, torch.Tensor]]:
-    """Other looks at images, with the weights of their logits beside the plain ones'.
+def _views(images: torch.Tensor, tta: str) -> tuple[list[float], list[torch.Tensor]]:
+    """The weights of other looks at images, the plain one having the rest, and these looks.
 
     Source: KellerJordan/cifar10-airbench: mirrored or not, and, half of the weight, shifted by a pixel along one
     diagonal or the other way.
     """
-    shifted = 0.5 if tta == "flip-shift" else 0.0
-    yield (1 - shifted) / 2, images.flip(-1)
-    if shifted:
-        height, width = images.shape[2:]
-        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-        for first in (0, 2):
-            view = padded[:, :, first : first + height, first : first + width]
-            yield shifted / 4, view
-            yield shifted / 4, view.flip(-1)
+    if tta == "flip":
+        return [0.5], [images.flip(-1)]
+    height, width = images.shape[2:]
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    shifted = [padded[:, :, first : first + height, first : first + width] for first in (0, 2)]
+    return [0.25, *[0.125] * 4], [images.flip(-1), *shifted, *(view.flip(-1) for view in shifted)]
 
 
 @torch.no_grad()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fastcifar.config import OptimSettings, TrainConfig
 
+Compiler = Callable[[Callable[..., None]], Callable[..., None]]
 
-def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+
+def create_optimizer(model: nn.Module, config: TrainConfig, compiled: Compiler | None = None) -> torch.optim.Optimizer:
     """Adam, SGD with momentum, or Muon, with an L2 penalty, over the parameters that train.
 
-    Those of a part that is to be frozen are groups of their own, with its share of the steps as their "length".
+    Those of a part that is to be frozen are groups of their own, with its share of the steps as their "length". Muon's
+    update is what `compiled` makes of it, if given; torch's own are fused.
     """
     lengths = dict(zip(config.freeze, config.freeze_after, strict=True))
     by_length: dict[float, dict[str, nn.Parameter]] = {}
@@ -28,7 +33,7 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
         for group in (_muon_groups(trained, config) if muon else [{"params": list(trained.values())}])
     ]
     if muon:
-        return Muon(groups, lr=config.max_lr)
+        return Muon(groups, lr=config.max_lr, compiled=compiled)
     shared: dict[str, Any] = {"lr": config.max_lr, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, **shared)
@@ -55,15 +60,17 @@ class Muon(torch.optim.Optimizer):
     matrix with orthogonal rows has, so that the rate alone says how far a step turns it. A group has "orthogonal",
     "momentum", "weight_decay" (an L2 penalty) and "lr".
 
-    torch.optim.Muon takes two-dimensional parameters only, one at a time; this stacks those of one shape.
+    torch.optim.Muon takes two-dimensional parameters only, one at a time; this takes filters together.
 
     Sources: Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024; the weights' norm from
     KellerJordan/cifar10-airbench (airbench94_muon).
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
+    def __init__(self, groups: list[dict[str, Any]], lr: float, compiled: Compiler | None = None) -> None:
         defaults = {"lr": lr, "lr_ratio": 1.0, "momentum": 0.6, "weight_decay": 0.0, "orthogonal": True}
         super().__init__(groups, defaults)
+        self._compiled = compiled is not None
+        self._move = compiled(_move) if compiled else _move
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -71,33 +78,11 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if weights:
-                self._step(weights, group)
-
-    def _step(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
-        grads = [cast(torch.Tensor, weight.grad) for weight in weights]
-        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
-        skip = None if found_inf is None else found_inf.bool()
-        if group["weight_decay"]:
-            grads = list(torch._foreach_add(grads, weights, alpha=group["weight_decay"]))
-        averages = [self._average(weight) for weight in weights]
-        decay = group["momentum"]
-        if skip is not None:
-            grads = [torch.where(skip, 0.0, grad) for grad in grads]
-            decay = torch.where(skip, 1.0, decay)
-        torch._foreach_mul_(averages, decay)
-        torch._foreach_add_(averages, grads)
-        updates = list(torch._foreach_add(grads, averages, alpha=group["momentum"]))
-        if group["orthogonal"]:
-            updates = orthogonalize(updates)
-            scales = [
-                len(weight) ** 0.5 / norm for weight, norm in zip(weights, torch._foreach_norm(weights), strict=True)
-            ]
-            if skip is not None:
-                scales = [torch.where(skip, 1.0, scale) for scale in scales]
-            torch._foreach_mul_(weights, scales)
-        if found_inf is not None:
-            torch._foreach_mul_(updates, 1 - found_inf)
-        torch._foreach_add_(weights, updates, alpha=-group["lr"])
+                grads = [weight.grad for weight in weights]
+                averages = [self._average(weight) for weight in weights]
+                lr = torch.as_tensor(group["lr"]) if self._compiled else group["lr"]  # else compiled for each number
+                settings = group["momentum"], group["weight_decay"], group["orthogonal"]
+                self._move(weights, grads, averages, lr, getattr(self, "found_inf", None), *settings)
 
     def _average(self, weight: torch.Tensor) -> torch.Tensor:
         state = self.state[weight]
@@ -106,33 +91,88 @@ class Muon(torch.optim.Optimizer):
         return cast(torch.Tensor, state["momentum_buffer"])
 
 
+def _move(
+    weights: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    averages: list[torch.Tensor],
+    lr: float | torch.Tensor,
+    found_inf: torch.Tensor | None,
+    momentum: float,
+    weight_decay: float,
+    orthogonal: bool,
+) -> None:
+    """A group's step, in place."""
+    factor: float | torch.Tensor = -lr
+    decay: float | torch.Tensor = momentum
+    skip: torch.Tensor | None = None
+    if weight_decay:
+        grads = list(torch._foreach_add(grads, weights, alpha=weight_decay))
+    if found_inf is not None:
+        skip = found_inf.bool()
+        grads = [torch.where(skip, 0.0, grad) for grad in grads]
+        factor, decay = (found_inf - 1) * lr, torch.where(skip, 1.0, momentum)
+    torch._foreach_mul_(averages, decay)
+    torch._foreach_add_(averages, grads)
+    updates = list(torch._foreach_add(grads, averages, alpha=momentum))
+    if orthogonal:
+        updates = orthogonalize(updates)
+        scales = [len(weight) ** 0.5 / norm for weight, norm in zip(weights, torch._foreach_norm(weights), strict=True)]
+        if skip is not None:
+            scales = [torch.where(skip, 1.0, scale) for scale in scales]
+        torch._foreach_mul_(weights, scales)
+    torch._foreach_mul_(updates, factor)
+    torch._foreach_add_(weights, updates)
+
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic, steepest at zero: singular values end between about 0.7 and 1.2, not at 1."""
 NEWTON_SCHULZ_STEPS = 3
 """More would magnify the rounding of the matrices' products with their transposes."""
 
 
-def orthogonalize(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Each matrix with its singular values pushed towards 1, by Newton–Schulz steps in bfloat16.
+def orthogonalize(filters: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each filter bank with the singular values of its matrix pushed towards 1, by Newton–Schulz steps in bfloat16.
 
     Args:
-        matrices: [O, …], each taken as [O, product of the others]; those of one shape are multiplied in one batch.
+        filters: [O, I, H, W], taken as [O, H · W · I], the order of channels-last memory. On CUDA all go through the
+            steps as one batch, filled up with zeros, since launches cost more than products there; on the CPU those of
+            one shape do.
 
     Source: Jordan et al., 2024, whose coefficients these are.
     """
-    by_shape: dict[torch.Size, list[int]] = {}
-    for number, matrix in enumerate(matrices):
-        by_shape.setdefault(matrix.shape, []).append(number)
-    results = list(matrices)
-    for shape, numbers in by_shape.items():
-        batch = torch.stack([matrices[number].flatten(1) for number in numbers])
-        for number, result in zip(numbers, _newton_schulz(batch), strict=True):
-            results[number] = result.view(shape).to(matrices[number].dtype)
+    matrices = [bank.movedim(1, -1).flatten(1) for bank in filters]
+    wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.mT for matrix in matrices]
+    results = list(filters)
+    for numbers in _batches(wide):
+        batch = _newton_schulz(_stack([wide[number].bfloat16() for number in numbers]))
+        for number, result in zip(numbers, batch, strict=True):
+            bank, (rows, columns) = filters[number], wide[number].shape
+            result = result[:rows, :columns]
+            matrix = result if wide[number] is matrices[number] else result.mT
+            results[number] = matrix.reshape(bank.movedim(1, -1).shape).movedim(-1, 1).to(bank.dtype)
     return results
 
 
+def _stack(matrices: list[torch.Tensor]) -> torch.Tensor:
+    """[M, rows, columns], as large as the largest, the others filled up with zeros."""
+    height, width = (max(matrix.shape[side] for matrix in matrices) for side in (0, 1))
+    return torch.stack(
+        [F.pad(matrix, (0, width - matrix.shape[1], 0, height - matrix.shape[0])) for matrix in matrices]
+    )
+
+
+def _batches(matrices: list[torch.Tensor]) -> list[list[int]]:
+    """The numbers of those that are multiplied together."""
+    if matrices[0].is_cuda:  # only on a GPU
+        return [list(range(len(matrices)))]
+    by_shape: dict[torch.Size, list[int]] = {}
+    for number, matrix in enumerate(matrices):
+        by_shape.setdefault(matrix.shape, []).append(number)
+    return list(by_shape.values())
+
+
 def _newton_schulz(batch: torch.Tensor) -> torch.Tensor:
-    """[M, O, K] to the same.
+    """bfloat16 [M, O, K], O at most K, to the same.
 
     A step multiplies the matrix by a · I + b · G + c · G², where G is its product with its own transpose. All the steps
     are polynomials in the first G, so they are taken on [O, O] matrices, and their product, scale · I + rest,
@@ -141,9 +181,7 @@ def _newton_schulz(batch: torch.Tensor) -> torch.Tensor:
     Source of steps apart from the matrix: *IFNSO: Iteration-Free Newton–Schulz Orthogonalization*, 2026.
     """
     a, b, c = NEWTON_SCHULZ
-    wide = batch if batch.shape[1] <= batch.shape[2] else batch.mT
-    x = wide.bfloat16()
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = batch / (batch.norm(dim=(1, 2), keepdim=True) + 1e-7)
     gram = x @ x.mT
     scale, rest = a, torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     tail = rest
@@ -153,8 +191,7 @@ def _newton_schulz(batch: torch.Tensor) -> torch.Tensor:
         tail = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         rest = torch.baddbmm(rest, tail, rest, beta=a) + scale * tail
         scale *= a
-    x = torch.baddbmm(x, rest, x, beta=scale)
-    return x if wide is batch else x.mT
+    return torch.baddbmm(x, rest, x, beta=scale)
 
 
 def one_cycle_lr(step: int, total_steps: int, settings: OptimSettings) -> float:
@@ -189,6 +226,16 @@ def schedule(optimizer: torch.optim.Optimizer, step: int, total_steps: int, sett
         if settings.optimizer == "sgd":
             group["momentum"] = one_cycle_momentum(step, length, settings)
     return one_cycle_lr(step, total_steps, settings)
+
+
+def rate_table(optimizer: torch.optim.Optimizer, total_steps: int, settings: OptimSettings) -> torch.Tensor:
+    """What `schedule` gives in every step: float32 [steps, 1 + groups], the step's number and then each group's rate,
+    on the parameters' device."""
+    rows = []
+    for step in range(total_steps):
+        schedule(optimizer, step, total_steps, settings)
+        rows.append([step, *(group["lr"] for group in optimizer.param_groups)])
+    return torch.tensor(rows, dtype=torch.float32, device=optimizer.param_groups[0]["params"][0].device)
 
 
 @torch.no_grad()

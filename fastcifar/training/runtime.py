@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from torch import nn
 from fastcifar.config import RuntimeSettings
 from fastcifar.errors import ConfigError, DeviceError
 from fastcifar.machine import cpu_name, keep_freed_memory
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MOST_FORMS = 128
 """Compiled forms that torch keeps of one piece of code, all runs of a process together: of each image size, frozen part
@@ -31,6 +36,8 @@ class Runtime:
     memory_format: torch.memory_format
     compile_mode: str | None
     """torch.compile's mode; None when it is off."""
+    cuda_graphs: bool = False
+    """Replay steps as CUDA graphs; never on the CPU."""
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the network is called."""
@@ -50,6 +57,12 @@ class Runtime:
             module.compile(mode=self.compile_mode)
         return module
 
+    def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The function, compiled for fixed shapes if asked to."""
+        if self.compile_mode is None:
+            return function
+        return torch.compile(function, mode=self.compile_mode, dynamic=False)
+
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
         if self.device.type == "cuda":  # only on a GPU
@@ -65,7 +78,8 @@ class Runtime:
         """Such as "bfloat16 (AMP), channels-last, compiled"."""
         precision = "float32" if self.amp_dtype is None else f"{str(self.amp_dtype).removeprefix('torch.')} (AMP)"
         layout = "channels-last" if self.memory_format == torch.channels_last else "contiguous"
-        return ", ".join([precision, layout] + (["compiled"] if self.compile_mode else []))
+        compiled = ["compiled"] if self.compile_mode else []
+        return ", ".join([precision, layout, *compiled, *(["CUDA graphs"] if self.cuda_graphs else [])])
 
 
 def resolve_runtime(settings: RuntimeSettings) -> Runtime:
@@ -73,7 +87,7 @@ def resolve_runtime(settings: RuntimeSettings) -> Runtime:
     on CUDA the fastest convolutions are searched for, for the whole process.
 
     Raises:
-        ConfigError: the device's name cannot be read.
+        ConfigError: the device's name cannot be read, or the precision does not go with CUDA graphs.
         DeviceError: the device is not there.
     """
     device = _resolve_device(settings.device)
@@ -81,11 +95,16 @@ def resolve_runtime(settings: RuntimeSettings) -> Runtime:
         keep_freed_memory()
     else:
         _choose_algorithms(settings.deterministic)
+    amp_dtype = _resolve_amp_dtype(settings, device) if settings.amp else None
+    cuda_graphs = settings.cuda_graphs and device.type == "cuda"
+    if cuda_graphs and amp_dtype is torch.float16:
+        raise ConfigError("cuda_graphs is set; loss scaling, which float16 needs, cannot be recorded: take bfloat16")
     return Runtime(
         device=device,
-        amp_dtype=_resolve_amp_dtype(settings, device) if settings.amp else None,
+        amp_dtype=amp_dtype,
         memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
         compile_mode=settings.compile_mode if settings.compile else None,
+        cuda_graphs=cuda_graphs,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,9 +20,13 @@ from fastcifar.machine import give_back_freed_memory
 from fastcifar.models import create_model
 from fastcifar.models.initialize import initialize, require_parts, whiten
 from fastcifar.training.finite import FiniteGuard
+from fastcifar.training.graphs import Recorded
 from fastcifar.training.network import Network
 from fastcifar.training.optim import create_optimizer
 from fastcifar.training.runtime import Runtime, random_state, resolve_runtime, restore_random_state, seed_everything
+
+StepForm = tuple[int | None, tuple[str, ...]]
+"""Side in pixels to which a step's images are shrunk, None for not at all, and the parts that no longer train."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +55,10 @@ class TrainState:
     """Of the epochs that are done."""
     best_accuracy: float = 0.0
     best_epoch: int = 0
+    recorded: dict[StepForm, Recorded] = field(default_factory=dict)
+    """The run's steps as CUDA graphs, if they are recorded."""
+    rates: torch.Tensor | None = None
+    """What these read of the schedule: float32 [steps, 1 + groups] on the device, as `rate_table` gives it."""
 
     @property
     def runtime(self) -> Runtime:
@@ -140,7 +148,7 @@ def create_state(
         config=config,
         manifest=manifest,
         network=Network(model=model, augmentation=runtime.place(augmentation), runtime=runtime),
-        optimizer=create_optimizer(model, config),
+        optimizer=create_optimizer(model, config, runtime.compiled if runtime.compile_mode else None),
         scaler=runtime.scaler(),
         finite=FiniteGuard(runtime.device, config.max_skipped if config.on_nonfinite == "skip" else 0),
         train_loader=train_loader,
@@ -200,10 +208,14 @@ def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoad
         train_indices, test_indices = stratified_split(layout.labels, config.val_fraction, config.seed)
         test_path = train_path
     shared: dict[str, Any] = {
-        "batch_size": config.batch_size, "device": device, "seed": config.seed, "workers": config.workers,
-        "resident": config.resident,
+        "device": device, "seed": config.seed, "workers": config.workers, "resident": config.resident,
     }  # fmt: skip
-    train = create_loader(train_path, **shared, train=True, indices=train_indices, verify=False)
+    train = create_loader(
+        train_path, **shared, batch_size=config.batch_size, train=True, indices=train_indices, verify=False
+    )
     verify_test = config.verify and test_path != train_path
-    test = create_loader(test_path, **shared, train=False, indices=test_indices, verify=verify_test)
+    eval_batch_size = config.eval_batch_size or config.batch_size
+    test = create_loader(
+        test_path, **shared, batch_size=eval_batch_size, train=False, indices=test_indices, verify=verify_test
+    )
     return train, test, manifest
