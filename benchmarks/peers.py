@@ -6,6 +6,7 @@ changed, and the checkout's commit, go into the results. Nothing of theirs is ke
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import time
@@ -87,25 +88,24 @@ class HostEvent:
 
 @dataclass(frozen=True)
 class Peer:
-    """A project's training, cut to so many epochs."""
+    """A project's training, cut to so many epochs or so many: each of them a training of its own."""
 
     project: Project
     checkout: Path
-    epochs: float
+    epochs: tuple[float, ...]
     device: torch.device
     betons: Path
 
     @property
-    def name(self) -> str:
-        """As in the results."""
-        return f"{Path(self.project.script).stem}, {self.epochs:g} epochs"
+    def names(self) -> dict[float, str]:
+        """By epochs, as in the results."""
+        return {epochs: f"{Path(self.project.script).stem}, {epochs:g} epochs" for epochs in self.epochs}
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """What differs from their file."""
-        length = (f"{self.project.length} * len(train_loader))", f"ceil({self.epochs!r} * len(train_loader))")
         return (
-            length,
+            (f"{self.project.length} * len(train_loader))", "ceil(EPOCHS * len(train_loader))"),
             *self.project.results,
             *(self.project.on_the_cpu if self.device.type == "cpu" else ()),
         )
@@ -116,14 +116,13 @@ class Peer:
         Raises:
             ConfigError: it is no checkout.
         """
-        command = ["git", "-C", str(self.checkout), "rev-parse", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ConfigError(f"{self.checkout}: is no checkout of {self.project.name}; clone it there")
-        return {"project": self.project.name, "commit": done.stdout.strip(), "changes": list(self.changes)}
+        return {"project": self.project.name, "commit": checkout_commit(self), "changes": list(self.changes)}
 
-    def load(self, folder: Path) -> Callable[[int], dict[str, Any]]:
-        """Their training as a function of the seed; compiled, where they compile, and warmed up as they do.
+    def load(self, folder: Path) -> dict[str, Callable[[int], dict[str, Any]]]:
+        """Their trainings by name, as functions of the seed; compiled, where they compile, and warmed up as they do.
+
+        What a run takes is their own clock's time and the time in which they load the training set to the device, which
+        their clock leaves out.
 
         Args:
             folder: where to put the data as they keep it, which each training reads.
@@ -131,6 +130,31 @@ class Peer:
         Raises:
             ConfigError: the script is not there, or is not the one that the changes are for.
         """
+        space = self._run_script(folder)
+        space["EPOCHS"] = max(self.epochs)
+        model = space["CifarNet"]().to(self.device).to(memory_format=torch.channels_last)
+        if self.device.type == "cuda":  # only on a GPU
+            model.compile(mode="max-autotune")
+            space["main"]("warmup", model)
+        loading = _time_loading(space, self.device)
+
+        def train(epochs: float, seed: int) -> dict[str, Any]:
+            space["EPOCHS"] = epochs
+            loading.clear()
+            torch.manual_seed(seed)
+            tta, plain, training, total = space["main"](seed, model)
+            load = sum(loading)
+            return {
+                "seed": seed, "test_accuracy": plain, "tta_accuracy": tta, "quoted_accuracy": tta,
+                "load_seconds": load, "train_seconds": None if training is None else load + training,
+                "tta_seconds": None if training is None else total - training,
+                "seconds": load + total, "seconds_to_target": None, "joules": None,
+            }  # fmt: skip
+
+        return {name: functools.partial(train, epochs) for epochs, name in self.names.items()}
+
+    def _run_script(self, folder: Path) -> dict[str, Any]:
+        """The changed script's names, once the data are where it looks for them."""
         script = self.checkout / self.project.script
         try:
             code = script.read_text()
@@ -150,18 +174,34 @@ class Peer:
             exec(compile(code, sys.argv[0], "exec"), space)
         finally:
             sys.argv = argv
-        model = space["CifarNet"]().to(self.device).to(memory_format=torch.channels_last)
-        if self.device.type == "cuda":
-            model.compile(mode="max-autotune")
-            space["main"]("warmup", model)
+        return space
 
-        def train(seed: int) -> dict[str, Any]:
-            torch.manual_seed(seed)
-            tta, plain, training, total = space["main"](seed, model)
-            return {
-                "seed": seed, "test_accuracy": plain, "tta_accuracy": tta, "quoted_accuracy": tta,
-                "train_seconds": training, "tta_seconds": None if training is None else total - training,
-                "seconds": total, "seconds_to_target": None, "joules": None,
-            }  # fmt: skip
 
-        return train
+def checkout_commit(peer: Peer) -> str:
+    """Of a peer's checkout.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    command = ["git", "-C", str(peer.checkout), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"{peer.checkout}: is no checkout of {peer.project.name}; clone it there")
+    return done.stdout.strip()
+
+
+def _time_loading(space: dict[str, Any], device: torch.device) -> list[float]:
+    """Seconds in which each training set is loaded from now on."""
+    seconds: list[float] = []
+
+    class Timed(space["CifarLoader"]):  # type: ignore[misc]
+        def __init__(self, path: str, train: bool = True, **options: Any) -> None:
+            start = time.perf_counter()
+            super().__init__(path, train, **options)
+            if device.type == "cuda":  # only on a GPU
+                torch.cuda.synchronize(device)
+            if train:
+                seconds.append(time.perf_counter() - start)
+
+    space["CifarLoader"] = Timed
+    return seconds

@@ -68,12 +68,12 @@ class TimeTo90:
     """Accuracy that is to be reached."""
     airbench: Path | None = None
     """A checkout of KellerJordan/cifar10-airbench, to train in turn with the recipes."""
-    airbench_epochs: float = 2.75
-    """What its training is cut to."""
+    airbench_epochs: tuple[float, ...] = (2.75,)
+    """What its training is cut to, one training each."""
     hiverge: Path | None = None
     """A checkout of hiverge/cifar10-speedrun, likewise."""
-    hiverge_epochs: float = 2.5
-    """What its training is cut to."""
+    hiverge_epochs: tuple[float, ...] = (2.5,)
+    """What its training is cut to, one training each."""
     resume: bool = False
     """Go on with the runs that --out has, made on this device."""
     out: Path = RESULTS / "time-to-90.json"
@@ -87,15 +87,15 @@ def main(settings: TimeTo90) -> None:
     for name, config in configs.items():
         trainings[name] = functools.partial(_train, config, settings.target)
     with ExitStack() as stack:
-        peers = {}
+        peers: dict[str, Any] = {}
         for project, checkout, epochs in (
             (AIRBENCH, settings.airbench, settings.airbench_epochs),
             (HIVERGE, settings.hiverge, settings.hiverge_epochs),
         ):
             if checkout is not None:
                 peer = Peer(project, checkout, epochs, runtime.device, settings.betons)
-                peers[peer.name] = peer.describe()
-                trainings[peer.name] = peer.load(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+                peers |= dict.fromkeys(peer.names.values(), peer.describe())
+                trainings |= peer.load(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         _train_in_turn(trainings, settings, _begin(settings, runtime, peers))
 
 

@@ -74,15 +74,19 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path, betons: Path) -> Peer:
     (tmp_path / project.script).write_text(SCRIPTS[project.script])
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    return Peer(project, tmp_path, 2.5, torch.device("cpu"), betons)
+    return Peer(project, tmp_path, (2.5, 3.0), torch.device("cpu"), betons)
 
 
 def test_a_peers_training_is_cut_and_runs_on_the_cpu_and_on_our_data(peer: Peer, tmp_path: Path) -> None:
-    result = peer.load(tmp_path)(7)
+    trainings = peer.load(tmp_path)
+    stem = Path(peer.project.script).stem
+    assert list(trainings) == [f"{stem}, 2.5 epochs", f"{stem}, 3 epochs"]
+    result = trainings[f"{stem}, 2.5 epochs"](7)
     assert result["seed"] == 7
     assert result["test_accuracy"] == 0.025, "2.5 epochs of 10 steps"
     assert result["quoted_accuracy"] == result["tta_accuracy"] == pytest.approx(0.200090), "200 and 90 images"
-    assert 0 < result["seconds"] < 10
+    assert 0 < result["load_seconds"] < result["seconds"] < 10
+    assert trainings[f"{stem}, 3 epochs"](7)["test_accuracy"] == 0.03
     if result["train_seconds"] is not None:
         assert result["train_seconds"] + result["tta_seconds"] == pytest.approx(result["seconds"])
 
@@ -91,8 +95,8 @@ def test_a_peer_is_told_by_its_commit_and_what_was_changed(peer: Peer) -> None:
     described = peer.describe()
     head = subprocess.run(["git", "-C", str(peer.checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
     assert described["commit"] == head.stdout.strip()
-    assert (f"{peer.project.length} * len(train_loader))", "ceil(2.5 * len(train_loader))") in described["changes"]
-    assert peer.name == f"{Path(peer.project.script).stem}, 2.5 epochs"
+    assert (f"{peer.project.length} * len(train_loader))", "ceil(EPOCHS * len(train_loader))") in described["changes"]
+    assert list(peer.names) == [2.5, 3.0]
 
 
 def test_another_version_of_a_peer_or_none_is_refused(peer: Peer, tmp_path: Path) -> None:
@@ -103,6 +107,6 @@ def test_another_version_of_a_peer_or_none_is_refused(peer: Peer, tmp_path: Path
     script.unlink()
     with pytest.raises(ConfigError, match=f"clone {peer.project.name} there"):
         peer.load(tmp_path)
-    nowhere = Peer(peer.project, tmp_path / "none", 1, peer.device, peer.betons)
+    nowhere = Peer(peer.project, tmp_path / "none", (1.0,), peer.device, peer.betons)
     with pytest.raises(ConfigError, match="is no checkout"):
         nowhere.describe()
