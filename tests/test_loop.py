@@ -740,7 +740,8 @@ class _Replayed:
 def test_what_is_recorded_is_the_run_step_by_step(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:
-    run = get_recipe(recipe, betons=config.betons, batch_size=50, eval_batch_size=40, epochs=1.75, device="cpu")
+    shared = {"betons": config.betons, "batch_size": 50, "eval_batch_size": 40, "device": "cpu"}
+    run = get_recipe(recipe, **shared, epochs=1.75, amp=False)
     plain = list(fit(run))
     monkeypatch.setattr("fastcifar.training.warm_up.Recorded", _Replayed)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
