@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -50,6 +53,18 @@ def write_pair(folder: Path, *, train: int, test: int, seed: int = 0) -> Path:
     for split, (images, labels) in zip(("train", "test"), splits, strict=True):
         write_beton(folder / f"{split}.beton", images, labels, class_names=tuple(SHAPES), name="synthetic")
     return folder
+
+
+@contextmanager
+def no_wait_for_the_device() -> Iterator[None]:
+    """Let each call that waits for the GPU raise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that not every such call is noticed
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.fixture(scope="session")

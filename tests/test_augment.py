@@ -21,6 +21,7 @@ from fastcifar.augment import (
 )
 from fastcifar.config import AugmentSettings
 from fastcifar.errors import ConfigError
+from tests.conftest import no_wait_for_the_device
 
 
 @pytest.fixture
@@ -353,11 +354,8 @@ def test_on_the_gpu_nothing_waits_for_the_host_and_nothing_is_drawn_there() -> N
     images = _coordinates(512).contiguous().cuda()
     augmentation(images)
     state = torch.get_rng_state()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_wait_for_the_device():
         result = augmentation(images)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(torch.get_rng_state(), state)
     assert result.is_cuda
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from fastcifar.training.state import TrainState, create_state
 from fastcifar.training.step import train_step
 from fastcifar.training.stop import StopRequest
 from fastcifar.training.warm_up import warm_up
-from tests.conftest import TinyNet, write_pair
+from tests.conftest import TinyNet, no_wait_for_the_device, write_pair
 
 
 def _tiny_state(config: TrainConfig) -> TrainState:
@@ -75,7 +76,9 @@ def test_the_test_accuracy_agrees_with_a_count_by_hand(config: TrainConfig) -> N
     labels = torch.from_numpy(layout.labels)
     right = sum(int(row.argmax()) == int(label) for row, label in zip(logits, labels, strict=True))
     assert result.test_accuracy == pytest.approx(right / 90)
-    assert result.test_loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-3), "but for rates in float32"
+    assert result.test_loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-3), (
+        "but for rates in float32"
+    )
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(config: TrainConfig) -> None:
@@ -753,7 +756,7 @@ def test_what_is_recorded_is_the_run_step_by_step(
     assert {size for size, _ in state.recorded} == {*run.small_sizes, None}
     assert len(state.network.recorded) == 1 + (run.tta != "none")
     for ours, theirs in zip(recorded, plain, strict=True):
-        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-3), "but for rates in float32"
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-3)
         assert (ours.test_accuracy, ours.tta_accuracy) == (theirs.test_accuracy, theirs.tta_accuracy)
 
 
@@ -774,17 +777,21 @@ def test_recorded_on_the_gpu_it_trains_to_what_it_trains_to_launch_by_launch(
 
 
 @pytest.mark.gpu
-def test_an_epoch_on_the_gpu_waits_for_the_host_nowhere(config: TrainConfig) -> None:
-    run = dataclasses.replace(config, device="cuda", amp=True)
-    state = create_state(run)
-    images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, device="cuda")
-    labels = torch.zeros(32, dtype=torch.int64, device="cuda")
-    train_step(state, images, labels)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        train_step(state, images, labels)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("recipe", ["speedrun", "era"])
+def test_within_an_epoch_the_host_waits_for_the_gpu_nowhere(tmp_path: Path, recipe: str, graphs: bool) -> None:
+    betons = write_pair(tmp_path, train=1000, test=300)
+    shared = {"batch_size": 50, "eval_batch_size": 100, "epochs": 2, "device": "cuda", "amp": True}
+    run = get_recipe(recipe, betons=betons, **shared, cuda_graphs=graphs)
+    with ExitStack() as stack:
+
+        def watch(progress: StepProgress) -> None:
+            if progress.step == 2:
+                stack.enter_context(no_wait_for_the_device())
+            if progress.step == progress.steps:
+                stack.close()
+
+        assert len(list(fit(run, on_step=watch))) == 2
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastcifar.models.conv import Conv3x3
+from fastcifar.models.pooling import GlobalMaxPool
 
 
 class ConvBlock(nn.Sequential):
@@ -65,7 +66,7 @@ class CustomResNet(nn.Module):
         self.layer1 = stage(64, 128, True)
         self.layer2 = stage(128, 256, layer2_residual)
         self.layer3 = stage(256, 512, True)
-        self.head = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
+        self.head = nn.Sequential(GlobalMaxPool(), nn.Flatten(), nn.Linear(512, num_classes))
         self.logit_scale = logit_scale
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

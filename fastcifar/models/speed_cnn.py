@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastcifar.models.conv import Conv3x3
+from fastcifar.models.pooling import GlobalMaxPool
 
 GELU_SCALE = 1.702
 """x · σ(1.702 x) is GELU but for 0.02. SiLU gives 1.702 times that where its input is 1.702 times as large, in a third
@@ -54,9 +55,7 @@ class SpeedCNN(nn.Module):
         self.group1 = ConvGroup(24, self.WIDTHS[0])
         self.group2 = ConvGroup(self.WIDTHS[0], self.WIDTHS[1])
         self.group3 = ConvGroup(self.WIDTHS[1], self.WIDTHS[2])
-        self.head = nn.Sequential(
-            nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(self.WIDTHS[2], num_classes, bias=False)
-        )
+        self.head = nn.Sequential(GlobalMaxPool(), nn.Flatten(), nn.Linear(self.WIDTHS[2], num_classes, bias=False))
         self.logit_scale = logit_scale
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
