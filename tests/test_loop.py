@@ -76,9 +76,7 @@ def test_the_test_accuracy_agrees_with_a_count_by_hand(config: TrainConfig) -> N
     labels = torch.from_numpy(layout.labels)
     right = sum(int(row.argmax()) == int(label) for row, label in zip(logits, labels, strict=True))
     assert result.test_accuracy == pytest.approx(right / 90)
-    assert result.test_loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-3), (
-        "but for rates in float32"
-    )
+    assert result.test_loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(config: TrainConfig) -> None:
