@@ -80,9 +80,12 @@ class ModelSettings(_Checked):
     """Probability of dropout after every ReLU."""
     logit_scale: float = 1.0
     """What the last layer's output is multiplied by."""
+    widths: tuple[int, ...] = ()
+    """Channels of each of the network's groups, where they can be chosen; its own if not given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(all(width >= 1 for width in self.widths), self, "widths", "at least 1 each")
         _require(0 <= self.dropout < 1, self, "dropout", "from 0 up to, but not including, 1")
         _require(0 < self.logit_scale < float("inf"), self, "logit_scale", "positive and finite")
 

@@ -26,7 +26,8 @@ def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
     Args:
         name: a key of `MODELS`.
         options: `num_classes` (10) for each; `dropout` (0.0) for custom_resnet and dilated_cnn; `logit_scale` (1.0) for
-            custom_resnet and speed_cnn; `conv_bias` (False) and `layer2_residual` (False) for custom_resnet.
+            custom_resnet and speed_cnn; `conv_bias` (False) and `layer2_residual` (False) for custom_resnet; `widths`
+            (64, 256, 256) for speed_cnn.
 
     Raises:
         ConfigError: there is no network of that name, or it has no such option.
@@ -36,5 +37,5 @@ def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
         raise ConfigError(f"model is {name!r}; there is {', '.join(MODELS)}: did you mean {near}?")
     try:
         return MODELS[name](**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"model {name} does not take these options: {error}") from error

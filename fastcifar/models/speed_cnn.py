@@ -6,6 +6,8 @@ so that images may be smaller.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -43,19 +45,26 @@ class ConvGroup(nn.Sequential):
 class SpeedCNN(nn.Module):
     """Images [B, 3, H, W] to logits [B, num_classes]; 1,972,792 parameters, 118.15 M multiply-adds at 32 × 32.
 
-    whiten 24 × 31 × 31 → group1 64 × 15 × 15 → group2 256 × 7 × 7 → group3 256 × 3 × 3 → head.
+    whiten 24 × 31 × 31 → group1 64 × 15 × 15 → group2 256 × 7 × 7 → group3 256 × 3 × 3 → head; or groups of other
+    widths.
+
+    Raises:
+        ValueError: there are not three widths.
     """
 
-    WIDTHS = (64, 256, 256)
-
-    def __init__(self, *, num_classes: int = 10, logit_scale: float = 1.0) -> None:
+    def __init__(
+        self, *, num_classes: int = 10, logit_scale: float = 1.0, widths: Sequence[int] = (64, 256, 256)
+    ) -> None:
         super().__init__()
+        if len(widths) != 3:
+            raise ValueError(f"widths are {list(widths)}; this network has three groups")
+        first, second, third = widths
         self.whiten = nn.Conv2d(3, 24, kernel_size=2)
         self.activation = nn.SiLU()
-        self.group1 = ConvGroup(24, self.WIDTHS[0])
-        self.group2 = ConvGroup(self.WIDTHS[0], self.WIDTHS[1])
-        self.group3 = ConvGroup(self.WIDTHS[1], self.WIDTHS[2])
-        self.head = nn.Sequential(GlobalMaxPool(), nn.Flatten(), nn.Linear(self.WIDTHS[2], num_classes, bias=False))
+        self.group1 = ConvGroup(24, first)
+        self.group2 = ConvGroup(first, second)
+        self.group3 = ConvGroup(second, third)
+        self.head = nn.Sequential(GlobalMaxPool(), nn.Flatten(), nn.Linear(third, num_classes, bias=False))
         self.logit_scale = logit_scale
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,8 @@ FREE_TO_CHANGE = {
     "channels_last",
     "compile",
     "compile_mode",
+    "cuda_graphs",
+    "eval_batch_size",
 }
 """Settings that a resumed run may have otherwise: they say where and how it computes, not what."""
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from fastcifar.config import ViewSettings
-from fastcifar.models.initialize import freeze
+from fastcifar.models.initialize import first_convolution, freeze, whitening_filters
 from fastcifar.training.graphs import Recorded
 from fastcifar.training.network import PLAIN_VIEW
 from fastcifar.training.optim import rate_table, schedule
@@ -23,13 +23,14 @@ def warm_up(state: TrainState) -> float:
     start = time.perf_counter()
     state.train_loader.warm_up()
     state.test_loader.warm_up()
-    if state.runtime.cuda_graphs:  # only on a GPU
+    if state.runtime.cuda_graphs or state.runtime.compile_mode:
         with _left_as_it_was(state):
-            _record_evaluations(state)
-            _record_steps(state)
-    elif state.runtime.compile_mode:
-        with _left_as_it_was(state):
-            _rehearse(state)
+            _rehearse_whitening(state)
+            if state.runtime.cuda_graphs:  # only on a GPU
+                _record_evaluations(state)
+                _record_steps(state)
+            else:
+                _rehearse(state)
     state.runtime.synchronize()
     return time.perf_counter() - start
 
@@ -49,6 +50,14 @@ def _left_as_it_was(state: TrainState) -> Iterator[None]:
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     restore_random_state(random)
+
+
+def _rehearse_whitening(state: TrainState) -> None:
+    """Compute what the whitening does before the first step, and use nothing of it."""
+    if state.config.whiten:
+        images, _, _ = _made_up_batch(state, state.config.batch_size)
+        state.network.train(False)
+        whitening_filters(state.network.augmentation(images), first_convolution(state.network.model).kernel_size[0])
 
 
 def _rehearse(state: TrainState) -> None:
