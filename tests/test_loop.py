@@ -164,7 +164,7 @@ def test_compiled_it_trains_to_what_it_trains_to_eagerly(config: TrainConfig) ->
 def test_all_that_a_run_compiles_is_compiled_before_the_clock(config: TrainConfig) -> None:
     stages = {"small_sizes": (16, 24), "small_shares": (0.25, 0.5), "freeze": ("0", "1"), "freeze_after": (0.3, 0.8)}
     torch.compiler.reset()  # as in a process of its own: other shapes before would make these dynamic
-    state = _tiny_state(dataclasses.replace(config, compile=True, epochs=2, tta="flip", **stages))
+    state = _tiny_state(dataclasses.replace(config, compile=True, epochs=2, tta="flip", whiten=True, **stages))
     warm_up(state)
     assert all(parameter.requires_grad for parameter in state.network.model.parameters())
     with torch.compiler.set_stance("fail_on_recompile"):

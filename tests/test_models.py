@@ -11,6 +11,7 @@ from fastcifar import create_model
 from fastcifar.errors import ConfigError
 from fastcifar.models import conv
 from fastcifar.models.conv import convolve_by_product, convolve_densely
+from fastcifar.models.pooling import GlobalMaxPool
 from fastcifar.models.speed_cnn import GELU_SCALE, ConvGroup
 
 
@@ -98,6 +99,27 @@ def test_an_unknown_name_or_option_is_refused() -> None:
         create_model("resnet")
     with pytest.raises(ConfigError, match="does not take these options"):
         create_model("custom_resnet", depth=3)
+
+
+def test_the_small_networks_widths_can_be_chosen() -> None:
+    model = create_model("speed_cnn", widths=(8, 12, 20))
+    assert [getattr(model, f"group{number}").conv2.out_channels for number in (1, 2, 3)] == [8, 12, 20]
+    assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(ConfigError, match="three groups"):
+        create_model("speed_cnn", widths=(8, 12))
+    with pytest.raises(ConfigError, match="does not take these options"):
+        create_model("custom_resnet", widths=(8, 12, 20))
+
+
+@pytest.mark.parametrize("side", [1, 3, 4, 8])
+def test_the_largest_of_each_channel_is_torchs_and_so_is_its_gradient(side: int) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(5, 7, side, side, requires_grad=True)
+    theirs = nn.AdaptiveMaxPool2d(1)(images)
+    ours = GlobalMaxPool()(images)
+    assert torch.equal(ours, theirs)
+    grad = torch.randn_like(theirs)
+    assert torch.equal(*(torch.autograd.grad(each, images, grad)[0] for each in (ours, theirs)))
 
 
 def test_the_small_networks_activations_are_gelu_times_a_factor() -> None:
