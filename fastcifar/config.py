@@ -65,6 +65,11 @@ class DataSettings(_Checked):
         _require(self.workers is None or self.workers >= 1, self, "workers", "at least 1")
         _require(0 <= self.val_fraction < 1, self, "val_fraction", "from 0 up to, but not including, 1")
 
+    @property
+    def test_batch_size(self) -> int:
+        """Images a batch when the network is measured."""
+        return self.eval_batch_size or self.batch_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(_Checked):

@@ -31,7 +31,7 @@ if ! is_written "$betons"; then
 fi
 
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  recipe=(--recipe era --amp --compile)
+  recipe=(--recipe era --amp --compile --cuda-graphs)
 elif [[ $betons == data/betons ]]; then
   recipe=(--recipe speedrun) # the soonest at 90 %
 else

@@ -54,6 +54,7 @@ def test_json_and_back_is_the_same_configuration() -> None:
     ("field", "value"),
     [
         ("batch_size", 0),
+        ("eval_batch_size", 0),
         ("workers", 0),
         ("val_fraction", 1.0),
         ("val_fraction", -0.1),
@@ -71,6 +72,7 @@ def test_json_and_back_is_the_same_configuration() -> None:
         ("head_std", 0.0),
         ("norm_momentum", 0.0),
         ("logit_scale", 0.0),
+        ("widths", (32, 0, 64)),
         ("label_smoothing", 1.0),
         ("head_lr", 0.0),
         ("on_nonfinite", "ignore"),
@@ -101,6 +103,13 @@ def test_a_wrong_value_is_refused_naming_field_value_and_what_is_allowed(field: 
     assert str(caught.value).startswith(f"{field} is {value!r}; it must be ")
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, FastCifarError)
+
+
+def test_one_of_the_two_ways_to_cuda_graphs_is_enough() -> None:
+    run = get_recipe("era", compile=True, cuda_graphs=True)
+    assert dataclasses.replace(run, compile_mode="max-autotune-no-cudagraphs").cuda_graphs
+    with pytest.raises(ConfigError, match="compile_mode is 'reduce-overhead'; it must be one without CUDA graphs"):
+        dataclasses.replace(run, compile_mode="reduce-overhead")
 
 
 def test_the_configuration_cannot_be_changed_in_place() -> None:

@@ -174,7 +174,7 @@ def open_test_loader(saved: SavedNetwork) -> BetonLoader:
         )
     options: dict[str, Any] = {"workers": config.workers, "verify": config.verify}
     return create_loader(
-        test, batch_size=config.batch_size, train=False, device=saved.network.runtime.device, **options
+        test, batch_size=config.test_batch_size, train=False, device=saved.network.runtime.device, **options
     )
 
 

@@ -32,8 +32,8 @@ class Network:
     model: nn.Module
     augmentation: nn.Module
     runtime: Runtime
-    recorded: dict[tuple[str, float], Recorded] = field(default_factory=dict)
-    """Evaluations of a batch as CUDA graphs, by `tta` and `tta_share`."""
+    recorded: dict[tuple[int, str, float], Recorded] = field(default_factory=dict)
+    """Evaluations of a batch as CUDA graphs, by images, `tta` and `tta_share`."""
 
     def train(self, mode: bool = True) -> None:
         """Augment and take batch statistics, or, with False, only normalise and use the running ones."""
@@ -75,13 +75,13 @@ class Network:
 
         Args:
             images: uint8 [B, 3, H, W].
-            batch_size: what was compiled for.
+            batch_size: what was compiled or recorded for.
             views: test-time augmentation, whose logits are averaged.
         """
         count = len(images)
-        if (self.runtime.compile_mode or self.recorded) and count < batch_size:
+        recorded = self.recorded.get((batch_size, views.tta, views.tta_share))
+        if (self.runtime.compile_mode or recorded) and count < batch_size:
             images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, batch_size - count))  # in the same order of memory
-        recorded = self.recorded.get((views.tta, views.tta_share))
         counted = torch.full((), count, device=images.device)
         logits = recorded(images, counted) if recorded else self.looked_at(images, counted, views)
         return logits[:count].clone()  # a CUDA graph would write over it

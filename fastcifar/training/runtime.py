@@ -97,7 +97,7 @@ def resolve_runtime(settings: RuntimeSettings) -> Runtime:
         _choose_algorithms(settings.deterministic)
     amp_dtype = _resolve_amp_dtype(settings, device) if settings.amp else None
     cuda_graphs = settings.cuda_graphs and device.type == "cuda"
-    if cuda_graphs and amp_dtype is torch.float16:
+    if cuda_graphs and amp_dtype is torch.float16:  # only on a GPU
         raise ConfigError("cuda_graphs is set; loss scaling, which float16 needs, cannot be recorded: take bfloat16")
     return Runtime(
         device=device,

@@ -214,8 +214,7 @@ def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoad
         train_path, **shared, batch_size=config.batch_size, train=True, indices=train_indices, verify=False
     )
     verify_test = config.verify and test_path != train_path
-    eval_batch_size = config.eval_batch_size or config.batch_size
     test = create_loader(
-        test_path, **shared, batch_size=eval_batch_size, train=False, indices=test_indices, verify=verify_test
+        test_path, **shared, batch_size=config.test_batch_size, train=False, indices=test_indices, verify=verify_test
     )
     return train, test, manifest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -74,37 +75,35 @@ def _rehearse(state: TrainState) -> None:
         if frozen in evaluated:
             state.network.train(False)
             with torch.no_grad():
-                for views in dict.fromkeys((PLAIN_VIEW, _views(config))):
-                    state.network.padded_logits(test_images, len(test_images), views)
+                state.network.padded_logits(test_images, len(test_images), config)
 
 
 def _record_steps(state: TrainState) -> None:  # only on a GPU
     """A graph for each form of the run's steps."""
     images, labels, mirrored = _made_up_batch(state, state.config.batch_size)
     state.rates = rate_table(state.optimizer, state.total_steps, state.config)
-    groups, pool = state.optimizer.param_groups, torch.cuda.graph_pool_handle()
-    for group in groups:
+    pool = torch.cuda.graph_pool_handle()
+    for group in state.optimizer.param_groups:
         if "capturable" in group:  # torch's own: Adam counts its steps on the device
             group["capturable"] = True
     state.network.train()
     for size, frozen in dict.fromkeys(step_forms(state.total_steps, state.config)):
         freeze(state.network.model, frozen)
-
-        def step(
-            images: torch.Tensor,
-            labels: torch.Tensor,
-            rates: torch.Tensor,
-            mirrored: torch.Tensor | None = None,
-            size: int | None = size,
-        ) -> torch.Tensor:
-            for group, lr in zip(groups, rates[1:], strict=True):
-                group["lr"] = lr
-            return train_step(state, images, labels, rates[0].long(), size, mirrored)
-
         given = (images, labels, state.rates[0], *(() if mirrored is None else (mirrored,)))
-        state.recorded[size, frozen] = Recorded(step, given, pool)
+        state.recorded[size, frozen] = Recorded(_recordable_step(state, size), given, pool)
         state.optimizer.zero_grad(set_to_none=True)
     schedule(state.optimizer, 0, state.total_steps, state.config)  # numbers again, for a checkpoint
+
+
+def _recordable_step(state: TrainState, size: int | None) -> Callable[..., torch.Tensor]:
+    """`train_step` as a function of images, labels, a row of the rates, and which images to mirror, if any."""
+
+    def step(images: torch.Tensor, labels: torch.Tensor, rates: torch.Tensor, *mirrored: torch.Tensor) -> torch.Tensor:
+        for group, lr in zip(state.optimizer.param_groups, rates[1:], strict=True):
+            group["lr"] = lr
+        return train_step(state, images, labels, rates[0].long(), size, *mirrored)
+
+    return step
 
 
 @torch.no_grad()
@@ -113,17 +112,10 @@ def _record_evaluations(state: TrainState) -> None:  # only on a GPU
     images, _, _ = _made_up_batch(state, state.test_loader.batch_size)
     count, pool = torch.full((), len(images), device=images.device), torch.cuda.graph_pool_handle()
     state.network.train(False)
-    for views in dict.fromkeys((PLAIN_VIEW, _views(state.config))):
-
-        def look(images: torch.Tensor, count: torch.Tensor, views: ViewSettings = views) -> torch.Tensor:
-            return state.network.looked_at(images, count, views)
-
-        state.network.recorded[views.tta, views.tta_share] = Recorded(look, (images, count), pool)
-
-
-def _views(config: ViewSettings) -> ViewSettings:
-    """How the run's last evaluation looks at images."""
-    return ViewSettings(tta=config.tta, tta_share=config.tta_share) if config.tta != "none" else PLAIN_VIEW
+    last = ViewSettings(tta=state.config.tta, tta_share=state.config.tta_share)
+    for views in dict.fromkeys((PLAIN_VIEW, last)):
+        look = functools.partial(state.network.looked_at, views=views)
+        state.network.recorded[len(images), views.tta, views.tta_share] = Recorded(look, (images, count), pool)
 
 
 def _made_up_batch(state: TrainState, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
