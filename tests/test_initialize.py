@@ -48,7 +48,7 @@ def test_the_first_filters_whiten_and_the_others_are_identities(name: str) -> No
         torch.testing.assert_close(layer(x)[:, : layer.in_channels], x[:, : layer.out_channels])
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            assert module.momentum == 0.2
+            assert module.momentum == config.norm_momentum
             assert not module.weight.requires_grad
             assert module.bias.requires_grad
         if isinstance(module, nn.Linear):
