@@ -126,7 +126,7 @@ def test_without_a_rise_the_rate_falls_in_a_line_from_the_first_step() -> None:
     falls = np.diff(rates)
     assert np.allclose(falls, falls[0])
     assert config.max_lr * 0.97 < rates[0] < config.max_lr
-    assert rates[-1] == pytest.approx(config.max_lr / 1000)
+    assert rates[-1] == pytest.approx(config.max_lr / config.final_div_factor)
 
 
 @pytest.mark.parametrize("shape", [(16, 4, 3, 3), (64, 4, 3, 3), (32, 100)])
