@@ -25,7 +25,6 @@ from fastcifar.report.units import format_rate
 from fastcifar.training.lr_curve import LrCurve, suggest
 from fastcifar.training.lr_finder import range_test
 from fastcifar.training.lr_settings import LrFinderSettings
-from fastcifar.training.optim import Muon
 from fastcifar.training.run import read_config
 from fastcifar.training.runtime import random_state, seed_everything
 from fastcifar.training.state import TrainState, create_state
@@ -76,10 +75,10 @@ def test_the_state_is_as_it_was_after_a_test(config: TrainConfig, changes: dict[
 def test_the_groups_keep_the_ratios_of_their_rates(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = []
 
-    def step(self: Muon, weights: Any, group: dict[str, Any]) -> None:
-        rates.append(group["lr"])
+    def move(weights: Any, grads: Any, averages: Any, lr: float, *settings: Any) -> None:
+        rates.append(lr)
 
-    monkeypatch.setattr(Muon, "_step", step)
+    monkeypatch.setattr("fastcifar.training.optim._move", move)
     config = dataclasses.replace(config, optimizer="muon", max_lr=0.2, bias_lr=4.0, head_lr=6.0)
     state = _tiny_state(config)
     curve = range_test(state, SHORT)
