@@ -302,6 +302,12 @@ class TrainConfig(
         _require(
             not self.alternate_flip or self.flip_p == 0, self, "flip_p", "0 if images are mirrored in alternate epochs"
         )
+        _require(
+            not self.cuda_graphs or self.peak_momentum is None,
+            self,
+            "cuda_graphs",
+            "off where the momentum cycles (peak_momentum), which a recorded step would not follow",
+        )
         _require(self.checkpoint_every is None or self.checkpoint_every >= 1, self, "checkpoint_every", "at least 1")
         _require(self.target is None or 0 < self.target <= 1, self, "target", "above 0 and at most 1, such as 0.90")
 

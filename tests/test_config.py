@@ -112,6 +112,12 @@ def test_one_of_the_two_ways_to_cuda_graphs_is_enough() -> None:
         dataclasses.replace(run, compile_mode="reduce-overhead")
 
 
+def test_a_momentum_that_cycles_is_not_recorded() -> None:
+    assert dataclasses.replace(get_recipe("era"), cuda_graphs=True).cuda_graphs
+    with pytest.raises(ConfigError, match="cuda_graphs is True; it must be off where the momentum cycles"):
+        dataclasses.replace(get_recipe("course-e"), cuda_graphs=True)
+
+
 def test_the_configuration_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         get_recipe("era").epochs = 3  # type: ignore[misc]
