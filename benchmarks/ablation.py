@@ -34,15 +34,15 @@ PARTS = {
     "speedrun": {
         **SHARED,
         "batches of 1000 (500)": "batch_size=500,bias_lr=77.0,head_lr=335.0",
-        "small images (2.01 epochs)": "small_sizes=[],small_shares=[],epochs=2.01",
-        "the frozen whitening (3.9 epochs)": "freeze=[],freeze_after=[],epochs=3.9",
-        "narrow groups (64, 256, 256; 2.19 epochs)": "widths=[],epochs=2.19",
+        "small images (2.11 epochs)": "small_sizes=[],small_shares=[],epochs=2.11",
+        "the frozen whitening (4.1 epochs)": "freeze=[],freeze_after=[],epochs=4.1",
+        "narrow groups (64, 256, 256; 2.3 epochs)": "widths=[],epochs=2.3",
     },
     "era-fast": {
         **SHARED,
         "batches of 500 (1000)": "batch_size=1000,bias_lr=53.0,head_lr=670.0",
-        "small images (1.29 epochs)": "small_sizes=[],small_shares=[],epochs=1.29",
-        "the frozen first stages (2.32 epochs)": "freeze=[],freeze_after=[],epochs=2.32",
+        "small images (1.24 epochs)": "small_sizes=[],small_shares=[],epochs=1.24",
+        "the frozen first stages (2.24 epochs)": "freeze=[],freeze_after=[],epochs=2.24",
     },
 }
 """For each recipe, its parts in words and the changes that take each away."""

@@ -81,7 +81,7 @@ and the last layer, made for batches of 2000, in proportion to the batch.
 
 
 def era_fast() -> TrainConfig:
-    """The network of `era` for the multiply-adds of 1.14 of its epochs.
+    """The network of `era` for the multiply-adds of 1.10 of its epochs.
 
         fastcifar train --recipe era-fast
 
@@ -92,7 +92,7 @@ def era_fast() -> TrainConfig:
     return TrainConfig(
         recipe="era-fast",
         **_AIRBENCH,
-        epochs=2.8,
+        epochs=2.7,
         batch_size=500,
         bias_lr=26.5,
         head_lr=335.0,
@@ -118,7 +118,7 @@ def speedrun() -> TrainConfig:
         **_AIRBENCH,
         model="speed_cnn",
         widths=(32, 192, 256),
-        epochs=4.0,
+        epochs=4.2,
         batch_size=1000,
         bias_lr=154.0,
         head_lr=670.0,

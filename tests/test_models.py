@@ -10,7 +10,7 @@ from torch import nn
 from fastcifar import create_model
 from fastcifar.errors import ConfigError
 from fastcifar.models import conv
-from fastcifar.models.conv import convolve_by_product, convolve_densely
+from fastcifar.models.conv import convolve_densely, convolve_side_by_side
 from fastcifar.models.pooling import GlobalMaxPool
 from fastcifar.models.speed_cnn import GELU_SCALE, ConvGroup
 
@@ -160,24 +160,28 @@ def test_the_dilated_networks_last_features_see_99_pixels() -> None:
 
 @pytest.mark.parametrize(
     ("way", "size"),
-    [(convolve_by_product, (4, 3)), *((convolve_densely, size) for size in ((2, 2), (1, 2), (2, 1), (1, 1)))],
+    [
+        *((convolve_side_by_side, size) for size in ((4, 3), (1, 1))),
+        *((convolve_densely, size) for size in ((2, 2), (1, 2), (2, 1), (1, 1))),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_convolution_by_matrix_product_has_the_outputs_and_gradients_of_torchs_own(
+def test_a_convolution_of_small_images_has_the_outputs_and_gradients_of_torchs_own(
     dtype: torch.dtype, way: Callable[..., torch.Tensor], size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
-    images = torch.randn(6, 5, *size).to(memory_format=torch.channels_last)
-    weight, grad = torch.randn(7, 5, 3, 3), torch.randn(6, 7, *size)
+    batch = 2 * conv.MOST_BESIDE
+    images = torch.randn(batch, 5, *size).to(memory_format=torch.channels_last)
+    weight, grad = torch.randn(7, 5, 3, 3), torch.randn(batch, 7, *size)
     results = []
     for convolve in (way, lambda x, w: F.conv2d(x, w, padding=1)):
         x, w = (tensor.to(dtype).requires_grad_() for tensor in (images, weight))
         outputs = convolve(x, w)
         outputs.backward(grad.to(dtype))
         results.append((outputs, x.grad, w.grad))
-    for product, own in zip(*results, strict=True):
+    for ours, own in zip(*results, strict=True):
         torch.testing.assert_close(
-            product, own, rtol=2e-2 if dtype is torch.bfloat16 else 1e-5, atol=1e-1 if dtype is torch.bfloat16 else 1e-5
+            ours, own, rtol=2e-2 if dtype is torch.bfloat16 else 1e-5, atol=1e-1 if dtype is torch.bfloat16 else 1e-5
         )
 
 
@@ -185,19 +189,20 @@ def test_a_convolution_by_matrix_product_has_the_outputs_and_gradients_of_torchs
 @pytest.mark.parametrize(
     ("size", "amx", "way"),
     [
-        (8, True, None),
-        (4, True, "convolve_by_product"),
+        (9, True, None),
+        (8, True, "convolve_side_by_side"),
+        (4, True, "convolve_side_by_side"),
         (4, False, None),
         (2, True, "convolve_densely"),
         (2, False, "convolve_densely"),
     ],
 )
-def test_small_bfloat16_images_take_a_matrix_product_only_where_it_is_faster(
+def test_small_bfloat16_images_are_convolved_another_way_only_where_it_is_faster(
     bias: bool, size: int, amx: bool, way: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = []
     monkeypatch.setattr(conv, "_has_amx", lambda: amx)
-    for name, function in (("convolve_by_product", convolve_by_product), ("convolve_densely", convolve_densely)):
+    for name, function in (("convolve_side_by_side", convolve_side_by_side), ("convolve_densely", convolve_densely)):
         monkeypatch.setattr(conv, name, lambda x, w, name=name, function=function: taken.append(name) or function(x, w))
     torch.manual_seed(0)
     layer = conv.Conv3x3(8, 6, bias=bias)

@@ -75,6 +75,11 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient; nothing where `found_inf`, float32 [], is set and 1."""
+        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.device.type == "cpu" and not self._compiled:
+            if found_inf:  # reading it waits for nothing there
+                return
+            found_inf = None
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if weights:
@@ -82,7 +87,7 @@ class Muon(torch.optim.Optimizer):
                 averages = [self._average(weight) for weight in weights]
                 lr = torch.as_tensor(group["lr"]) if self._compiled else group["lr"]  # else compiled for each number
                 settings = group["momentum"], group["weight_decay"], group["orthogonal"]
-                self._move(weights, grads, averages, lr, getattr(self, "found_inf", None), *settings)
+                self._move(weights, grads, averages, lr, found_inf, *settings)
 
     def _average(self, weight: torch.Tensor) -> torch.Tensor:
         state = self.state[weight]
