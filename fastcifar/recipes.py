@@ -86,8 +86,8 @@ def era_fast() -> TrainConfig:
         fastcifar train --recipe era-fast
 
     The first stages learn while images are small: the first convolution, a fixed whitening, has its norm settled after
-    a tenth of the steps; the first residual stage when the images get whole. One run gave 90.46 %; 2.4 epochs are too
-    few, with 89.90 % over four (benchmarks/results/time-to-90-cpu.json).
+    a tenth of the steps; the first residual stage when the images get whole. Five runs gave 90.45 %
+    (benchmarks/results/time-to-90-amx-cpu.json).
     """
     return TrainConfig(
         recipe="era-fast",
@@ -111,7 +111,7 @@ def speedrun() -> TrainConfig:
         fastcifar train --recipe speedrun
 
     The biases' rate is airbench's times 1.702²: what they are added to is 1.702 times as large, and their gradient that
-    much smaller. Ten runs gave 90.05 % (benchmarks/results/time-to-90-cpu.json).
+    much smaller. Five runs gave 90.13 % (benchmarks/results/time-to-90-amx-cpu.json).
     """
     return TrainConfig(
         recipe="speedrun",
