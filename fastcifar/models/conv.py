@@ -22,7 +22,7 @@ from fastcifar.machine import has_amx
 LARGEST_DENSE = 2
 """Height and width up to which each position is within reach of every other."""
 LARGEST_BESIDE = 64
-"""Positions, height × width, up to which images side by side are faster on AMX; measured at 8 × 8 and 16 × 16."""
+"""Positions, height × width, up to which images side by side are faster on AMX; measured from 2 × 2 to 16 × 16."""
 MOST_BESIDE = 50
 """Images in a row, at most; from 10 on it makes no difference."""
 
