@@ -41,8 +41,8 @@ PARTS = {
     "era-fast": {
         **SHARED,
         "batches of 500 (1000)": "batch_size=1000,bias_lr=53.0,head_lr=670.0",
-        "small images (1.24 epochs)": "small_sizes=[],small_shares=[],epochs=1.24",
-        "the frozen first stages (2.24 epochs)": "freeze=[],freeze_after=[],epochs=2.24",
+        "small images (1.2 epochs)": "small_sizes=[],small_shares=[],epochs=1.2",
+        "the frozen first stages (2.16 epochs)": "freeze=[],freeze_after=[],epochs=2.16",
     },
 }
 """For each recipe, its parts in words and the changes that take each away."""
