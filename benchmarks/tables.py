@@ -19,6 +19,7 @@ import tyro
 
 from benchmarks.ablation import without
 from benchmarks.common import RESULTS
+from benchmarks.work import ERA_EPOCH
 
 ROOT = Path(__file__).parent.parent
 NOT_YET = "Not measured yet."
@@ -116,6 +117,25 @@ def soonest_table(name: str) -> str:
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, *(["", results["note"]] if "note" in results else [])])
+
+
+def pace_table(name: str) -> str:
+    """A row a training: what it gets through in a second of its training."""
+    results = _load(name)
+    if not results:
+        return NOT_YET
+    rows = [f"{results['device']}, medians:", "", "| training | runs | images/s | GFLOP/s |", "|---|---|---|---|"]
+    for training in results["figures"]:
+        runs = [run for run in results["runs"] if run["name"] == training]
+        images = statistics.median(_images(run) / run["train_seconds"] for run in runs)
+        flops = statistics.median(2 * ERA_EPOCH * run["epochs_worth"] / run["train_seconds"] for run in runs)
+        rows.append(f"| `{training}` | {len(runs)} | {images:,.0f} | {flops / 1e9:,.0f} |")
+    return "\n".join(rows)
+
+
+def _images(run: dict[str, Any]) -> float:
+    """How many images the run trained on, those seen again counted again."""
+    return sum(epoch["images_per_second"] * epoch["train_seconds"] for epoch in run["history"])
 
 
 def _spread(values: dict[str, Any], deviation: float, digits: int) -> str:
@@ -312,6 +332,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation_speedrun": lambda: ablation_table("ablation-speedrun-cpu", "speedrun"),
     "ablation_era_fast": lambda: ablation_table("ablation-era-fast-cpu", "era-fast"),
     "frontier": lambda: soonest_table("frontier-cpu"),
+    "pace": lambda: pace_table("pace-cpu"),
     "augmentation": lambda: augmentation_table("augmentation-cpu"),
     "loaders": lambda: loaders_table("loaders-cpu"),
     "scaling": lambda: scaling_table("scaling-cpu"),

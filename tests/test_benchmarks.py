@@ -477,6 +477,23 @@ def test_the_data_benchmark_measures_writing_opening_and_loading(tmp_path: Path)
     assert all(run["seconds"]["median"] > 0 for run in results["runs"])
 
 
+def test_the_pace_table_counts_images_and_multiply_adds_of_whole_trainings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(seconds: float) -> dict[str, Any]:
+        history = [
+            {"images_per_second": 50_000 / (0.8 * seconds), "train_seconds": 0.8 * seconds},
+            {"images_per_second": 10_000 / (0.2 * seconds), "train_seconds": 0.2 * seconds},
+        ]
+        return {"name": "era", "epochs_worth": 1.2, "train_seconds": seconds, "history": history}
+
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.pace_table("made-up") == "Not measured yet."
+    runs = [run(100), run(400), run(200)]
+    (tmp_path / "made-up.json").write_text(json.dumps({"device": "CPU: made-up", "figures": {"era": {}}, "runs": runs}))
+    assert tables.pace_table("made-up").splitlines()[-1] == "| `era` | 3 | 300 | 683 |"
+
+
 @pytest.mark.parametrize("path", tables.FILES, ids=lambda path: str(path.relative_to(tables.ROOT)))
 def test_the_tables_are_those_of_the_committed_results(path: Path) -> None:
     text = path.read_text()
