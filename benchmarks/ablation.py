@@ -34,9 +34,9 @@ PARTS = {
     "speedrun": {
         **SHARED,
         "batches of 1000 (500)": "batch_size=500,bias_lr=77.0,head_lr=335.0",
-        "small images (2.11 epochs)": "small_sizes=[],small_shares=[],epochs=2.11",
-        "the frozen whitening (4.1 epochs)": "freeze=[],freeze_after=[],epochs=4.1",
-        "narrow groups (64, 256, 256; 2.3 epochs)": "widths=[],epochs=2.3",
+        "small images (2.04 epochs)": "small_sizes=[],small_shares=[],epochs=2.04",
+        "the frozen first parts (3.82 epochs)": "freeze=[],freeze_after=[],epochs=3.82",
+        "narrow groups (64, 256, 256; 2.36 epochs)": "widths=[],epochs=2.36",
     },
     "era-fast": {
         **SHARED,
