@@ -64,7 +64,7 @@ def test_it_does_379_27_million_multiply_adds_an_image() -> None:
 
 def test_pooling_comes_before_the_norm_and_the_residual_is_added() -> None:
     model = create_model("custom_resnet").eval()
-    assert [type(layer).__name__ for layer in model.layer1[0]] == ["Conv3x3", "MaxPool2d", "BatchNorm2d", "ReLU"]
+    assert [type(layer).__name__ for layer in model.layer1[0]] == ["Conv3x3", "MaxPool2x2", "BatchNorm2d", "ReLU"]
     residual = model.layer1[1]
     x = torch.randn(2, 128, 16, 16)
     assert torch.equal(residual(x), x + residual.branch(x))

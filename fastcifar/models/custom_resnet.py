@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastcifar.models.conv import Conv3x3
+from fastcifar.models.kernels import MaxPool2x2, ReLU
 from fastcifar.models.pooling import GlobalMaxPool
 
 
@@ -19,9 +20,9 @@ class ConvBlock(nn.Sequential):
         super().__init__()
         self.conv = Conv3x3(inputs, outputs, bias=bias)
         if pool:
-            self.pool = nn.MaxPool2d(2)
+            self.pool = MaxPool2x2()
         self.norm = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = ReLU()
         if dropout:
             self.dropout = nn.Dropout(dropout)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fastcifar.models.kernels import ReLU
+
 
 class ConvNormReLU(nn.Sequential):
     """3 × 3 convolution, its dilation padded for, → batch norm → ReLU → (dropout)."""
@@ -16,7 +18,7 @@ class ConvNormReLU(nn.Sequential):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = ReLU()
         if dropout:
             self.dropout = nn.Dropout(dropout)
 
@@ -29,7 +31,7 @@ class SeparableConvNormReLU(nn.Sequential):
         self.depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
         self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = ReLU()
         if dropout:
             self.dropout = nn.Dropout(dropout)
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fastcifar.models.conv import Conv3x3
+from fastcifar.models.kernels import MaxPool2x2
 from fastcifar.models.pooling import GlobalMaxPool
 
 GELU_SCALE = 1.702
@@ -34,7 +35,7 @@ class ConvGroup(nn.Sequential):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv1 = Conv3x3(inputs, outputs)
-        self.pool = nn.MaxPool2d(2)
+        self.pool = MaxPool2x2()
         self.norm1 = ScaledNorm(outputs)
         self.activation1 = nn.SiLU()
         self.conv2 = Conv3x3(outputs, outputs)
