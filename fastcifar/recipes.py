@@ -111,7 +111,7 @@ def speedrun() -> TrainConfig:
         fastcifar train --recipe speedrun
 
     The biases' rate is airbench's times 1.702²: what they are added to is 1.702 times as large, and their gradient that
-    much smaller. Its first group learns while images are small, too. Five runs gave 90.13 %
+    much smaller. Its first group learns while images are small, too. Ten runs gave 90.17 %
     (benchmarks/results/time-to-90-amx-cpu.json).
     """
     return TrainConfig(
