@@ -25,10 +25,12 @@ from torch.autograd.function import once_differentiable
 
 ELEMENTS = 1 << 15
 """Numbers that a thread takes at a time."""
-LARGEST_NEGATIVE = -128
-"""Minus infinity's bits as an int16: below lie those of the other negative numbers, above those of NaN and the rest."""
+MINUS_INFINITY = -128
+"""Its bits as an int16: below lie those of the other negative numbers, above those of NaN and the rest."""
 NAN = 0x7FFF
+"""The bits of one, as an int16 the largest."""
 POINTER: Any = types.CPointer
+"""numba's type of pointers, which has no annotations."""
 
 
 class MaxPool2x2(nn.MaxPool2d):
@@ -145,7 +147,7 @@ def _kernel(function: Callable[[Any], None]) -> Any:
 @numba.njit(inline="always")
 def _ordered(bits: Any) -> Any:  # pragma: no cover
     """A number's bits as an int16 in the order of the numbers: −0 is 0, and NaN the largest."""
-    if bits > np.int16(LARGEST_NEGATIVE) and bits < np.int16(0):
+    if bits > np.int16(MINUS_INFINITY) and bits < np.int16(0):
         return np.int16(NAN)
     return _turned(bits)
 
@@ -154,6 +156,17 @@ def _ordered(bits: Any) -> Any:  # pragma: no cover
 def _turned(bits: Any) -> Any:  # pragma: no cover
     """Sign and magnitude as two's complement, and back."""
     return np.int16(-32768) - bits if bits < np.int16(0) else bits
+
+
+@numba.njit(inline="always")
+def _window(images: Any, at: Any, width: Any, channels: Any) -> Any:  # pragma: no cover
+    """The channels of four neighbours, row by row, of which the first is the image's position number `at`."""
+    return (
+        carray(_bits(images + 2 * at * channels), (channels,)),
+        carray(_bits(images + 2 * (at + 1) * channels), (channels,)),
+        carray(_bits(images + 2 * (at + width) * channels), (channels,)),
+        carray(_bits(images + 2 * (at + width + 1) * channels), (channels,)),
+    )
 
 
 @_kernel
@@ -166,10 +179,7 @@ def _pool(data: Any) -> None:  # pragma: no cover
         above = (piece // rows * height + piece % rows * 2) * width
         for column in range(width // 2):
             at, to = above + 2 * column, (piece * (width // 2) + column) * channels
-            first = carray(_bits(images + 2 * at * channels), (channels,))
-            second = carray(_bits(images + 2 * (at + 1) * channels), (channels,))
-            third = carray(_bits(images + 2 * (at + width) * channels), (channels,))
-            fourth = carray(_bits(images + 2 * (at + width + 1) * channels), (channels,))
+            first, second, third, fourth = _window(images, at, width, channels)
             largest = carray(_bits(result + 2 * to), (channels,))
             place = carray(_bytes(places + to), (channels,))
             for channel in range(channels):
@@ -191,10 +201,7 @@ def _unpool(data: Any) -> None:  # pragma: no cover
         above = (piece // rows * height + piece % rows * 2) * width
         for column in range(width // 2):
             at, to = above + 2 * column, (piece * (width // 2) + column) * channels
-            first = carray(_bits(result + 2 * at * channels), (channels,))
-            second = carray(_bits(result + 2 * (at + 1) * channels), (channels,))
-            third = carray(_bits(result + 2 * (at + width) * channels), (channels,))
-            fourth = carray(_bits(result + 2 * (at + width + 1) * channels), (channels,))
+            first, second, third, fourth = _window(result, at, width, channels)
             given = carray(_bits(gradient + 2 * to), (channels,))
             place = carray(_bytes(places + to), (channels,))
             for channel in range(channels):
@@ -216,7 +223,7 @@ def _clamp(data: Any) -> None:  # pragma: no cover
         values = carray(_bits(images + 2 * piece * ELEMENTS), (count,))
         for number in range(count):
             bits = values[number]
-            values[number] = bits if bits > np.int16(LARGEST_NEGATIVE) else np.int16(0)
+            values[number] = bits if bits > np.int16(MINUS_INFINITY) else np.int16(0)
 
 
 @_kernel
