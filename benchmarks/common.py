@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import tyro
 
 from fastcifar.cli import reported
 from fastcifar.config import TrainConfig
-from fastcifar.errors import ConfigError
+from fastcifar.errors import ConfigError, FastCifarError
 from fastcifar.files import replacing
 from fastcifar.training.runtime import Runtime
 
@@ -93,6 +94,19 @@ def run_command(main: Callable[[Any], None], settings: Callable[..., Any], descr
         return 0
 
     sys.exit(reported(Path(sys.argv[0]).stem, work))
+
+
+def run_apart(arguments: Sequence[str]) -> str:
+    """What Python prints when it is given these arguments, in a process of its own.
+
+    Raises:
+        FastCifarError: it failed; the message has its exit code and the last line of its stderr.
+    """
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or "nothing on stderr").splitlines()[-1]
+        raise FastCifarError(f"a process of this benchmark ended with code {done.returncode}: {last}")
+    return done.stdout
 
 
 def write_results(path: Path, values: Mapping[str, Any]) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import RESULTS, run_command, write_results
+from benchmarks.common import RESULTS, run_apart, run_command, write_results
 from fastcifar import create_augmentation, create_loader, get_recipe
 from fastcifar.data.beton import open_beton, write_beton
 from fastcifar.data.sources import Source, open_source
@@ -120,9 +119,8 @@ def _write(folder: Path, source: Source, count: int) -> None:
 
 def _apart(work: str, folder: Path, batch: int, device: str, amount: int) -> dict[str, Any]:
     """Run `_epochs` or `_steps` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.scaling", work, str(folder), str(batch), device, str(amount)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    printed = run_apart(["-m", "benchmarks.scaling", work, str(folder), str(batch), device, str(amount)])
+    return dict(json.loads(printed.splitlines()[-1]))
 
 
 def _epochs(folder: Path, batch: int, device: str, least_images: int) -> dict[str, Any]:

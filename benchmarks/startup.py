@@ -10,8 +10,6 @@ begins; there it is stopped.
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.common import RESULTS, run_command, summarize, write_results
+from benchmarks.common import RESULTS, run_apart, run_command, summarize, write_results
 from fastcifar import get_recipe
 from fastcifar.data.beton import open_beton
 from fastcifar.training.run import describe_environment
@@ -86,7 +84,7 @@ def main(settings: Startup) -> None:
 
 def _help() -> float:
     start = time.monotonic()
-    subprocess.run([sys.executable, "-c", COMMAND, "--help"], capture_output=True, check=True)
+    run_apart(["-c", COMMAND, "--help"])
     return time.monotonic() - start
 
 
@@ -94,10 +92,8 @@ def _first_step(recipe: str, run: Path, settings: Startup) -> float:
     arguments = ["train", "--recipe", recipe, "--betons", str(settings.betons), "--run-dir", str(run)]
     arguments += ["--device", settings.device, "--amp", *(["--compile"] if settings.compile else [])]
     start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", TO_THE_FIRST_STEP, *arguments], capture_output=True, text=True, check=True
-    )
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("begun "))
+    printed = run_apart(["-c", TO_THE_FIRST_STEP, *arguments])
+    (line,) = (line for line in printed.splitlines() if line.startswith("begun "))
     return float(line.split()[1]) - start
 
 

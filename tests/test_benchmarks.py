@@ -28,11 +28,11 @@ from benchmarks import (
     time_to_90,
     work,
 )
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, run_apart
 from fastcifar import TrainConfig, get_recipe
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD
 from fastcifar.cli import main
-from fastcifar.errors import CheckpointError, ConfigError
+from fastcifar.errors import CheckpointError, ConfigError, FastCifarError
 from fastcifar.training.state import create_state
 
 ENVELOPE = {"benchmark", "device", "versions", "commit", "data", "runs"}
@@ -289,6 +289,14 @@ def test_figures_are_derived_from_medians() -> None:
     assert figures["plain_by_model"] == pytest.approx(3.0)
     assert figures["share_of_ceiling"]["model step"] == pytest.approx(0.5)
     assert figures["images_per_second"]["model step"] == pytest.approx(256)
+
+
+def test_a_process_of_its_own_that_fails_is_one_error_with_its_reason() -> None:
+    assert run_apart(["-c", "print(3)"]) == "3\n"
+    with pytest.raises(FastCifarError, match=r"code 4: no such recipe$"):
+        run_apart(["-c", "import sys; print('first\\nno such recipe', file=sys.stderr); sys.exit(4)"])
+    with pytest.raises(FastCifarError, match=r"code 5: nothing on stderr$"):
+        run_apart(["-c", "import sys; sys.exit(5)"])
 
 
 def test_startup_ends_where_the_first_step_begins(betons: Path, tmp_path: Path) -> None:
