@@ -213,7 +213,8 @@ def create_loader(
         seed: of the sample order.
         workers: decoding threads; all the cores this process may use if not given.
         indices: int64 [M], the file positions to use instead of all.
-        resident: keep the decoded images on the device after the first epoch.
+        resident: keep the decoded images on the device after the first epoch; they are its batches themselves, which
+            are to be read only.
         verify: compare the file's SHA-256 with the manifest's.
 
     Returns:
