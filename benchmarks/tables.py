@@ -119,6 +119,31 @@ def soonest_table(name: str) -> str:
     return "\n".join([*rows, *(["", results["note"]] if "note" in results else [])])
 
 
+def headline_table(*names: str) -> str:
+    """A row a device: the first recipe's accuracy and time, and its time by that of the fastest peer whose mean reaches
+    the target, the median over the seeds that both have."""
+    rows = ["| device | runs | mean accuracy | median seconds | that by a peer's |", "|" + "---|" * 5]
+    for results in filter(None, map(_load, names)):
+        figures = results["figures"]
+        first, own = next(iter(figures.items()))
+        peers = {name: figures[name]["seconds"]["median"] for name in results["peers"] if name in figures}
+        peers = {name: seconds for name, seconds in peers.items() if figures[name]["mean_reaches_target"]}
+        beside = "–"
+        if peers:
+            peer = min(peers, key=lambda name: peers[name])
+            ours, theirs = (
+                {run["seed"]: run["seconds"] for run in results["runs"] if run["name"] == name}
+                for name in (first, peer)
+            )
+            ratio = statistics.median(ours[seed] / theirs[seed] for seed in ours.keys() & theirs.keys())
+            beside = f"{ratio:.2f} × {peer}"
+        rows.append(
+            f"| {results['device']} | {own['runs']} | {own['accuracy']['mean']:.2%} "
+            f"| {own['seconds']['median']:.3g} | {beside} |"
+        )
+    return "\n".join(rows)
+
+
 def pace_table(name: str) -> str:
     """A row a training: what it gets through in a second of its training."""
     results = _load(name)
@@ -324,11 +349,13 @@ def _soak_sentence(results: dict[str, Any]) -> str:
     )
 
 
+TIMES_TO_90 = ("time-to-90-gpu", "time-to-90-cpu", "time-to-90-amx-cpu")
 TABLES: dict[str, Callable[[], str]] = {
+    "headline": lambda: headline_table(*TIMES_TO_90),
     "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu"),
     "course": lambda: course_table("course-gpu", "dilated-cnn-gpu", "course-cpu", "dilated-cnn-cpu"),
     "throughput": lambda: "\n\n".join(map(throughput_table, ("throughput-cpu", "throughput-amx-cpu"))),
-    "soonest": lambda: "\n\n".join(map(soonest_table, ("time-to-90-gpu", "time-to-90-cpu", "time-to-90-amx-cpu"))),
+    "soonest": lambda: "\n\n".join(map(soonest_table, TIMES_TO_90)),
     "ablation_speedrun": lambda: ablation_table("ablation-speedrun-cpu", "speedrun"),
     "ablation_era_fast": lambda: ablation_table("ablation-era-fast-cpu", "era-fast"),
     "frontier": lambda: soonest_table("frontier-cpu"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -483,6 +484,37 @@ def test_the_data_benchmark_measures_writing_opening_and_loading(tmp_path: Path)
     results = json.loads(out.read_text())
     _check(results)
     assert all(run["seconds"]["median"] > 0 for run in results["runs"])
+
+
+def test_the_headline_pairs_a_recipe_with_the_fastest_peer_that_reaches_the_target(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runs = {
+        "speedrun": {1: 10.0, 2: 20.0, 3: 30.0},
+        "era-fast": {1: 5.0},
+        "peer, 1 epoch": {1: 1.0},
+        "peer, 2 epochs": {1: 40.0, 2: 40.0, 9: 1.0, 10: 60.0},
+        "peer, 3 epochs": {1: 90.0},
+    }
+    figures = {
+        name: {
+            "runs": len(times),
+            "accuracy": {"mean": 0.9012},
+            "mean_reaches_target": name != "peer, 1 epoch",
+            "seconds": {"median": statistics.median(times.values())},
+        }
+        for name, times in runs.items()
+    }
+    peers = {name: {} for name in runs if name.startswith("peer")}
+    each = [{"name": name, "seed": s, "seconds": t} for name, times in runs.items() for s, t in times.items()]
+    results = {"device": "CPU: made-up", "figures": figures, "peers": peers, "runs": each}
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "made-up.json").write_text(json.dumps(results))
+    (tmp_path / "alone.json").write_text(json.dumps({**results, "peers": {}}))
+    assert tables.headline_table("made-up", "missing", "alone").splitlines()[2:] == [
+        "| CPU: made-up | 3 | 90.12% | 20 | 0.38 × peer, 2 epochs |",
+        "| CPU: made-up | 3 | 90.12% | 20 | – |",
+    ]
 
 
 def test_the_pace_table_counts_images_and_multiply_adds_of_whole_trainings(
