@@ -122,20 +122,23 @@ def soonest_table(name: str) -> str:
 def headline_table(*names: str) -> str:
     """A row a device: the first recipe's accuracy and time, and its time by that of the fastest peer whose mean reaches
     the target, the median over the seeds that both have."""
-    rows = ["| device | runs | mean accuracy | median seconds | that by a peer's |", "|" + "---|" * 5]
+    rows = ["| device | runs | mean accuracy | median seconds | by the peer's |", "|" + "---|" * 5]
     for results in filter(None, map(_load, names)):
         figures = results["figures"]
         first, own = next(iter(figures.items()))
-        peers = {name: figures[name]["seconds"]["median"] for name in results["peers"] if name in figures}
-        peers = {name: seconds for name, seconds in peers.items() if figures[name]["mean_reaches_target"]}
+        seconds = {
+            name: {run["seed"]: run["seconds"] for run in results["runs"] if run["name"] == name} for name in figures
+        }
+        peers = [
+            name
+            for name in figures.keys() & results["peers"].keys()
+            if figures[name]["mean_reaches_target"] and seconds[name].keys() & seconds[first].keys()
+        ]
         beside = "–"
         if peers:
-            peer = min(peers, key=lambda name: peers[name])
-            ours, theirs = (
-                {run["seed"]: run["seconds"] for run in results["runs"] if run["name"] == name}
-                for name in (first, peer)
-            )
-            ratio = statistics.median(ours[seed] / theirs[seed] for seed in ours.keys() & theirs.keys())
+            peer = min(peers, key=lambda name: figures[name]["seconds"]["median"])
+            both = seconds[first].keys() & seconds[peer].keys()
+            ratio = statistics.median(seconds[first][seed] / seconds[peer][seed] for seed in both)
             beside = f"{ratio:.2f} × {peer}"
         rows.append(
             f"| {results['device']} | {own['runs']} | {own['accuracy']['mean']:.2%} "

@@ -495,6 +495,7 @@ def test_the_headline_pairs_a_recipe_with_the_fastest_peer_that_reaches_the_targ
         "peer, 1 epoch": {1: 1.0},
         "peer, 2 epochs": {1: 40.0, 2: 40.0, 9: 1.0, 10: 60.0},
         "peer, 3 epochs": {1: 90.0},
+        "peer, from another seed": {7: 2.0},
     }
     figures = {
         name: {
