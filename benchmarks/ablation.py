@@ -34,15 +34,15 @@ PARTS = {
     "speedrun": {
         **SHARED,
         "batches of 1000 (500)": "batch_size=500,bias_lr=77.0,head_lr=335.0",
-        "small images (2.04 epochs)": "small_sizes=[],small_shares=[],epochs=2.04",
-        "the frozen first parts (3.82 epochs)": "freeze=[],freeze_after=[],epochs=3.82",
+        "small images (2.04 epochs)": "small_sizes=[],resize_fractions=[],epochs=2.04",
+        "the frozen first parts (3.82 epochs)": "freeze=[],freeze_at=[],epochs=3.82",
         "narrow groups (64, 256, 256; 2.36 epochs)": "widths=[],epochs=2.36",
     },
     "era-fast": {
         **SHARED,
         "batches of 500 (1000)": "batch_size=1000,bias_lr=53.0,head_lr=670.0",
-        "small images (1.21 epochs)": "small_sizes=[],small_shares=[],epochs=1.21",
-        "the frozen first stages (2.13 epochs)": "freeze=[],freeze_after=[],epochs=2.13",
+        "small images (1.21 epochs)": "small_sizes=[],resize_fractions=[],epochs=1.21",
+        "the frozen first stages (2.13 epochs)": "freeze=[],freeze_at=[],epochs=2.13",
     },
 }
 """For each recipe, its parts in words and the changes that take each away."""

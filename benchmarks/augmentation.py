@@ -23,10 +23,10 @@ from rich.table import Table
 from torch import nn
 from torchvision.transforms import v2
 
-from benchmarks.common import RESULTS, Block, portable, run_command, summarize, time_in_turn, write_results
+from benchmarks.common import RESULTS, Block, without_paths, run_command, summarize, time_interleaved, write_results
 from fastcifar import get_recipe
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, PixelNormalize, RandomCutout, mirror
-from fastcifar.training.run import describe_environment
+from fastcifar.runs.folder import describe_environment
 from fastcifar.training.state import create_state
 from fastcifar.training.step import train_step
 
@@ -112,17 +112,17 @@ def main(settings: AugmentationTimes) -> None:
     )  # fmt: skip
     state = create_state(config)
     images, labels = next(iter(state.train_loader))
-    state.network.train()
-    ways = {OURS: state.network.augmentation}
+    state.classifier.train()
+    ways = {OURS: state.classifier.augmentation}
     ways |= {name: way.to(state.runtime.device) for name, way in other_ways().items()}
     blocks: dict[str, Block] = {name: _on(way, images) for name, way in ways.items()}
     blocks[STEP] = lambda: _ignore(train_step(state, images, labels))
-    seconds = time_in_turn(blocks, rounds=settings.rounds, runtime=state.runtime)
+    seconds = time_interleaved(blocks, rounds=settings.rounds, runtime=state.runtime)
     kernels = {name: count_kernels(blocks[name]) for name in ways} if state.runtime.device.type == "cuda" else {}
     results = {
         "benchmark": "augmentation",
         **describe_environment(state.runtime, state.manifest),
-        "config": portable(config),
+        "config": without_paths(config),
         "settings": {"batch_size": settings.batch_size, "rounds": settings.rounds},
         "figures": derive(seconds),
         "runs": [

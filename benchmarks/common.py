@@ -13,11 +13,11 @@ from typing import Any
 
 import tyro
 
-from fastcifar.cli import reported
+from fastcifar.cli import run_reporting_errors
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, FastCifarError
-from fastcifar.files import replacing
-from fastcifar.training.runtime import Runtime
+from fastcifar.files import atomic_write
+from fastcifar.device import Runtime
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -25,7 +25,7 @@ Block = Callable[[], None]
 """A piece of work that is timed as a whole."""
 
 
-def time_in_turn(blocks: Mapping[str, Block], *, rounds: int, runtime: Runtime) -> dict[str, list[float]]:
+def time_interleaved(blocks: Mapping[str, Block], *, rounds: int, runtime: Runtime) -> dict[str, list[float]]:
     """Seconds of each block in each round, the blocks in turn (A B A B …), after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in blocks}
     for number in range(rounds + 1):
@@ -44,7 +44,7 @@ def summarize(seconds: list[float]) -> dict[str, Any]:
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds), "all": seconds}
 
 
-def portable(config: TrainConfig) -> dict[str, Any]:
+def without_paths(config: TrainConfig) -> dict[str, Any]:
     """The settings without the folders, which say nothing on another machine."""
     return {name: value for name, value in config.to_json().items() if name not in ("betons", "run_dir")}
 
@@ -53,9 +53,9 @@ def describe_run(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> d
     """A training's entry in a result file, from its settings and `EpochResult.to_json` of each of its epochs."""
     last = history[-1]
     return {
-        "recipe": config.recipe,
-        "config": portable(config),
-        "seed": config.seed,
+        "recipe": config.name,
+        "config": without_paths(config),
+        "seed": config.runtime.seed,
         "epochs": last["epoch"],
         "train_seconds": last["total_train_seconds"],
         "eval_seconds": last["eval_seconds"],
@@ -68,11 +68,11 @@ def describe_run(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> d
     }
 
 
-def begun(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def load_for_resume(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The results at `path`, with `settings` for its own; those must be the same, but for more seeds.
 
     Raises:
-        ConfigError: there are none, or they were begun with other settings.
+        ConfigError: there are none, or they were load_for_resume with other settings.
     """
     try:
         results: dict[str, Any] = json.loads(path.read_text())
@@ -82,7 +82,7 @@ def begun(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{path}: is no benchmark's results; leave --resume out to begin")
     asked = json.loads(json.dumps(settings))
     if {**results.get("settings", {}), "seeds": None} != {**asked, "seeds": None}:
-        raise ConfigError(f"{path} has other settings: give another --out, or those that it was begun with")
+        raise ConfigError(f"{path} has other settings: give another --out, or those that it was load_for_resume with")
     return {**results, "settings": asked}
 
 
@@ -93,10 +93,10 @@ def run_command(main: Callable[[Any], None], settings: Callable[..., Any], descr
         main(tyro.cli(settings, description=description))
         return 0
 
-    sys.exit(reported(Path(sys.argv[0]).stem, work))
+    sys.exit(run_reporting_errors(Path(sys.argv[0]).stem, work))
 
 
-def run_apart(arguments: Sequence[str]) -> str:
+def run_in_subprocess(arguments: Sequence[str]) -> str:
     """What Python prints when it is given these arguments, in a process of its own.
 
     Raises:
@@ -112,6 +112,6 @@ def run_apart(arguments: Sequence[str]) -> str:
 def write_results(path: Path, values: Mapping[str, Any]) -> None:
     """Write a benchmark's JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
     print(f"results: {path}")

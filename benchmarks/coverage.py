@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, run_command, write_results
-from benchmarks.reliability import write_victim
+from benchmarks.reliability import write_test_betons
 from fastcifar import get_recipe
-from fastcifar.data.beton import open_beton
-from fastcifar.training.run import describe_environment
-from fastcifar.training.runtime import resolve_runtime
+from fastcifar.data.manifest import open_beton
+from fastcifar.runs.folder import describe_environment
+from fastcifar.device import resolve_runtime
 
 ROOT = Path(__file__).parent.parent
 MARK = "# only on a GPU"
@@ -41,7 +41,7 @@ class Coverage:
 def main(settings: Coverage) -> None:
     with tempfile.TemporaryDirectory() as name:
         measured = json.loads((settings.report or _run_tests(Path(name))).read_text())
-        _, manifest = open_beton(write_victim(Path(name)))
+        _, manifest = open_beton(write_test_betons(Path(name)))
     results: dict[str, Any] = {
         "benchmark": "coverage",
         **describe_environment(resolve_runtime(get_recipe("era", device="cpu")), manifest),

@@ -19,10 +19,12 @@ import torch
 
 from benchmarks.common import RESULTS, run_command, summarize, write_results
 from fastcifar import create_loader, get_recipe
-from fastcifar.data.beton import open_beton, write_beton
-from fastcifar.data.sources import Source, open_source
-from fastcifar.training.run import describe_environment
-from fastcifar.training.runtime import resolve_runtime
+from fastcifar.data.manifest import open_beton
+from fastcifar.data.writer import write_beton
+from fastcifar.data.images import Source
+from fastcifar.data.sources import open_source
+from fastcifar.runs.folder import describe_environment
+from fastcifar.device import resolve_runtime
 
 
 @dataclass(frozen=True, kw_only=True)

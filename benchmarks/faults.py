@@ -30,20 +30,22 @@ import torch
 import torch._dynamo  # which an optimizer imports; here for all processes at once
 
 from benchmarks.common import RESULTS, run_command, write_results
-from benchmarks.reliability import write_victim
+from benchmarks.reliability import write_test_betons
 from fastcifar import fit, get_recipe
-from fastcifar.data.beton import open_beton, write_beton
+from fastcifar.data.manifest import open_beton
+from fastcifar.data.writer import write_beton
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.errors import CheckpointError, FastCifarError
 from fastcifar.machine import usable_cores
-from fastcifar.training.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint, restore
-from fastcifar.training.run import describe_environment, read_config, read_metrics
-from fastcifar.training.runtime import resolve_runtime
+from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint
+from fastcifar.training.resume import restore
+from fastcifar.runs.folder import describe_environment, read_config, read_metrics
+from fastcifar.device import resolve_runtime
 from fastcifar.training.state import create_state
 
 SOURCE = Path(__file__).with_name("faults.c")
 FORK = multiprocessing.get_context("fork")
-MANNERS = ("fails", "fills the disk", "kills")
+FAULT_KINDS = ("fails", "fills the disk", "kills")
 """What becomes of the chosen call, as faults.c numbers them."""
 SECONDS = 120
 """After which a process hangs."""
@@ -96,7 +98,7 @@ class Writing(Work):
     name = "write-beton"
 
     def prepare(self, folder: Path) -> None:
-        write_victim(folder)
+        write_test_betons(folder)
 
     def run(self, folder: Path) -> None:
         images, labels = draw_synthetic(train=80, test=10, seed=1)[0]
@@ -116,7 +118,7 @@ class Training(Work):
     name = "train"
 
     def prepare(self, folder: Path) -> None:
-        write_victim(folder)
+        write_test_betons(folder)
         self._train(folder, stop_after=1)
 
     def run(self, folder: Path) -> None:
@@ -143,18 +145,18 @@ class Training(Work):
             _, values, _ = newest_checkpoint(run)
         except CheckpointError as error:
             return f"refused: {error}"
-        if (reported := len(read_metrics(run))) > values["epoch"]:
-            return f"{reported} epochs were reported, {values['epoch']} are kept"
+        if (run_reporting_errors := len(read_metrics(run))) > values["epoch"]:
+            return f"{run_reporting_errors} epochs were run_reporting_errors, {values['epoch']} are kept"
         return {1: "old", 2: "new"}[values["epoch"]]
 
 
 def _inject(settings: Faults) -> None:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
-    cases = [(work, how) for work in (Training(), Writing()) for how in range(len(MANNERS))]
+    cases = [(work, how) for work in (Training(), Writing()) for how in range(len(FAULT_KINDS))]
     with ProcessPoolExecutor(usable_cores(), mp_context=FORK) as pool:
         runs = list(pool.map(_outcomes, *zip(*cases, strict=True), itertools.repeat(settings.every)))
     with tempfile.TemporaryDirectory() as name:
-        _fork(write_victim, Path(name))
+        _fork(write_test_betons, Path(name))
         _, manifest = open_beton(Path(name) / "train.beton")
     results: dict[str, Any] = {
         "benchmark": "faults",
@@ -181,7 +183,7 @@ def _outcomes(work: Work, how: int, every: int) -> dict[str, Any]:
             shutil.copytree(untouched, folder)
             code = _fork(_run_with_a_fault, work, folder, number, how, library)
             if code == BEYOND:
-                part = f"{work.name}: a call that {MANNERS[how]}"
+                part = f"{work.name}: a call that {FAULT_KINDS[how]}"
                 return {"part": part, "faults": sum(counts.values()) // 2, **counts}
             counts[{REFUSED: "an error", DONE: "went on", -9: "killed"}.get(code, f"exit code {code}")] += 1
             counts[_after(work, folder)] += 1

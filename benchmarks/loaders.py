@@ -2,7 +2,7 @@
 
     python -m benchmarks.loaders --source $FASTCIFAR_DATA --out benchmarks/results/loaders-cpu.json
 
-Each way ends with normalised, augmented float batches on the device: FFCV streaming and FFCV resident with the batched
+Each way ends with normalised, augmented float batches on the device: FFCV streaming and FFCV cache_on_device with the batched
 augmentation of `era`, and torchvision's DataLoader with the same steps (pad, crop, flip, normalise, erase 8 × 8) image
 by image on the CPU, as most trainers load. Epochs are timed in turn. The first batch is timed from the start of an
 epoch; the first epoch of each, which starts threads or processes and compiles, is given apart.
@@ -27,10 +27,11 @@ from torchvision import transforms
 from benchmarks.common import RESULTS, run_command, summarize, write_results
 from fastcifar import create_augmentation, create_loader, get_recipe
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD
-from fastcifar.data.beton import open_beton, write_beton
+from fastcifar.data.manifest import open_beton
+from fastcifar.data.writer import write_beton
 from fastcifar.data.sources import open_source
-from fastcifar.training.run import describe_environment
-from fastcifar.training.runtime import Runtime, resolve_runtime
+from fastcifar.runs.folder import describe_environment
+from fastcifar.device import Runtime, resolve_runtime
 
 Batches = Iterable[torch.Tensor]
 """Normalised, augmented images [B, 3, 32, 32] on the device; an `iter()` is an epoch."""
@@ -38,7 +39,7 @@ Batches = Iterable[torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Loaders:
-    """Compare FFCV, streaming and resident, with torchvision's DataLoader."""
+    """Compare FFCV, streaming and cache_on_device, with torchvision's DataLoader."""
 
     source: str = "auto"
     """As `fastcifar write-beton --source`."""
@@ -128,7 +129,7 @@ def _ways(beton: Path, dataset: Images, batch_size: int, runtime: Runtime) -> di
     shared: dict[str, Any] = {"batch_size": batch_size, "train": True, "device": runtime.device}
     ways: dict[str, Batches] = {
         "FFCV": Augmented(create_loader(beton, **shared), augment),
-        "FFCV, resident": Augmented(create_loader(beton, **shared, resident=True), augment),
+        "FFCV, cache_on_device": Augmented(create_loader(beton, **shared, cache_on_device=True), augment),
     }
     for workers in (1, 2):
         loader = DataLoader(

@@ -18,12 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import RESULTS, begun, describe_run, run_command, write_results
+from benchmarks.common import RESULTS, load_for_resume, describe_run, run_command, write_results
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
-from fastcifar.training.lr_curve import suggest
-from fastcifar.training.lr_finder import range_test
-from fastcifar.training.run import describe_environment, source_commit
+from fastcifar.lr_finder.suggest import suggest
+from fastcifar.lr_finder.range_test import range_test
+from fastcifar.runs.folder import describe_environment, source_commit
 from fastcifar.training.state import create_state
 
 
@@ -63,7 +63,7 @@ def main(settings: MaxLr) -> None:
         val_fraction=settings.val_fraction,
         amp=True,
     )
-    results = begun(settings.out, _kept(settings)) if settings.resume else _begin(settings, base)
+    results = load_for_resume(settings.out, _kept(settings)) if settings.resume else _begin(settings, base)
     done = {(run["seed"], run["multiple"]) for run in results["runs"]}
     for seed in range(settings.seeds):
         for multiple in settings.multiples:

@@ -145,7 +145,7 @@ class Peer:
             tta, plain, training, total = space["main"](seed, model)
             load = sum(loading)
             return {
-                "seed": seed, "test_accuracy": plain, "tta_accuracy": tta, "quoted_accuracy": tta,
+                "seed": seed, "test_accuracy": plain, "tta_accuracy": tta, "final_accuracy": tta,
                 "load_seconds": load, "train_seconds": None if training is None else load + training,
                 "tta_seconds": None if training is None else total - training,
                 "seconds": load + total, "seconds_to_target": None, "joules": None,

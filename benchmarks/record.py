@@ -18,7 +18,7 @@ import tyro
 
 from benchmarks.common import describe_run, run_command, write_results
 from fastcifar.errors import CheckpointError
-from fastcifar.training.run import read_config, read_metrics
+from fastcifar.runs.folder import read_config, read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ through the checker in forked processes, with the manifest and without. Of those
 the loader, each in a process of its own with a time limit. Hostile checkpoints and archives carry code to run, paths
 out of their folder, or more than they say. Processes that write .betons or train are killed at random moments, and what
 they did is gone on with. What counts is that nothing crashes, hangs, runs code, writes elsewhere, trains on other
-pictures than the manifest names, or loses an epoch that was reported.
+pictures than the manifest names, or loses an epoch that was run_reporting_errors.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ import torch
 
 from benchmarks.common import RESULTS, run_command, write_results
 from fastcifar import fit, get_recipe
-from fastcifar.data.beton import manifest_path, open_beton, write_beton
-from fastcifar.data.layout import ALLOCATION, FIELD, HEADER, SAMPLE, read_layout
-from fastcifar.data.official import open_archive
+from fastcifar.data.manifest import manifest_path, open_beton
+from fastcifar.data.writer import write_beton
+from fastcifar.data.beton_format import ALLOCATION, FIELD, HEADER, SAMPLE, read_index
+from fastcifar.data.cifar10 import open_archive
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.errors import CheckpointError, FastCifarError
 from fastcifar.machine import usable_cores
-from fastcifar.training.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint, restore
-from fastcifar.training.run import describe_environment, read_metrics
-from fastcifar.training.runtime import resolve_runtime
+from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint
+from fastcifar.training.resume import restore
+from fastcifar.runs.folder import describe_environment, read_metrics
+from fastcifar.device import resolve_runtime
 from fastcifar.training.state import create_state
 
 SECONDS = 60
@@ -73,7 +75,7 @@ class Reliability:
 def main(settings: Reliability) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        beton = write_victim(folder)
+        beton = write_test_betons(folder)
         betons, passed = check_mutants(beton, settings.mutants, settings.seed)
         loaded = load_mutants(beton, passed[: settings.loaded], settings.seed)
         hostile = open_hostile(folder, settings.hostile, settings.seed)
@@ -97,7 +99,7 @@ def main(settings: Reliability) -> None:
     write_results(settings.out, results)
 
 
-def write_victim(folder: Path, train: int = 60, test: int = 10) -> Path:
+def write_test_betons(folder: Path, train: int = 60, test: int = 10) -> Path:
     """Small .betons of made-up pictures with their manifests; the path of the training images."""
     for split, (images, labels) in zip(("train", "test"), draw_synthetic(train=train, test=test, seed=0), strict=True):
         write_beton(folder / f"{split}.beton", images, labels, class_names=tuple(SHAPES), name="synthetic")
@@ -193,7 +195,7 @@ def _check(beton: Path, numbers: range, seed: int) -> list[tuple[int, str, str]]
             with_manifest = _outcome(lambda: open_beton(path))
             if with_manifest == "passed":
                 with_manifest = "unchanged" if mutant == content else "passed on other bytes"
-            outcomes.append((number, _outcome(lambda: read_layout(path)), with_manifest))
+            outcomes.append((number, _outcome(lambda: read_index(path)), with_manifest))
         return outcomes
 
 
@@ -309,14 +311,14 @@ def _linked(path: Path, trap: Path, random: np.random.Generator) -> None:
         archive.addfile(member)
 
 
-def _swollen(path: Path, trap: Path, random: np.random.Generator) -> None:
+def _oversized_member(path: Path, trap: Path, random: np.random.Generator) -> None:
     with tarfile.open(path, "w:gz") as archive:
         member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
         member.size = 1 << 22
         archive.addfile(member, io.BytesIO(bytes(member.size)))
 
 
-HOSTILE = (_pickled, _saved, _damaged, _bomb, _traversing, _linked, _swollen)
+HOSTILE = (_pickled, _saved, _damaged, _bomb, _traversing, _linked, _oversized_member)
 CHECKPOINTS = 4
 """The first of them are checkpoints, the others archives."""
 
@@ -325,17 +327,17 @@ def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """SIGKILL at random moments of `write_beton` over an older file; what is there then, and after another try."""
     counts: collections.Counter[str] = collections.Counter({"temporary files left": 0})
     folder.mkdir()
-    beton = write_victim(folder)
+    beton = write_test_betons(folder)
 
-    def begun() -> bool:
+    def load_for_resume() -> bool:
         return any(folder.glob(".*.tmp"))
 
-    span = _seconds(write_victim, (folder,), begun)
+    span = _seconds(write_test_betons, (folder,), load_for_resume)
     for number in range(count):
-        _kill_after(write_victim, (folder,), begun, np.random.default_rng((seed, number)).uniform(0, span))
+        _kill_after(write_test_betons, (folder,), load_for_resume, np.random.default_rng((seed, number)).uniform(0, span))
         outcome = _outcome(lambda: open_beton(beton))
         counts["old or new file, whole" if outcome == "passed" else f"file {outcome}"] += 1
-        write_victim(folder)
+        write_test_betons(folder)
         open_beton(beton)
         counts["temporary files left"] += sum(entry.suffix in (".tmp", ".next") for entry in folder.iterdir())
     return {"count": count, **counts}
@@ -346,14 +348,14 @@ def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
     counts: collections.Counter[str] = collections.Counter({"damaged files": 0})
     run = folder / "run"
 
-    def begun() -> bool:
+    def load_for_resume() -> bool:
         return (run / "config.json").exists()
 
-    span = _seconds(_train_on, (folder, run), begun)
+    span = _seconds(_train_on, (folder, run), load_for_resume)
     shutil.rmtree(run)
     for number in range(count):
-        _kill_after(_train_on, (folder, run), begun, np.random.default_rng((seed, number)).uniform(0, span))
-        reported = len(read_metrics(run)) if (run / "metrics.jsonl").exists() else 0
+        _kill_after(_train_on, (folder, run), load_for_resume, np.random.default_rng((seed, number)).uniform(0, span))
+        run_reporting_errors = len(read_metrics(run)) if (run / "metrics.jsonl").exists() else 0
         try:
             path, values, damage = newest_checkpoint(run)
         except CheckpointError:
@@ -363,7 +365,7 @@ def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
             counts[f"went on from {path.stem}"] += 1
             counts["damaged files"] += damage is not None
             kept = values["epoch"]
-        counts["lost epochs that had been reported"] += max(0, reported - kept)
+        counts["lost epochs that had been run_reporting_errors"] += max(0, run_reporting_errors - kept)
         process = FORKS.Process(target=_train_on, args=(folder, run))
         process.start()
         process.join(SECONDS)
@@ -376,7 +378,7 @@ def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
 FORKS = multiprocessing.get_context("forkserver")
 SpawnedProcess = multiprocessing.context.ForkServerProcess
 """Processes that have imported all and used nothing."""
-FORKS.set_forkserver_preload(["benchmarks.common", "fastcifar.data.official", "fastcifar.training.loop", "tyro"])
+FORKS.set_forkserver_preload(["benchmarks.common", "fastcifar.data.cifar10", "fastcifar.training.loop", "tyro"])
 KILLED_EPOCHS = 8
 
 
@@ -393,27 +395,27 @@ def _train_on(folder: Path, run: Path) -> None:
     collections.deque(fit(config, state=state), maxlen=0)
 
 
-def _start(work: Callable[..., object], arguments: tuple[Path, ...], begun: Callable[[], bool]) -> SpawnedProcess:
-    """A process that does the work, at the moment when it has begun to write."""
+def _start(work: Callable[..., object], arguments: tuple[Path, ...], load_for_resume: Callable[[], bool]) -> SpawnedProcess:
+    """A process that does the work, at the moment when it has load_for_resume to write."""
     process = FORKS.Process(target=work, args=arguments)
     process.start()
-    while process.is_alive() and not begun():
+    while process.is_alive() and not load_for_resume():
         time.sleep(0.001)
     return process
 
 
-def _seconds(work: Callable[..., object], arguments: tuple[Path, ...], begun: Callable[[], bool]) -> float:
-    """How long the work takes undisturbed from when it has begun to write."""
-    process = _start(work, arguments, begun)
+def _seconds(work: Callable[..., object], arguments: tuple[Path, ...], load_for_resume: Callable[[], bool]) -> float:
+    """How long the work takes undisturbed from when it has load_for_resume to write."""
+    process = _start(work, arguments, load_for_resume)
     start = time.perf_counter()
     process.join()
     return time.perf_counter() - start
 
 
 def _kill_after(
-    work: Callable[..., object], arguments: tuple[Path, ...], begun: Callable[[], bool], seconds: float
+    work: Callable[..., object], arguments: tuple[Path, ...], load_for_resume: Callable[[], bool], seconds: float
 ) -> None:
-    process = _start(work, arguments, begun)
+    process = _start(work, arguments, load_for_resume)
     process.join(seconds)
     process.kill()
     process.join()

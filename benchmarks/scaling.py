@@ -24,13 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import RESULTS, run_apart, run_command, write_results
+from benchmarks.common import RESULTS, run_in_subprocess, run_command, write_results
 from fastcifar import create_augmentation, create_loader, get_recipe
-from fastcifar.data.beton import open_beton, write_beton
-from fastcifar.data.sources import Source, open_source
+from fastcifar.data.manifest import open_beton
+from fastcifar.data.writer import write_beton
+from fastcifar.data.images import Source
+from fastcifar.data.sources import open_source
 from fastcifar.machine import anonymous_bytes, peak_memory_bytes
-from fastcifar.training.run import describe_environment
-from fastcifar.training.runtime import resolve_runtime
+from fastcifar.runs.folder import describe_environment
+from fastcifar.device import resolve_runtime
 from fastcifar.training.state import create_state
 from fastcifar.training.step import train_step
 
@@ -119,7 +121,7 @@ def _write(folder: Path, source: Source, count: int) -> None:
 
 def _apart(work: str, folder: Path, batch: int, device: str, amount: int) -> dict[str, Any]:
     """Run `_epochs` or `_steps` in a process of its own."""
-    printed = run_apart(["-m", "benchmarks.scaling", work, str(folder), str(batch), device, str(amount)])
+    printed = run_in_subprocess(["-m", "benchmarks.scaling", work, str(folder), str(batch), device, str(amount)])
     return dict(json.loads(printed.splitlines()[-1]))
 
 
@@ -144,7 +146,7 @@ def _steps(folder: Path, batch: int, device: str, rounds: int) -> dict[str, Any]
     state = create_state(get_recipe("era", betons=folder, batch_size=batch, device=device, amp=True, verify=False))
     images = torch.randint(0, 256, (batch, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(state.runtime.device)
     labels = torch.randint(0, 10, (batch,), device=state.runtime.device)
-    state.network.train()
+    state.classifier.train()
     seconds = []
     for step in range(rounds + 1):
         start = time.perf_counter()

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, run_command, write_results
-from benchmarks.reliability import write_victim
+from benchmarks.reliability import write_test_betons
 from fastcifar import fit, get_recipe
-from fastcifar.data.beton import open_beton
+from fastcifar.data.manifest import open_beton
 from fastcifar.machine import anonymous_bytes
-from fastcifar.training.evaluation import evaluate_checkpoint
-from fastcifar.training.run import describe_environment
-from fastcifar.training.runtime import resolve_runtime
+from fastcifar.inference.evaluate import evaluate_checkpoint
+from fastcifar.runs.folder import describe_environment
+from fastcifar.device import resolve_runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Soak:
 def main(settings: Soak) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        beton = write_victim(folder, train=settings.train, test=settings.test)
+        beton = write_test_betons(folder, train=settings.train, test=settings.test)
         _, manifest = open_beton(beton)
         results: dict[str, Any] = {
             "benchmark": "soak",

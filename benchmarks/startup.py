@@ -18,11 +18,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.common import RESULTS, run_apart, run_command, summarize, write_results
+from benchmarks.common import RESULTS, run_in_subprocess, run_command, summarize, write_results
 from fastcifar import get_recipe
-from fastcifar.data.beton import open_beton
-from fastcifar.training.run import describe_environment
-from fastcifar.training.runtime import resolve_runtime
+from fastcifar.data.manifest import open_beton
+from fastcifar.runs.folder import describe_environment
+from fastcifar.device import resolve_runtime
 
 COMMAND = "import sys; from fastcifar.cli import main; sys.exit(main(sys.argv[1:]))"
 TO_THE_FIRST_STEP = """
@@ -84,7 +84,7 @@ def main(settings: Startup) -> None:
 
 def _help() -> float:
     start = time.monotonic()
-    run_apart(["-c", COMMAND, "--help"])
+    run_in_subprocess(["-c", COMMAND, "--help"])
     return time.monotonic() - start
 
 
@@ -92,7 +92,7 @@ def _first_step(recipe: str, run: Path, settings: Startup) -> float:
     arguments = ["train", "--recipe", recipe, "--betons", str(settings.betons), "--run-dir", str(run)]
     arguments += ["--device", settings.device, "--amp", *(["--compile"] if settings.compile else [])]
     start = time.monotonic()
-    printed = run_apart(["-c", TO_THE_FIRST_STEP, *arguments])
+    printed = run_in_subprocess(["-c", TO_THE_FIRST_STEP, *arguments])
     (line,) = (line for line in printed.splitlines() if line.startswith("begun "))
     return float(line.split()[1]) - start
 

@@ -89,7 +89,7 @@ def max_lr_table(name: str) -> str:
     return "\n".join([*rows, "", f"The suggestion is {below:.2f} points below the best of them; {run}."])
 
 
-def soonest_table(name: str) -> str:
+def time_to_target_table(name: str) -> str:
     """A row a recipe or a peer: what a recipe computes, runs, accuracies, time, and its median by the first row's."""
     results = _load(name)
     if not results:
@@ -147,7 +147,7 @@ def headline_table(*names: str) -> str:
     return "\n".join(rows)
 
 
-def pace_table(name: str) -> str:
+def throughput_table(name: str) -> str:
     """A row a training: what it gets through in a second of its training."""
     results = _load(name)
     if not results:
@@ -358,11 +358,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu"),
     "course": lambda: course_table("course-gpu", "dilated-cnn-gpu", "course-cpu", "dilated-cnn-cpu"),
     "throughput": lambda: "\n\n".join(map(throughput_table, ("throughput-cpu", "throughput-amx-cpu"))),
-    "soonest": lambda: "\n\n".join(map(soonest_table, TIMES_TO_90)),
+    "soonest": lambda: "\n\n".join(map(time_to_target_table, TIMES_TO_90)),
     "ablation_speedrun": lambda: ablation_table("ablation-speedrun-cpu", "speedrun"),
     "ablation_era_fast": lambda: ablation_table("ablation-era-fast-cpu", "era-fast"),
-    "frontier": lambda: soonest_table("frontier-cpu"),
-    "pace": lambda: pace_table("pace-cpu"),
+    "frontier": lambda: time_to_target_table("frontier-cpu"),
+    "pace": lambda: throughput_table("pace-cpu"),
     "augmentation": lambda: augmentation_table("augmentation-cpu"),
     "loaders": lambda: loaders_table("loaders-cpu"),
     "scaling": lambda: scaling_table("scaling-cpu"),

@@ -26,10 +26,11 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import RESULTS, Block, portable, run_command, summarize, time_in_turn, write_results
+from benchmarks.common import RESULTS, Block, without_paths, run_command, summarize, time_interleaved, write_results
 from fastcifar import get_recipe
-from fastcifar.data.loader import Batch, BetonLoader
-from fastcifar.training.run import describe_environment
+from fastcifar.data.ffcv_compat import Batch
+from fastcifar.data.loader import BetonLoader
+from fastcifar.runs.folder import describe_environment
 from fastcifar.training.state import TrainState, create_state
 from fastcifar.training.step import train_step
 
@@ -65,7 +66,7 @@ def main(settings: Throughput) -> None:
         results = results or {
             "benchmark": "throughput",
             **describe_environment(state.runtime, state.manifest),
-            "config": portable(config),
+            "config": without_paths(config),
             "settings": {"steps": settings.steps, "rounds": settings.rounds, "matrix": settings.matrix},
             "figures": {},
             "runs": [],
@@ -93,7 +94,7 @@ def measure(whole: TrainState, settings: Throughput) -> tuple[dict[str, list[flo
     contiguous = normalized.contiguous()
     matrix = torch.randn(settings.matrix, settings.matrix, device=images.device, dtype=torch.bfloat16)
     for state in (whole, model, plain):
-        state.network.train()
+        state.classifier.train()
 
     def steps(step: Callable[[], object]) -> Block:
         def block() -> None:
@@ -102,7 +103,7 @@ def measure(whole: TrainState, settings: Throughput) -> tuple[dict[str, list[flo
 
         return block
 
-    seconds = time_in_turn(
+    seconds = time_interleaved(
         {
             "loader": lambda: collections.deque(loader, maxlen=0),
             "matrix product": steps(lambda: matrix @ matrix),
@@ -124,7 +125,7 @@ def train_flops(state: TrainState, images: torch.Tensor) -> float:
     """Floating point operations of a training step: three times the forward's, two a multiply-add."""
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        state.network.model(images.float())
+        state.classifier.model(images.float())
     return 3.0 * counter.get_total_flops()
 
 

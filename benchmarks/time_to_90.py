@@ -2,7 +2,7 @@
 
     python -m benchmarks.time_to_90 speedrun era-fast --seeds 10 --out benchmarks/results/time-to-90-cpu.json
 
-Two times are reported. Of each run: its training up to the first evaluation that reaches the target. Of a recipe: the
+Two times are run_reporting_errors. Of each run: its training up to the first evaluation that reaches the target. Of a recipe: the
 mean time of its runs, whatever each reached, which counts where their mean accuracy reaches the target. A run's time is
 its training, from the first byte read, and the inference of the evaluation that its accuracy rests on, the last, with
 the test-time augmentation that it uses. Compilation, on made-up data before the clock, is given apart. Energy is the
@@ -29,15 +29,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import RESULTS, begun, describe_run, run_command, write_results
+from benchmarks.common import RESULTS, load_for_resume, describe_run, run_command, write_results
 from benchmarks.peers import AIRBENCH, HIVERGE, Peer
 from benchmarks.work import epochs_worth
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
-from fastcifar.data.beton import open_beton
+from fastcifar.data.manifest import open_beton
 from fastcifar.errors import ConfigError
-from fastcifar.training.run import describe_environment, source_commit
-from fastcifar.training.runtime import Runtime, resolve_runtime
+from fastcifar.runs.folder import describe_environment, source_commit
+from fastcifar.device import Runtime, resolve_runtime
 from fastcifar.training.state import TrainState, create_state
 
 Training = Callable[[int], dict[str, Any]]
@@ -106,9 +106,9 @@ def _begin(settings: TimeTo90, runtime: Runtime, peers: dict[str, Any]) -> dict[
     environment = describe_environment(runtime, manifest)
     if not settings.resume:
         return {"benchmark": "time_to_90", **environment, "settings": kept, "peers": peers, "runs": []}
-    results = begun(settings.out, kept)
+    results = load_for_resume(settings.out, kept)
     if results["device"] != environment["device"]:
-        raise ConfigError(f"{settings.out} was begun on {results['device']}: its times say nothing of this device's")
+        raise ConfigError(f"{settings.out} was load_for_resume on {results['device']}: its times say nothing of this device's")
     return {**results, "peers": {**results["peers"], **peers}}
 
 
@@ -132,7 +132,7 @@ def _train_in_turn(trainings: dict[str, Training], settings: TimeTo90, results: 
 def derive(runs: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
     """What a recipe's runs come to. Accuracies are from 0 to 1, times in seconds, energy in joules."""
     plain = [run["test_accuracy"] for run in runs]
-    quoted = [run["quoted_accuracy"] for run in runs]
+    quoted = [run["final_accuracy"] for run in runs]
     times = [run["seconds"] for run in runs]
     to_target = [run["seconds_to_target"] for run in runs if run["seconds_to_target"] is not None]
     energy = [run["joules"] for run in runs if run["joules"] is not None]
@@ -183,13 +183,13 @@ def _train(config: TrainConfig, target: float, seed: int) -> dict[str, Any]:
     history = [result.to_json() for result in fit(config, state=state)]
     after = _joules(state)
     run = describe_run(config, history)
-    evaluated = [(*quoted_accuracy(history[: number + 1]), epoch) for number, epoch in enumerate(history)]
+    evaluated = [(*final_accuracy(history[: number + 1]), epoch) for number, epoch in enumerate(history)]
     reached = [epoch["total_train_seconds"] + seconds for accuracy, seconds, epoch in evaluated if accuracy >= target]
-    quoted, last = quoted_accuracy(history)
+    quoted, last = final_accuracy(history)
     return {
         **run,
         "epochs_worth": worth,
-        "quoted_accuracy": quoted,
+        "final_accuracy": quoted,
         "tta_accuracy": history[-1]["tta_accuracy"],
         "seconds": run["train_seconds"] + last,
         "seconds_to_target": reached[0] if reached else None,
@@ -197,7 +197,7 @@ def _train(config: TrainConfig, target: float, seed: int) -> dict[str, Any]:
     }
 
 
-def quoted_accuracy(history: Sequence[dict[str, Any]]) -> tuple[float, float]:
+def final_accuracy(history: Sequence[dict[str, Any]]) -> tuple[float, float]:
     """The last epoch's accuracy, with test-time augmentation if the run has it, and the seconds of that evaluation."""
     last = history[-1]
     if last["tta_accuracy"] is None:
@@ -220,7 +220,7 @@ def _joules(state: TrainState) -> float | None:
 
 def _show(run: dict[str, Any], name: str) -> None:
     print(
-        f"{name} seed {run['seed']}: {run['quoted_accuracy']:.2%} ({run['test_accuracy']:.2%} without test-time "
+        f"{name} seed {run['seed']}: {run['final_accuracy']:.2%} ({run['test_accuracy']:.2%} without test-time "
         f"augmentation) in {run['seconds']:.2f} s",
         flush=True,
     )

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastcifar.augment import create_augmentation as create_augmentation
     from fastcifar.config import TrainConfig as TrainConfig
-    from fastcifar.data.beton import write_beton as write_beton
     from fastcifar.data.loader import create_loader as create_loader
+    from fastcifar.data.writer import write_beton as write_beton
     from fastcifar.errors import FastCifarError as FastCifarError
     from fastcifar.models import create_model as create_model
     from fastcifar.recipes import get_recipe as get_recipe
-    from fastcifar.training.checkpoint import load_checkpoint as load_checkpoint
+    from fastcifar.runs.checkpoint import load_checkpoint as load_checkpoint
+    from fastcifar.runs.results import EpochResult as EpochResult
     from fastcifar.training.loop import fit as fit
-    from fastcifar.training.results import EpochResult as EpochResult
 
 _HOMES = {
     "EpochResult": "fastcifar.training.results",
@@ -29,8 +29,8 @@ _HOMES = {
     "create_model": "fastcifar.models",
     "fit": "fastcifar.training.loop",
     "get_recipe": "fastcifar.recipes",
-    "load_checkpoint": "fastcifar.training.checkpoint",
-    "write_beton": "fastcifar.data.beton",
+    "load_checkpoint": "fastcifar.runs.checkpoint",
+    "write_beton": "fastcifar.data.writer",
 }
 
 __all__ = [

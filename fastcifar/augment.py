@@ -9,16 +9,20 @@ drawn on the images' device from torch's generator there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from kornia.augmentation import RandomAffine, RandomCrop, RandomHorizontalFlip
-from kornia.augmentation._2d.geometric.base import GeometricAugmentationBase2D
-from kornia.augmentation._2d.intensity.base import IntensityAugmentationBase2D
+from kornia.augmentation import (
+    GeometricAugmentationBase2D,
+    IntensityAugmentationBase2D,
+    RandomAffine,
+    RandomCrop,
+    RandomHorizontalFlip,
+)
 from torch import nn
 
-from fastcifar.config import AugmentSettings
 from fastcifar.errors import ConfigError
+from fastcifar.settings import AugmentSettings
 
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
@@ -153,72 +157,55 @@ class Augmentation(nn.Module):
             return self.stages(images) if self.training else self.normalize(images)  # type: ignore[no-any-return]
 
 
-def mirror(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Images [B, C, H, W], those that bool [B] names mirrored."""
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+def hflip(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Images [B, C, H, W], flipped horizontally where `mask`, bool [B], is set."""
+    return torch.where(mask[:, None, None, None], images.flip(-1), images)
 
 
 def create_augmentation(
+    settings: AugmentSettings | None = None,
     *,
-    padding: int = 4,
-    padding_mode: Literal["constant", "reflect", "mean"] = "constant",
-    flip_p: float = 0.5,
-    cutout: int = 8,
-    shift_scale_rotate_p: float = 0.0,
-    shift_limit: float = 0.05,
-    scale_limit: float = 0.05,
-    rotate_limit: float = 5.0,
-    rotate_p: float = 0.0,
     mean: Sequence[float] = CIFAR10_MEAN,
     std: Sequence[float] = CIFAR10_STD,
     dtype: torch.dtype = torch.float32,
     size: int = 32,
-    stock_kornia: bool = False,
 ) -> Augmentation:
-    """The training set's augmentation, a module from uint8 images [B, 3, size, size] to normalised ones.
+    """The augmentation of training batches, a module from uint8 images [B, 3, size, size] to normalised ones.
 
-    Crop and flip → normalise → shift, scale and rotate → cutout → rotate; what has no probability or size is left out.
+    Crop and flip → normalise → shift, scale and rotate → cutout → rotate; an operation with probability or size 0 is
+    left out.
 
     Args:
-        padding: pixels added on each side before the crop back to `size`.
-        padding_mode: what they hold: "constant" (zeros, black), "reflect", or "mean".
-        flip_p: probability of a horizontal flip.
-        cutout: side in pixels of the square that is set to zero, the mean; 0 for none.
-        shift_scale_rotate_p: probability of a random shift, scale and rotation, the border mirrored.
-        shift_limit: largest shift either way, as a share of the side.
-        scale_limit: largest change of the scale either way.
-        rotate_limit: largest rotation either way, in degrees.
-        rotate_p: probability of another rotation, after the cutout.
+        settings: the operations; the defaults if not given.
         mean: per channel, pixels in [0, 1].
         std: per channel, pixels in [0, 1].
         dtype: of the result.
         size: height and width of the images.
-        stock_kornia: crop and flip with Kornia's own operations: the same distribution, slower.
 
     Raises:
-        ConfigError: a value that is not allowed.
+        ConfigError: the images are too small for the settings.
     """
-    AugmentSettings(
-        padding=padding, padding_mode=padding_mode, flip_p=flip_p, cutout=cutout, rotate_limit=rotate_limit,
-        shift_scale_rotate_p=shift_scale_rotate_p, shift_limit=shift_limit, scale_limit=scale_limit, rotate_p=rotate_p,
-    )  # fmt: skip
+    settings = settings or AugmentSettings()
+    padding, cutout, flip_p = settings.padding, settings.cutout, settings.flip_p
     if max(cutout, padding + 1) > size:
         raise ConfigError(
-            f"padding is {padding} and cutout {cutout}; images of {size} pixels a side are too small for it"
+            f"padding is {padding} and cutout {cutout}; images of {size} pixels per side are too small for that"
         )
-    border = "constant" if padding_mode == "mean" else padding_mode
+    border = "constant" if settings.padding_mode == "mean" else settings.padding_mode
     geometry: nn.Module = GatherCropFlip(padding, border, flip_p)
-    if stock_kornia:
+    if settings.stock_kornia:
         crop = RandomCrop((size, size), padding=padding or None, padding_mode=border)
         geometry = nn.Sequential(_ToFloat(), crop, RandomHorizontalFlip(p=flip_p))
     normalize = PixelNormalize(mean, std, dtype)
-    stages = [normalize, geometry] if padding_mode == "mean" else [geometry, normalize]
-    if shift_scale_rotate_p:
-        stages.append(_affine(shift_scale_rotate_p, rotate_limit, shift_limit, scale_limit))
+    stages = [normalize, geometry] if settings.padding_mode == "mean" else [geometry, normalize]
+    if settings.shift_scale_rotate_p:
+        stages.append(
+            _affine(settings.shift_scale_rotate_p, settings.rotate_limit, settings.shift_limit, settings.scale_limit)
+        )
     if cutout:
         stages.append(RandomCutout(cutout))
-    if rotate_p:
-        stages.append(_affine(rotate_p, rotate_limit, 0.0, 0.0))
+    if settings.rotate_p:
+        stages.append(_affine(settings.rotate_p, settings.rotate_limit, 0.0, 0.0))
     return Augmentation(stages, normalize)
 
 

@@ -44,10 +44,10 @@ DEFAULTS: dict[str, Callable[[list[str]], Command]] = {"lr-find": lr_find_defaul
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code: 0, 2 for usage, 128 and its number for a signal, 1 for the rest."""
     arguments = sys.argv[1:] if argv is None else argv
-    return reported("fastcifar", lambda: _run(arguments))
+    return run_reporting_errors("fastcifar", lambda: _run(arguments))
 
 
-def reported(program: str, work: Callable[[], int]) -> int:
+def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
     """What `work` returns; where bad input, the machine or Ctrl-C ends it, one line on stderr and the exit code."""
     try:
         return work()
@@ -79,7 +79,9 @@ def _parse(name: str, arguments: list[str]) -> Command:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "see `fastcifar --help`"
         raise ConfigError(f"there is no command {name!r}: {hint}")
-    options: dict[str, Any] = {"default": DEFAULTS[name](arguments)} if name in DEFAULTS else {}
+    options: dict[str, Any] = {"config": (tyro.conf.OmitArgPrefixes,)}
+    if name in DEFAULTS:
+        options["default"] = DEFAULTS[name](arguments)
     if name == "train":
         arguments = train_arguments(arguments)
     command: Command = tyro.cli(COMMANDS[name], prog=f"fastcifar {name}", args=arguments, **options)

@@ -70,12 +70,12 @@ def _system() -> list[Finding]:
     newer = "install Python 3.11 or later, and make the virtual environment with it"
     elsewhere = "FFCV runs on Linux only: on Windows use WSL 2, on macOS a container"
     return [
-        _verdict(python, "Python", platform.python_version(), newer),
-        _verdict(linux, "platform", platform.platform(terse=True), elsewhere),
+        _finding(python, "Python", platform.python_version(), newer),
+        _finding(linux, "platform", platform.platform(terse=True), elsewhere),
     ]
 
 
-def _verdict(
+def _finding(
     healthy: bool, name: str, detail: str, remedy: str, otherwise: Literal["warning", "missing"] = "missing"
 ) -> Finding:
     if healthy:
@@ -90,8 +90,8 @@ def _package(name: str, probe: Callable[[], str], remedy: str) -> Finding:
         detail = ", ".join(filter(None, [metadata.version(name), probe()]))
     except Exception as error:  # a binary that does not fit its partner fails with almost any of them
         reason = next(iter(str(error).splitlines()), "")
-        return _verdict(False, name, f"{type(error).__name__}: {reason}".rstrip(": "), remedy)
-    return _verdict(True, name, detail, remedy)
+        return _finding(False, name, f"{type(error).__name__}: {reason}".rstrip(": "), remedy)
+    return _finding(True, name, detail, remedy)
 
 
 def _packages() -> list[Finding]:
@@ -139,7 +139,7 @@ def _ffcv_remedy() -> str:
 def _cpu() -> list[Finding]:
     fast = has_fast_bfloat16()
     detail = f"{cpu_name()}, {usable_cores()} usable cores, bfloat16 {'in hardware' if fast else 'emulated, slow'}"
-    return [_verdict(fast, "CPU", detail, "train with --no-amp: on this CPU, bfloat16 is slower", "warning")]
+    return [_finding(fast, "CPU", detail, "train with --no-amp: on this CPU, bfloat16 is slower", "warning")]
 
 
 def _cuda() -> list[Finding]:
@@ -151,9 +151,9 @@ def _cuda() -> list[Finding]:
     except Exception as error:
         reason = f"torch cannot tell ({type(error).__name__})"
     if shutil.which("nvidia-smi") is None:
-        return [_verdict(True, "CUDA", "no device; training runs on the CPU", "")]
+        return [_finding(True, "CUDA", "no device; training runs on the CPU", "")]
     remedy = f"update NVIDIA's driver if nvidia-smi names an older CUDA than torch's; else {REINSTALL_TORCH}"
-    return [_verdict(False, "CUDA", f"nvidia-smi is here, but {reason}", remedy, "warning")]
+    return [_finding(False, "CUDA", f"nvidia-smi is here, but {reason}", remedy, "warning")]
 
 
 def _cuda_device(index: int) -> Finding:
@@ -162,29 +162,29 @@ def _cuda_device(index: int) -> Finding:
     # Ampere (compute capability 8) is the first with bfloat16 in hardware; torch also counts emulation
     bfloat16 = "in hardware" if properties.major >= 8 else "emulated: --amp takes float16"
     detail = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, bfloat16 {bfloat16}"
-    return _verdict(True, f"cuda:{index}", detail, "")
+    return _finding(True, f"cuda:{index}", detail, "")
 
 
 def _disk() -> list[Finding]:
     free = shutil.disk_usage(".").free
     remedy = f"free {FREE_SPACE / 1e9:.0f} GB, or work in a folder on another disk"
-    return [_verdict(free >= FREE_SPACE, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}", remedy, "warning")]
+    return [_finding(free >= FREE_SPACE, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}", remedy, "warning")]
 
 
 def _source() -> Finding:
     name = "FASTCIFAR_DATA"
     if not (folder := os.environ.get(name)):
-        return _verdict(True, name, "not set; CIFAR-10 is downloaded when it is needed", "")
+        return _finding(True, name, "not set; CIFAR-10 is downloaded when it is needed", "")
     remedy = f"name the folder that holds CIFAR-10: export {name}=/folder/with/cifar-10-batches-py"
     exists = Path(folder).is_dir()
-    return _verdict(exists, name, folder if exists else f"{folder}: there is no such folder", remedy, "warning")
+    return _finding(exists, name, folder if exists else f"{folder}: there is no such folder", remedy, "warning")
 
 
 def _betons() -> Finding:
     betons = [BETONS / "train.beton", BETONS / "test.beton"]
     absent = [path.name for path in betons if not path.is_file()]
     detail = f"not there: {', '.join(absent)}" if absent else "train.beton and test.beton are there"
-    return _verdict(not absent, str(BETONS), detail, "fastcifar write-beton  # train does it, too", "warning")
+    return _finding(not absent, str(BETONS), detail, "fastcifar write-beton  # train does it, too", "warning")
 
 
 def _data() -> list[Finding]:

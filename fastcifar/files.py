@@ -32,7 +32,7 @@ class FolderLock:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; flush it to the disk and rename it to `path` when the block succeeds.
 
     When the block fails, the temporary file is removed and `path` is what it was. One that a process left which was

@@ -82,7 +82,7 @@ def anonymous_bytes() -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident memory that this process has had (VmHWM).
+    """Largest cache_on_device memory that this process has had (VmHWM).
 
     Where the kernel does not count it, getrusage's, which begins with that of the process that started this one.
     """

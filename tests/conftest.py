@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fastcifar import TrainConfig, get_recipe
-from fastcifar.data.beton import write_beton
+from fastcifar.data.writer import write_beton
 from fastcifar.data.sources import open_source
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 

@@ -19,7 +19,7 @@ from fastcifar.augment import (
     RandomCutout,
     mirror,
 )
-from fastcifar.config import AugmentSettings
+from fastcifar.settings import AugmentSettings
 from fastcifar.errors import ConfigError
 from tests.conftest import no_wait_for_the_device
 

@@ -23,8 +23,8 @@ from fastcifar.data import sources
 from fastcifar.data.loader import decode_all
 from fastcifar.machine import usable_cores
 from fastcifar.report.console import TrainingConsole
-from fastcifar.training.checkpoint import read_checkpoint
-from fastcifar.training.run import read_metrics
+from fastcifar.runs.checkpoint import read_checkpoint
+from fastcifar.runs.folder import read_metrics
 
 Capture = pytest.CaptureFixture[str]
 

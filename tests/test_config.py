@@ -14,12 +14,12 @@ from fastcifar.recipes import RECIPES
 
 def test_era_is_the_24_epochs_of_the_exercise() -> None:
     config = get_recipe("era")
-    assert (config.epochs, config.batch_size) == (24, 512)
-    assert config.pct_start == pytest.approx(5 / 24)
-    assert (config.div_factor, config.final_div_factor) == (10, 1), "the rate falls back to LRMIN and not below"
-    assert (config.padding, config.padding_mode, config.flip_p, config.cutout) == (4, "constant", 0.5, 8)
-    assert not config.amp
-    assert not config.compile
+    assert (config.epochs, config.data.batch_size) == (24, 512)
+    assert config.optim.pct_start == pytest.approx(5 / 24)
+    assert (config.optim.div_factor, config.optim.final_div_factor) == (10, 1), "the rate falls back to LRMIN and not below"
+    assert (config.augment.padding, config.augment.padding_mode, config.augment.flip_p, config.augment.cutout) == (4, "constant", 0.5, 8)
+    assert not config.runtime.amp
+    assert not config.runtime.compile
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -30,7 +30,7 @@ def test_each_recipe_is_called_as_it_is_named_and_tells_its_command(name: str) -
 
 def test_a_recipe_takes_changes() -> None:
     config = get_recipe("era", epochs=2, betons="elsewhere")
-    assert (config.epochs, config.betons) == (2, Path("elsewhere"))
+    assert (config.epochs, config.data.data_dir) == (2, Path("elsewhere"))
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
@@ -63,13 +63,13 @@ def test_json_and_back_is_the_same_configuration() -> None:
         ("padding_mode", "wrap"),
         ("flip_p", -0.5),
         ("cutout", 40),
-        ("small_sizes", (4,)),
-        ("small_shares", (0.5,)),
-        ("freeze_after", (0.5,)),
-        ("freeze_after", (1.5,)),
+        ("resize_sizes", (4,)),
+        ("resize_fractions", (0.5,)),
+        ("freeze_at", (0.5,)),
+        ("freeze_at", (1.5,)),
         ("tta", "rotate"),
-        ("tta_share", 1.5),
-        ("head_std", 0.0),
+        ("tta_fraction", 1.5),
+        ("head_init_std", 0.0),
         ("norm_momentum", 0.0),
         ("logit_scale", 0.0),
         ("widths", (32, 0, 64)),

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fastcifar.files import FolderLock, replacing
+from fastcifar.files import FolderLock, atomic_write
 
 
 def test_the_new_content_appears_when_the_block_is_done(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -26,7 +26,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     abandoned, another = tmp_path / f".file.{gone.pid}.tmp", tmp_path / f".file.{os.getppid()}.tmp"
     for left in (abandoned, another):
         left.write_text("half")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert sorted(tmp_path.iterdir()) == sorted([path, another]), "of a process that lives it is not ours to remove"
 
@@ -47,7 +47,7 @@ def test_a_block_that_fails_leaves_the_old_content_alone(tmp_path: Path) -> None
     path.write_text("old")
 
     def interrupted() -> None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 

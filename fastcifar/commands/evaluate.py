@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from fastcifar.commands.shared import show_notes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
@@ -19,7 +21,7 @@ class Evaluate:
     """The run's folder."""
     checkpoint: Literal["best", "last"] = "last"
     """The last epoch's weights, or the best epoch's."""
-    betons: Path | None = None
+    data_dir: Path | None = None
     """Folder with test.beton; the run's own if not given."""
     device: str = "auto"
     """'cpu', 'cuda', …; 'auto' takes CUDA where there is a device."""
@@ -30,16 +32,17 @@ class Evaluate:
 
     def run(self) -> int:
         """Evaluate on the test set."""
-        from fastcifar.report.evaluation import show_evaluation
-        from fastcifar.training.evaluation import evaluate_checkpoint
+        from fastcifar.inference.evaluate import evaluate_checkpoint
+        from fastcifar.report.summary import show_evaluation
 
-        changes = {"betons": self.betons, "amp": self.amp}
+        changes = {"data_dir": self.data_dir, "amp": self.amp}
         evaluation = evaluate_checkpoint(
             self.folder,
             self.checkpoint,
             device=self.device,
             **{name: value for name, value in changes.items() if value is not None},
         )
+        show_notes(evaluation.notes)
         if self.json:
             print(json.dumps(evaluation.to_json()))
         else:

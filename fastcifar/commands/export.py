@@ -25,16 +25,16 @@ class Export:
     """The last epoch's weights, or the best epoch's."""
     format: Literal["onnx", "torch", "safetensors", "all"] = "all"
     """model.onnx, model.pt2, model.safetensors with config.json, or all of them."""
-    betons: Path | None = None
+    data_dir: Path | None = None
     """Folder with the test.beton to check on; the run's own if not given."""
 
     def run(self) -> int:
         """Write, check and keep one file after the other."""
-        from fastcifar.training.export import FORMATS, export_checkpoint
+        from fastcifar.inference.export import FORMATS, export_checkpoint
 
         out = self.folder / "export" if self.out is None else self.out
         formats = list(FORMATS) if self.format == "all" else [self.format]
-        for export in export_checkpoint(self.folder, out, formats, self.checkpoint, betons=self.betons):
+        for export in export_checkpoint(self.folder, out, formats, self.checkpoint, data_dir=self.data_dir):
             agreement = export.agreement
             print(
                 f"{export.path}: {export.bytes / 1e6:.1f} MB; on {agreement.images:,} test images the same predictions "

@@ -23,7 +23,7 @@ class Inspect:
 
     def run(self) -> int:
         """Print the manifest and the number of images a class."""
-        from fastcifar.report.inspect import draw_samples, show_beton
+        from fastcifar.report.summary import draw_samples, show_beton
 
         show_beton(self.file, Console(highlight=False), verify=self.verify)
         if self.png is not None:

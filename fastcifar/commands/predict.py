@@ -42,11 +42,11 @@ class Predict:
 
     def run(self) -> int:
         """Read the pictures and classify them."""
-        from fastcifar.report.prediction import show_predictions
-        from fastcifar.training.evaluation import open_network
-        from fastcifar.training.prediction import find_pictures, predict_pictures
+        from fastcifar.inference.evaluate import load_classifier
+        from fastcifar.inference.predict import find_pictures, predict_pictures
+        from fastcifar.report.summary import show_predictions
 
-        saved = open_network(self.folder, self.checkpoint, device=self.device, amp=False)
+        saved = load_classifier(self.folder, self.checkpoint, device=self.device, amp=False)
         predictions = predict_pictures(saved, find_pictures(self.images), top=self.top)
         if not self.json:
             show_predictions(predictions, Console(highlight=False))

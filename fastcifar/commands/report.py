@@ -23,7 +23,7 @@ class Report:
     """How many of the most confidently misclassified images to show, from 1 to 200."""
     checkpoint: Literal["best", "last"] = "last"
     """The weights to look at the test set with: the last epoch's, or the best epoch's."""
-    betons: Path | None = None
+    data_dir: Path | None = None
     """Folder with train.beton and test.beton; the run's own if not given."""
     device: str = "auto"
     """'cpu', 'cuda', …; 'auto' takes CUDA where there is a device."""
@@ -33,15 +33,15 @@ class Report:
         if not self.folders:
             raise ConfigError("report needs the folder of a run, such as runs/20250101-120000-era")
         if len(self.folders) == 1:
-            from fastcifar.report.page import write_report
+            from fastcifar.report.run_page import write_report
 
             path = write_report(
                 self.folders[0],
                 out=self.out,
-                which=self.checkpoint,
+                checkpoint=self.checkpoint,
                 top=self.top,
                 device=self.device,
-                betons=self.betons,
+                data_dir=self.data_dir,
             )
         else:
             from fastcifar.report.comparison import write_comparison

@@ -1,9 +1,11 @@
-"""What several commands begin with."""
+"""Shared by several commands: the recipe's defaults, the .beton files, notes, folders."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from fastcifar.commands.write_beton import WriteBeton
@@ -22,6 +24,12 @@ def ensure_betons(folder: Path, source: str) -> None:
     """Write train.beton and test.beton if one of them is missing."""
     if not all((folder / f"{split}.beton").exists() for split in ("train", "test")):
         WriteBeton(source=source, out=folder).run()
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Print the notes of a `Runtime` on stderr, one per line."""
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def new_folder(name: str) -> Path:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from fastcifar.config import ModelSettings
 from fastcifar.errors import ConfigError
+from fastcifar.settings import ModelSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,13 +44,13 @@ class Summary(ModelSettings):
 
     def run(self) -> int:
         """Run the network once on a blank batch."""
-        from fastcifar.models.summary import summarize
+        from fastcifar.analysis.model_summary import summarize
+        from fastcifar.models import model_from_config
         from fastcifar.report.summary import show_summary
-        from fastcifar.training.state import create_configured_model
 
         if self.folder is None:
             title, image_shape = self.model, (3, 32, 32)
-            model = create_configured_model(self, self.num_classes)
+            model = model_from_config(self, self.num_classes)
         else:
             title, model, image_shape = self._of_run(self.folder)
         summary = summarize(model, image_shape, batch_size=self.batch_size)
@@ -61,7 +61,7 @@ class Summary(ModelSettings):
         return 0
 
     def _of_run(self, folder: Path) -> tuple[str, nn.Module, tuple[int, int, int]]:
-        from fastcifar.training.checkpoint import checkpoint_path, create_saved_model, read_checkpoint
+        from fastcifar.runs.checkpoint import checkpoint_path, create_saved_model, read_checkpoint
 
         network = [field.name for field in dataclasses.fields(ModelSettings)] + ["num_classes"]
         defaults = Summary()

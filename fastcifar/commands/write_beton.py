@@ -44,7 +44,7 @@ class WriteBeton:
 def _write_split(path: Path, images: ImageSet, class_names: tuple[str, ...], name: str) -> None:
     from rich.progress import Progress
 
-    from fastcifar.data.beton import write_beton
+    from fastcifar.data.writer import write_beton
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -5,28 +5,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fastcifar.data.download import download
-from fastcifar.data.image_folder import open_image_folder
-from fastcifar.data.images import ImageSet, Source
-from fastcifar.data.official import (
+from fastcifar.data.cifar10 import (
     BINARY_ARCHIVE,
     BINARY_FILES,
     BINARY_FOLDER,
     PYTHON_ARCHIVE,
     PYTHON_FILES,
     PYTHON_FOLDER,
+    download,
     open_archive,
     open_binary,
     open_python,
 )
+from fastcifar.data.image_folder import open_image_folder
+from fastcifar.data.images import ImageSet, Source
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.machine import usable_cores
 
 __all__ = ["ImageSet", "Source", "clamp_workers", "open_source"]
 
-ENVIRONMENT = "FASTCIFAR_DATA"
-ACCEPTED = (
+ENV_VAR = "FASTCIFAR_DATA"
+SOURCE_HELP = (
     f"a source is 'auto', 'download', 'synthetic', {PYTHON_ARCHIVE} or {BINARY_ARCHIVE}, a folder with one of them or "
     f"with {PYTHON_FOLDER} or {BINARY_FOLDER}, or an image folder of train/<class>/*.png|jpg and test/<class>/*.png|jpg"
 )
@@ -84,11 +84,11 @@ def clamp_workers(workers: int | None) -> int:
 
 
 def _open_auto(cache: Path, resize: int | None, workers: int) -> Source:
-    if named := os.environ.get(ENVIRONMENT):
+    if named := os.environ.get(ENV_VAR):
         try:
             return _open_path(Path(named).expanduser(), resize, workers)
         except DataError as error:
-            raise DataError(f"the environment variable {ENVIRONMENT} names no usable source: {error}") from error
+            raise DataError(f"the environment variable {ENV_VAR} names no usable source: {error}") from error
     try:
         return _open_path(cache, resize, workers)
     except DataError:  # nothing there yet, or a copy that broke off, which the download mends
@@ -97,7 +97,7 @@ def _open_auto(cache: Path, resize: int | None, workers: int) -> Source:
 
 def _open_path(path: Path, resize: int | None, workers: int) -> Source:
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; {ACCEPTED}")
+        raise DataError(f"{path}: there is no such file or folder; {SOURCE_HELP}")
     if path.is_file():
         return open_archive(path)
     for folder in (path, path / PYTHON_FOLDER, path / BINARY_FOLDER):
@@ -110,7 +110,7 @@ def _open_path(path: Path, resize: int | None, workers: int) -> Source:
             return open_archive(archive)
     if (path / "train").is_dir() or (path / "test").is_dir():
         return open_image_folder(path, resize, workers)
-    raise DataError(f"{path}: a folder without classes, and without CIFAR-10; {ACCEPTED}")
+    raise DataError(f"{path}: a folder without classes, and without CIFAR-10; {SOURCE_HELP}")
 
 
 def _is_version(folder: Path, name: str, files: tuple[str, ...]) -> bool:

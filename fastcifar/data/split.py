@@ -25,11 +25,11 @@ def stratified_split(labels: npt.NDArray[np.int64], fraction: float, seed: int) 
         ConfigError: the fraction leaves no image on one of the sides.
     """
     generator = np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=(0x5EED, 1)))
-    held_out: list[Indices] = []
+    eval_split: list[Indices] = []
     for label in np.unique(labels):
         positions = generator.permutation(np.flatnonzero(labels == label))
-        held_out.append(positions[: round(fraction * len(positions))])
-    validation = np.sort(np.concatenate(held_out))
+        eval_split.append(positions[: round(fraction * len(positions))])
+    validation = np.sort(np.concatenate(eval_split))
     training = np.setdiff1d(np.arange(len(labels)), validation)
     if not len(validation) or not len(training):
         raise ConfigError(

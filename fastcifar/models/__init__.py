@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from fastcifar.errors import ConfigError
 from fastcifar.models.custom_resnet import CustomResNet
 from fastcifar.models.dilated_cnn import DilatedCNN
 from fastcifar.models.speed_cnn import SpeedCNN
+from fastcifar.settings import ModelSettings
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "custom_resnet": CustomResNet,
@@ -39,3 +41,17 @@ def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
         return MODELS[name](**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model {name} does not take these options: {error}") from error
+
+
+def model_from_config(settings: ModelSettings, num_classes: int) -> nn.Module:
+    """The network that the settings name, with `num_classes` logits.
+
+    Raises:
+        ConfigError: there is no such network, or it has no option that was set.
+    """
+    options = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(ModelSettings)
+        if field.name != "model" and getattr(settings, field.name) != field.default
+    }
+    return create_model(settings.model, num_classes=num_classes, **options)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastcifar.models.conv import Conv3x3
-from fastcifar.models.kernels import MaxPool2x2, ReLU
-from fastcifar.models.pooling import GlobalMaxPool
+from fastcifar.models.ops.conv3x3 import Conv3x3
+from fastcifar.models.ops.kernels import MaxPool2x2, ReLU
+from fastcifar.models.ops.pooling import GlobalMaxPool
 
 
 class ConvBlock(nn.Sequential):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastcifar.models.kernels import ReLU
+from fastcifar.models.ops.kernels import ReLU
 
 
 class ConvNormReLU(nn.Sequential):

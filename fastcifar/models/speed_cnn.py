@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from fastcifar.models.conv import Conv3x3
-from fastcifar.models.kernels import MaxPool2x2
-from fastcifar.models.pooling import GlobalMaxPool
+from fastcifar.models.ops.conv3x3 import Conv3x3
+from fastcifar.models.ops.kernels import MaxPool2x2
+from fastcifar.models.ops.pooling import GlobalMaxPool
 
 GELU_SCALE = 1.702
 """x · σ(1.702 x) is GELU but for 0.02. SiLU gives 1.702 times that where its input is 1.702 times as large, in a third

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fastcifar.report import html
-from fastcifar.report.record import RunRecord, read_record
-from fastcifar.report.style import DASHES, Picture, Theme, add_legend, drawable, name_axes, new_axes
+from fastcifar.report.style import DASHES, FigureSpec, Theme, add_legend, name_axes, new_axes, renderable
 from fastcifar.report.units import format_duration
-from fastcifar.training.results import EpochResult
+from fastcifar.runs.record import RunRecord, read_record
+from fastcifar.runs.results import EpochResult
 
 LONGEST_NAME = 36
 """Characters of a run's name in a legend; of a longer one, such as a path, the end."""
@@ -37,7 +37,7 @@ def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     records = _named(runs)
     out = out or runs[0].resolve().parent / "runs-report"
     out.mkdir(parents=True, exist_ok=True)
-    comparable = len({record.last.held_out for record in records.values()}) == 1
+    comparable = len({record.last.eval_split for record in records.values()}) == 1
     best = max(records, key=lambda name: records[name].last.test_accuracy) if comparable else None
     sections = [
         html.section("Results", html.card(_results(records, best))),
@@ -60,7 +60,7 @@ def _named(runs: Sequence[Path]) -> dict[str, RunRecord]:
     }
 
 
-def _pictures(records: dict[str, RunRecord]) -> list[Picture]:
+def _pictures(records: dict[str, RunRecord]) -> list[FigureSpec]:
     minutes = max(record.last.total_train_seconds for record in records.values()) > 300
     unit, seconds = ("minutes", 60) if minutes else ("seconds", 1)
     return [
@@ -84,7 +84,7 @@ def _curves(
     *,
     x: Values = RunRecord.passes,
     x_label: str = "epoch",
-) -> Picture:
+) -> FigureSpec:
     columns = 2 if max(map(len, records)) <= 18 else 1
 
     def draw(theme: Theme) -> Figure:
@@ -104,7 +104,7 @@ def _curves(
     ends = "; ".join(
         f"{run} {y(record, record.results[0]):.4g} to {y(record, record.last):.4g}" for run, record in records.items()
     )
-    return Picture(
+    return FigureSpec(
         name=name,
         title=title,
         alt=f"{title}: line chart of {y_label} against {x_label}, a line a run. From first to last epoch: {ends}.",
@@ -113,7 +113,7 @@ def _curves(
 
 
 def _legend_name(run: str) -> str:
-    return drawable(run if len(run) <= LONGEST_NAME else "…" + run[1 - LONGEST_NAME :], LONGEST_NAME)
+    return renderable(run if len(run) <= LONGEST_NAME else "…" + run[1 - LONGEST_NAME :], LONGEST_NAME)
 
 
 def _results(records: dict[str, RunRecord], best: str | None) -> str:
@@ -125,8 +125,8 @@ def _results(records: dict[str, RunRecord], best: str | None) -> str:
         rows.append(
             (
                 name,
-                record.config.recipe,
-                last.held_out,
+                record.config.name,
+                last.eval_split,
                 f"{last.epoch} of {last.epochs}",
                 f"{100 * last.test_accuracy:.2f}",
                 f"{100 * last.best_accuracy:.2f} (epoch {last.best_epoch})",
@@ -160,7 +160,7 @@ def _describe(record: RunRecord) -> dict[str, str]:
 
 
 def _measured_on(records: dict[str, RunRecord]) -> str:
-    kinds = sorted({record.last.held_out for record in records.values()})
+    kinds = sorted({record.last.eval_split for record in records.values()})
     if len(kinds) == 1:
         return f"Accuracy and loss are those of the {kinds[0]} set."
     return "Accuracy and loss are those of the images that each run was measured on, which are not the same: see above."

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress
 from rich.text import Text
 
 from fastcifar.report.units import format_duration, format_rate, format_seconds
-from fastcifar.training.results import EpochResult, StepProgress
+from fastcifar.runs.results import EpochResult, StepProgress
 
 _REFRESH_SECONDS = 0.1
 _NARROWEST_TABLE, _WIDE_TABLE = 75, 100  # columns of the terminal
@@ -87,11 +87,11 @@ class TrainingConsole:
         if self._tabular:
             groups, gap = _groups(result, rate_digits=2 if self._wide else 1), "   " if self._wide else " "
             if not self._results:
-                self._print(Text(_heading(groups, gap, result.held_out), style="bold cyan"))
+                self._print(Text(_heading(groups, gap, result.eval_split), style="bold cyan"))
             row = Text(gap).join(Text(group, style) for group, style in zip(groups, _STYLES, strict=True))
         else:
             row = Text(_plain_line(result))
-        if self._met is None and result.quoted_accuracy >= self._mark:
+        if self._met is None and result.final_accuracy >= self._mark:
             self._met = result
             mark = f" ◀ {100 * self._mark:.4g} %"
             too_wide = self._tabular and row.cell_len + len(mark) > self._console.width
@@ -169,8 +169,8 @@ def _groups(result: EpochResult, *, rate_digits: int = 1) -> list[str]:
     ]
 
 
-def _heading(groups: list[str], gap: str, held_out: str) -> str:
-    names = ("", "train", "val" if held_out == "validation" else "test", "rate", "seconds", "", "best")
+def _heading(groups: list[str], gap: str, eval_split: str) -> str:
+    names = ("", "train", "val" if eval_split == "validation" else "test", "rate", "seconds", "", "best")
     titles = f"ep|loss  acc %|loss  acc %|start→end|train  eval|img/s|acc % {'ep':>{len(groups[0])}}".split("|")
     widths = [len(group) for group in groups]
     spanners = [f" {name} ".center(width, "─" if name else " ") for name, width in zip(names, widths, strict=True)]
@@ -178,11 +178,11 @@ def _heading(groups: list[str], gap: str, held_out: str) -> str:
 
 
 def _plain_line(result: EpochResult) -> str:
-    epoch, train, held_out, rates, _, speed, _ = _groups(result)
+    epoch, train, eval_split, rates, _, speed, _ = _groups(result)
     train_seconds, eval_seconds = format_seconds(result.train_seconds), format_seconds(result.eval_seconds)
-    name = "val" if result.held_out == "validation" else "test"
+    name = "val" if result.eval_split == "validation" else "test"
     return (
-        f"epoch {epoch}/{result.epochs}  train {train} %  {name} {held_out} %  lr {rates}  "
+        f"epoch {epoch}/{result.epochs}  train {train} %  {name} {eval_split} %  lr {rates}  "
         f"{train_seconds:>5} s + {eval_seconds:>4} s eval  {speed.strip()} img/s  "
         f"best {100 * result.best_accuracy:.2f} % ({result.best_epoch})"
     )
@@ -191,10 +191,10 @@ def _plain_line(result: EpochResult) -> str:
 def _summary_facts(results: list[EpochResult], met: EpochResult | None, goal: str) -> dict[str, str]:
     last = results[-1]
     return {
-        f"{last.held_out} accuracy": f"{100 * last.test_accuracy:.2f} %, epoch {last.epoch} of {last.epochs}",
+        f"{last.eval_split} accuracy": f"{100 * last.test_accuracy:.2f} %, epoch {last.epoch} of {last.epochs}",
         **_tta_facts(last),
         **_skipped_facts(results),
-        "best": f"{100 * last.best_accuracy:.2f} %, chosen on the {last.held_out} set, epoch {last.best_epoch}",
+        "best": f"{100 * last.best_accuracy:.2f} %, chosen on the {last.eval_split} set, epoch {last.best_epoch}",
         f"time to {goal}": f"{format_duration(met.total_train_seconds)}, epoch {met.epoch}" if met else "not reached",
         "training time": format_duration(last.total_train_seconds),
         "evaluation time": format_duration(sum(result.eval_seconds for result in results)),

@@ -10,20 +10,20 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fastcifar.report.record import RunRecord
+from fastcifar.analysis.mistakes import Analysis
+from fastcifar.optim.schedule import one_cycle_lr
 from fastcifar.report.style import (
     DASHES,
     FONT_SIZE,
     WIDTH,
-    Picture,
+    FigureSpec,
     Theme,
     add_legend,
-    drawable,
     name_axes,
     new_axes,
+    renderable,
 )
-from fastcifar.training.analysis import Analysis
-from fastcifar.training.optim import one_cycle_lr
+from fastcifar.runs.record import RunRecord
 
 MARKED_EPOCHS = 30
 """Up to so many epochs each is marked on its curve."""
@@ -31,62 +31,62 @@ NUMBERED_CLASSES = 16
 """Up to so many classes a confusion matrix has its numbers in it."""
 
 
-def loss_curves(record: RunRecord) -> Picture:
+def loss_curves(record: RunRecord) -> FigureSpec:
     """Training and held-out loss by epoch."""
     train = [result.train_loss for result in record.results]
-    held_out = [result.test_loss for result in record.results]
-    name, lowest = record.last.held_out, int(np.argmin(held_out))
+    eval_split = [result.test_loss for result in record.results]
+    name, lowest = record.last.eval_split, int(np.argmin(eval_split))
 
     def draw(theme: Theme) -> Figure:
         figure, axes = new_axes(theme, height=3.2)
-        _curves(axes, theme, record, {"train": train, name: held_out})
+        _curves(axes, theme, record, {"train": train, name: eval_split})
         axes.set_ylim(bottom=0)
         name_axes(axes, theme, "epoch", "cross-entropy (nats)")
         add_legend(figure, axes, theme, columns=2)
         return figure
 
-    return Picture(
+    return FigureSpec(
         name="loss",
         title="Loss",
         alt=f"Line chart of the loss by epoch, {_epochs(record)}. Train goes from {train[0]:.3f} to {train[-1]:.3f}, "
-        f"{name} from {held_out[0]:.3f} to {held_out[-1]:.3f}; its lowest is {held_out[lowest]:.3f} at epoch "
+        f"{name} from {eval_split[0]:.3f} to {eval_split[-1]:.3f}; its lowest is {eval_split[lowest]:.3f} at epoch "
         f"{lowest + 1}.",
         draw=draw,
         note="Train is the mean over the epoch's augmented batches, as the weights moved.",
     )
 
 
-def accuracy_curves(record: RunRecord) -> Picture:
+def accuracy_curves(record: RunRecord) -> FigureSpec:
     """Training and held-out accuracy by epoch, and the goal."""
     train = [100 * result.train_accuracy for result in record.results]
-    held_out = [100 * result.test_accuracy for result in record.results]
-    name, met = record.last.held_out, record.first_at(record.goal)
+    eval_split = [100 * result.test_accuracy for result in record.results]
+    name, met = record.last.eval_split, record.first_at(record.goal)
 
     def draw(theme: Theme) -> Figure:
         figure, axes = new_axes(theme, height=3.2)
-        _curves(axes, theme, record, {"train": train, name: held_out})
+        _curves(axes, theme, record, {"train": train, name: eval_split})
         mark_goal(axes, theme, record.goal)
         name_axes(axes, theme, "epoch", "accuracy (%)")
         add_legend(figure, axes, theme, columns=3)
         return figure
 
     reached = f"first reached at epoch {met.epoch}" if met else "not reached"
-    return Picture(
+    return FigureSpec(
         name="accuracy",
         title="Accuracy",
         alt=f"Line chart of the accuracy by epoch, {_epochs(record)}. Train goes from {train[0]:.2f} to "
-        f"{train[-1]:.2f} percent, {name} from {held_out[0]:.2f} to {held_out[-1]:.2f} percent; its best is "
+        f"{train[-1]:.2f} percent, {name} from {eval_split[0]:.2f} to {eval_split[-1]:.2f} percent; its best is "
         f"{100 * record.last.best_accuracy:.2f} percent at epoch {record.last.best_epoch}. "
         f"{100 * record.goal:.4g} percent is {reached}.",
         draw=draw,
     )
 
 
-def schedule(record: RunRecord, total_steps: int) -> Picture:
+def schedule(record: RunRecord, total_steps: int) -> FigureSpec:
     """The one-cycle curve as planned over all steps, and the rates that the epochs recorded."""
     config = record.config
     steps = np.unique(np.linspace(0, total_steps - 1, 600).round().astype(int))
-    planned = np.array([one_cycle_lr(int(step), total_steps, config) for step in steps])
+    planned = np.array([one_cycle_lr(int(step), total_steps, config.optim) for step in steps])
     per_epoch = total_steps / config.epochs
     ends = [(result.epoch - 1.0, result.lr_start) for result in record.results]
     ends += [(record.passes(result) - 1 / per_epoch, result.lr_end) for result in record.results]
@@ -107,7 +107,7 @@ def schedule(record: RunRecord, total_steps: int) -> Picture:
         add_legend(figure, axes, theme, columns=2)
         return figure
 
-    return Picture(
+    return FigureSpec(
         name="schedule",
         title="One-cycle schedule",
         alt=f"Line chart of the learning rate. Planned over {config.epochs:g} epochs, {total_steps:,} steps: from "
@@ -118,7 +118,7 @@ def schedule(record: RunRecord, total_steps: int) -> Picture:
     )
 
 
-def confusion_matrix(analysis: Analysis) -> Picture:
+def confusion_matrix(analysis: Analysis) -> FigureSpec:
     """Images of each true class by predicted class."""
     confusion, counts = analysis.confusion, analysis.class_counts
     classes = len(counts)
@@ -144,7 +144,7 @@ def confusion_matrix(analysis: Analysis) -> Picture:
         bar.outline.set_visible(False)
         return figure
 
-    return Picture(
+    return FigureSpec(
         name="confusion",
         title="Confusion matrix",
         alt=f"Matrix of the test set's {counts.sum():,} images by true class (rows) and predicted class (columns). "
@@ -154,7 +154,7 @@ def confusion_matrix(analysis: Analysis) -> Picture:
     )
 
 
-def class_bars(analysis: Analysis) -> Picture:
+def class_bars(analysis: Analysis) -> FigureSpec:
     """The share of each class that is recognised."""
     shares = 100 * analysis.class_accuracy
     overall = 100 * analysis.accuracy
@@ -175,14 +175,14 @@ def class_bars(analysis: Analysis) -> Picture:
         axes.axvline(
             overall, color=theme.lines[1], linestyle="--", linewidth=1.8, label=f"all classes, {overall:.2f} %"
         )
-        axes.set_yticks(range(len(shares)), [drawable(name) for name in analysis.class_names], parse_math=False)
+        axes.set_yticks(range(len(shares)), [renderable(name) for name in analysis.class_names], parse_math=False)
         axes.set_xlim(0, 100)
         axes.invert_yaxis()
         name_axes(axes, theme, "recognised (%)", "")
         add_legend(figure, axes, theme, columns=1)
         return figure
 
-    return Picture(
+    return FigureSpec(
         name="classes",
         title="Accuracy by class",
         alt=f"Bar chart of the share of each class that is recognised, in percent: {', '.join(described)}. "
@@ -212,7 +212,7 @@ def _curves(axes: Axes, theme: Theme, record: RunRecord, curves: dict[str, list[
 
 
 def _name_classes(axes: Axes, names: Sequence[str]) -> None:
-    shown = [drawable(name) for name in names]
+    shown = [renderable(name) for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(range(len(names)), shown, parse_math=False)
 

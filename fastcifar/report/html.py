@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from fastcifar.files import replacing
-from fastcifar.report.style import DARK, LIGHT, Picture
+from fastcifar.files import atomic_write
+from fastcifar.report.style import DARK, LIGHT, FigureSpec
 
 CSS = """
 :root { color-scheme: light dark; --paper: #ffffff; --back: #f3f4f7; --ink: #1d2129; --soft: #596170; --line: #dde1e8;
@@ -73,16 +73,16 @@ def write_page(path: Path, title: str, subtitle: str, sections: Iterable[str]) -
 </body>
 </html>
 """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def save_figures(pictures: Sequence[Picture], folder: Path) -> list[str]:
+def save_figures(pictures: Sequence[FigureSpec], folder: Path) -> list[str]:
     """Draw pictures into PNGs in a folder, and give each as a figure for a page that is light or dark."""
     figures = []
     for picture in pictures:
         light, dark = picture.png(LIGHT), picture.png(DARK)
-        with replacing(folder / f"{picture.name}.png") as temporary:
+        with atomic_write(folder / f"{picture.name}.png") as temporary:
             temporary.write_bytes(light)
         note = f"\n<figcaption>{escape(picture.note)}</figcaption>" if picture.note else ""
         figures.append(
@@ -141,7 +141,7 @@ def card(*parts: str, title: str = "") -> str:
     return f'<div class="card">{heading}' + "\n".join(parts) + "</div>"
 
 
-def folded(title: str, *parts: str) -> str:
+def collapsible(title: str, *parts: str) -> str:
     """A card that opens when it is asked to."""
     return f'<details class="card"><summary>{escape(title)}</summary>' + "\n".join(parts) + "</details>"
 

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import IdentityTransform
 
-from fastcifar.files import replacing
+from fastcifar.files import atomic_write
+from fastcifar.lr_finder.suggest import LrCurve, Suggestion
 from fastcifar.report.style import LIGHT
 from fastcifar.report.units import format_rate
-from fastcifar.training.lr_curve import LrCurve, Suggestion
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, _ = LIGHT.lines
 GREY = "#666666"
@@ -41,7 +41,7 @@ def draw_lr_curve(curve: LrCurve, suggestion: Suggestion, path: Path) -> None:
     figure.text(0.015, 0.98, "Learning-rate range test", fontsize=13, fontweight="bold", color=LIGHT.ink, va="top")
     figure.text(0.975, 0.978, _subtitle(curve), fontsize=10, color=GREY, va="top", ha="right")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 

@@ -50,7 +50,7 @@ DARK = Theme(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class FigureSpec:
     """A figure that can be drawn for light and for dark pages, and what it shows in words."""
 
     name: str
@@ -116,7 +116,7 @@ def write(axes: Axes, theme: Theme, x: float, y: float, text: str, *, size: floa
     axes.text(x, y, text, color=theme.ink, fontsize=size, ha=align, va="top", parse_math=False)
 
 
-def drawable(text: str, longest: int = 14) -> str:
+def renderable(text: str, longest: int = 14) -> str:
     """A name cut to `longest` characters, those that the font lacks as boxes."""
     known = _known_characters()
     shown = "".join(character if ord(character) in known else "□" for character in text)

@@ -1,1 +1,1 @@
-"""Training: the loop, what it steps with, and what it leaves."""
+"""Training: the loop, the step, the run's state, and what only training needs."""

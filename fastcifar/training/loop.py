@@ -1,122 +1,141 @@
-"""The training loop, the only one here."""
+"""The training loop."""
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 from fastcifar.config import TrainConfig
-from fastcifar.errors import StoppedError
+from fastcifar.errors import ConfigError, StoppedError, TrainingError
+from fastcifar.inference.model import evaluate
+from fastcifar.inference.tta import NO_TTA
 from fastcifar.machine import peak_memory_bytes
-from fastcifar.training.memory import told_what_fits
-from fastcifar.training.network import evaluate
-from fastcifar.training.optim import one_cycle_lr
-from fastcifar.training.results import EpochResult, StepProgress
-from fastcifar.training.state import TrainState, create_state, whiten_by_data
-from fastcifar.training.step import take_step
-from fastcifar.training.stop import StopRequest
-from fastcifar.training.warm_up import warm_up
+from fastcifar.optim.schedule import one_cycle_lr
+from fastcifar.runs.folder import RunFolder, describe_environment
+from fastcifar.runs.results import EpochResult, StepProgress
+from fastcifar.training.out_of_memory import explain_out_of_memory
+from fastcifar.training.signals import GracefulStop
+from fastcifar.training.state import TrainState, create_state, init_whitening
+from fastcifar.training.step import StepFunction
+from fastcifar.training.warmup import WarmUp, warm_up
 
 OnStep = Callable[[StepProgress], None]
 
 
-def fit(
-    config: TrainConfig,
+def fit(run: TrainConfig | TrainState, **options: object) -> list[EpochResult]:
+    """Train to the end; the result of each epoch. Arguments and errors are those of `fit_epochs`."""
+    return list(fit_epochs(run, **options))  # type: ignore[arg-type]
+
+
+def fit_epochs(
+    run: TrainConfig | TrainState,
     *,
     model: nn.Module | None = None,
     augmentation: nn.Module | None = None,
-    state: TrainState | None = None,
     on_step: OnStep | None = None,
-    stop: StopRequest | None = None,
+    stop: GracefulStop | None = None,
 ) -> Iterator[EpochResult]:
-    """Train, handing out a result after each epoch's evaluation; leave the folder `config.run_dir`, if there is one.
+    """Train, yield a result after each epoch's evaluation, and keep the run's files in its `run_dir`, if it has one.
 
     Args:
-        config: the run.
-        model: a network to train in place of the one that `config` names: images [B, 3, H, W] to logits [B, classes].
-        augmentation: a module from uint8 images [B, 3, H, W] to float ones, in place of the configured one; in eval
+        run: the configuration of a new run, or the state of a run to continue, which has its own configuration and is
+            left open.
+        model: a network to train instead of the one that the configuration names: images [B, 3, H, W] to logits
+            [B, classes].
+        augmentation: a module from uint8 images [B, 3, H, W] to float images, instead of the configured one; in eval
             mode it should only normalise.
-        state: a run's state to go on from, instead of a fresh one made from the other arguments.
         on_step: called after each step is started; it must not wait for the device.
-        stop: asked between two batches whether to stop; the folder then holds a checkpoint of that moment.
+        stop: checked between two batches; when it asks for a stop, the run folder gets a checkpoint first.
 
     Raises:
-        FastCifarError: bad input, as one of its children says; TrainingError if the loss is no longer finite;
+        FastCifarError: bad input, as one of its subclasses; TrainingError if the loss is no longer finite;
             StoppedError if `stop` asked for it.
     """
-    from fastcifar.training.run import RunFolder
+    if isinstance(run, TrainConfig):
+        with create_state(run, model=model, augmentation=augmentation) as state:
+            yield from _fit_epochs(state, on_step, stop or GracefulStop())
+    elif model is None and augmentation is None:
+        yield from _fit_epochs(run, on_step, stop or GracefulStop())
+    else:
+        raise ConfigError("a run's state has its own model and augmentation; pass them with a configuration instead")
 
-    state = state or create_state(config, model=model, augmentation=augmentation)
-    folder = RunFolder(Path(config.run_dir)) if config.run_dir is not None else None
-    stop = stop or StopRequest()
+
+def _fit_epochs(state: TrainState, on_step: OnStep | None, stop: GracefulStop) -> Iterator[EpochResult]:
+    config = state.config
+    folder = None if config.run_dir is None else RunFolder(config.run_dir)
+    environment = describe_environment(state.runtime, state.manifest)
+    save = None if folder is None else functools.partial(_save, state, folder)
+    with nullcontext() if folder is None else folder.open(config, environment, state.epochs_done, state.is_new):
+        with explain_out_of_memory(state):
+            warmed_up = warm_up(state)
+        while state.epochs_done < state.epochs:
+            with explain_out_of_memory(state):
+                result = run_epoch(state, warmed_up, on_step, stop, save)
+            if folder:
+                folder.record(result, state.state_dict())
+            yield result
+            if config.target_accuracy is not None and result.test_accuracy >= config.target_accuracy:
+                return
+
+
+def run_epoch(
+    state: TrainState,
+    warmed_up: WarmUp,
+    on_step: OnStep | None = None,
+    stop: GracefulStop | None = None,
+    save: Callable[[], None] | None = None,
+) -> EpochResult:
+    """Train one epoch, or the rest of it, evaluate, and update the state's progress.
+
+    Args:
+        state: the run.
+        warmed_up: what `warm_up` returned.
+        on_step: called after each step is started.
+        stop: checked between two batches.
+        save: writes a checkpoint; called every `checkpoint_every` steps and before a stop.
+    """
+    stop = stop or GracefulStop()
+    config, first_step, steps = state.config, state.epoch_first_step, state.steps_this_epoch
     every = config.checkpoint_every
 
     def after_step(progress: StepProgress) -> None:
         if on_step:
             on_step(progress)
-        if folder and every and progress.step % every == 0:
-            state.finite.check(state)
-            folder.save(state)
+        if save and every and progress.step % every == 0:
+            save()
         stop.check()
 
     try:
-        if folder:
-            folder.begin(state)
-        with told_what_fits(state):
-            warmup_seconds = warm_up(state)
-        while state.epoch < state.epochs:
-            with told_what_fits(state):
-                result = run_epoch(state, warmup_seconds, after_step, stop)
-            if folder:
-                folder.record(result, state)
-            yield result
-            if config.target is not None and result.test_accuracy >= config.target:
-                return
-    except StoppedError:
-        if folder:
-            state.finite.check(state)
-            folder.save(state)
-        raise
-    finally:
-        state.close()
-        if folder:
-            folder.close()
-
-
-def run_epoch(
-    state: TrainState,
-    warmup_seconds: float = 0.0,
-    on_step: OnStep | None = None,
-    stop: StopRequest | None = None,
-) -> EpochResult:
-    """Train one epoch, or what is left of it, evaluate, and move the state on."""
-    config, first_step, steps = state.config, state.first_step, state.steps
-    train_epoch(state, on_step)
-    state.finite.check(state)
-    train_loss, train_accuracy, skipped = _means(state)
-    start = time.perf_counter()
-    test_loss, test_accuracy = evaluate(state.network, state.test_loader, stop=stop)
-    eval_seconds = time.perf_counter() - start
-    tta_accuracy = tta_seconds = None
-    if config.tta != "none" and state.epoch + 1 == state.epochs:
+        train_epoch(state, warmed_up.run_step, after_step)
+        check_finite(state)
+        train_loss, train_accuracy, skipped = state.epoch_totals.means(steps, config.data.batch_size)
         start = time.perf_counter()
-        _, tta_accuracy = evaluate(state.network, state.test_loader, config, stop=stop)
-        tta_seconds = time.perf_counter() - start
+        test_loss, test_accuracy = evaluate(
+            state.classifier, state.test_loader, NO_TTA, logits=warmed_up.logits, on_batch=stop.check
+        )
+        eval_seconds = time.perf_counter() - start
+        tta_accuracy = tta_seconds = None
+        if config.tta.tta != "none" and state.epochs_done + 1 == state.epochs:
+            start = time.perf_counter()
+            _, tta_accuracy = evaluate(
+                state.classifier, state.test_loader, config.tta, logits=warmed_up.logits, on_batch=stop.check
+            )
+            tta_seconds = time.perf_counter() - start
+    except StoppedError:
+        if save:
+            save()
+        raise
 
     train_seconds = state.epoch_seconds
-    state.epoch += 1
-    state.train_seconds += train_seconds
-    state.epoch_steps, state.epoch_totals, state.epoch_seconds = 0, (0.0, 0.0, 0.0), 0.0
-    if test_accuracy > state.best_accuracy or state.epoch == 1:
-        state.best_accuracy, state.best_epoch = test_accuracy, state.epoch
+    state.finish_epoch(test_accuracy)
     return EpochResult(
-        epoch=state.epoch,
+        epoch=state.epochs_done,
         epochs=state.epochs,
         train_loss=train_loss,
         train_accuracy=train_accuracy,
@@ -124,55 +143,72 @@ def run_epoch(
         test_loss=test_loss,
         test_accuracy=test_accuracy,
         tta_accuracy=tta_accuracy,
-        held_out="validation" if config.val_fraction else "test",
-        lr_start=one_cycle_lr(first_step, state.total_steps, config),
-        lr_end=one_cycle_lr(first_step + steps - 1, state.total_steps, config),
+        eval_split="validation" if config.data.val_fraction else "test",
+        lr_start=one_cycle_lr(first_step, state.total_steps, config.optim),
+        lr_end=one_cycle_lr(first_step + steps - 1, state.total_steps, config.optim),
         train_seconds=train_seconds,
         eval_seconds=eval_seconds,
         tta_seconds=tta_seconds,
-        images_per_second=steps * config.batch_size / train_seconds,
+        images_per_second=steps * config.data.batch_size / train_seconds,
         total_train_seconds=state.train_seconds,
-        warmup_seconds=warmup_seconds,
+        warmup_seconds=warmed_up.seconds,
         best_accuracy=state.best_accuracy,
         best_epoch=state.best_epoch,
         peak_memory_bytes=peak_memory_bytes(),
     )
 
 
-def train_epoch(state: TrainState, on_step: OnStep | None = None) -> None:
-    """The steps of the next epoch that are not done, counted and timed in the state as they are done."""
+def train_epoch(state: TrainState, run_step: StepFunction, on_step: OnStep | None = None) -> None:
+    """Train the remaining steps of the current epoch; count and time them in the state."""
     start, seconds_before = time.perf_counter(), state.epoch_seconds
-    if state.epoch == state.epoch_steps == 0:
-        whiten_by_data(state.network.model, state)
-    state.network.train()
-    state.epoch_totals = torch.as_tensor(state.epoch_totals).to(state.runtime.device)
-    steps, first_step, total_steps = state.steps, state.first_step, state.total_steps
-    mirrored = _mirrored(state) if state.config.alternate_flip else None
-    for images, labels in itertools.islice(state.train_loader, steps - state.epoch_steps):
-        step = first_step + state.epoch_steps
-        chosen = None if mirrored is None else mirrored[state.epoch_steps]
-        state.epoch_totals = state.epoch_totals + take_step(state, images, labels, step, chosen)
-        if state.runtime.device.type == "cpu":  # where reading the count waits for nothing
-            state.finite.check(state)
-        state.epoch_steps += 1
+    if state.is_new:
+        init_whitening(state.classifier.model, state)
+    state.classifier.train()
+    steps, first_step = state.steps_this_epoch, state.epoch_first_step
+    flips = _flip_masks(state) if state.config.augment.alternate_flip else None
+    batches = state.train_loader.batches(state.epochs_done, start=state.epoch_steps_done)
+    for images, labels in itertools.islice(batches, steps - state.epoch_steps_done):
+        step = first_step + state.epoch_steps_done
+        flip = None if flips is None else flips[state.epoch_steps_done]
+        state.epoch_totals = state.epoch_totals.plus(run_step(images, labels, step, flip))
+        if state.runtime.device.type == "cpu":  # where reading the counter waits for nothing
+            check_finite(state)
+        state.epoch_steps_done += 1
         state.epoch_seconds = seconds_before + time.perf_counter() - start
         if on_step:
-            lr = one_cycle_lr(step, total_steps, state.config)
-            on_step(StepProgress(epoch=state.epoch + 1, step=state.epoch_steps, steps=steps, lr=lr))
-    state.train_loader.go_on(state.epoch + 1)
+            lr = one_cycle_lr(step, state.total_steps, state.config.optim)
+            on_step(StepProgress(epoch=state.epochs_done + 1, step=state.epoch_steps_done, steps=steps, lr=lr))
+    state.train_loader.close()
     state.runtime.synchronize()
     state.epoch_seconds = seconds_before + time.perf_counter() - start
 
 
-def _mirrored(state: TrainState) -> torch.Tensor:
-    """bool [steps, B]: the images of each of the epoch's batches that are to be mirrored."""
-    mirrored = torch.from_numpy(state.train_loader.mirrored(state.epoch))
-    return mirrored.view(-1, state.config.batch_size).to(state.runtime.device, non_blocking=True)
+def check_finite(state: TrainState) -> None:
+    """Read the counter of non-finite steps from the device, which waits for it.
+
+    Raises:
+        TrainingError: there were more non-finite steps than are allowed.
+    """
+    exceeded = state.nonfinite.exceeded()
+    if exceeded is None:
+        return
+    count, first = exceeded
+    epoch, step = divmod(first, len(state.train_loader))
+    lr = one_cycle_lr(first, state.total_steps, state.config.optim)
+    more = f", and {count - 1} steps after it" if state.nonfinite.allowed else ""
+    raise TrainingError(
+        f"step {step + 1} of epoch {epoch + 1}, at learning rate {lr:.3g}: the loss or a gradient is not finite{more}; "
+        "the weights were not updated. Try a lower --max-lr, or --amp-dtype bfloat16; --on-nonfinite skip skips such "
+        "steps"
+    )
 
 
-def _means(state: TrainState) -> tuple[float, float, int]:
-    """Mean loss in nats and accuracy over the epoch's steps, and how many were skipped, read from the device."""
-    loss, correct, skipped = torch.as_tensor(state.epoch_totals).tolist()
-    steps = state.epoch_steps
-    mean_loss = loss / (steps - skipped) if skipped < steps else math.nan
-    return mean_loss, correct / (steps * state.config.batch_size), int(skipped)
+def _save(state: TrainState, folder: RunFolder) -> None:
+    check_finite(state)
+    folder.save(state.state_dict())
+
+
+def _flip_masks(state: TrainState) -> torch.Tensor:
+    """The images to flip in each batch of the current epoch: bool [steps, B]."""
+    mask = torch.from_numpy(state.train_loader.flip_mask(state.epochs_done))
+    return mask.view(-1, state.config.data.batch_size).to(state.runtime.device, non_blocking=True)

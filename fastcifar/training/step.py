@@ -1,27 +1,33 @@
-"""One step of a training: augmentation, forward, backward, update."""
+"""One training step, and the functions that run a step of a given number."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 
-from fastcifar.config import TrainConfig, ViewSettings
-from fastcifar.models.initialize import freeze, frozen_parts
-from fastcifar.training.optim import add_l1_gradient, schedule
-from fastcifar.training.state import StepForm, TrainState
+from fastcifar.config import TrainConfig
+from fastcifar.optim.create import add_l1_gradient
+from fastcifar.optim.schedule import set_lr
+from fastcifar.settings import ResizeSettings
+from fastcifar.training.freezing import freeze, frozen_modules
+from fastcifar.training.metrics import StepMetrics
+from fastcifar.training.nonfinite import all_finite
+from fastcifar.training.state import TrainState
 
 
-def take_step(
-    state: TrainState, images: torch.Tensor, labels: torch.Tensor, step: int, mirrored: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The run's step number `step`, at its rates and in its form, replayed if it is recorded; as `train_step`."""
-    form = step_form(step, state.total_steps, state.config)
-    if state.rates is not None:  # only on a GPU
-        given = (images, labels, state.rates[step], *(() if mirrored is None else (mirrored,)))
-        return state.recorded[form](*given)
-    size, frozen = form
-    schedule(state.optimizer, step, state.total_steps, state.config)
-    freeze(state.network.model, frozen)
-    return train_step(state, images, labels, step, size, mirrored)
+class StepVariant(NamedTuple):
+    """The properties of a step that change what is computed, and therefore what is compiled or captured."""
+
+    size: int | None
+    """Side in pixels to which the augmented images are reduced; None for full size."""
+    frozen: tuple[str, ...]
+    """Names of the frozen modules."""
+
+
+StepFunction = Callable[[torch.Tensor, torch.Tensor, int, torch.Tensor | None], StepMetrics]
+"""From images, labels, the step's number in the run and the flip mask to the step's metrics; updates the weights."""
 
 
 def train_step(
@@ -29,56 +35,82 @@ def train_step(
     images: torch.Tensor,
     labels: torch.Tensor,
     step: int | torch.Tensor = 0,
+    *,
     size: int | None = None,
-    mirrored: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Augmentation, forward, backward, update: float32 [3], the mean loss, the number of right answers, and 1 if the
-    step was skipped.
+    flip: torch.Tensor | None = None,
+) -> StepMetrics:
+    """Train on one batch. Nothing here waits for the device, except float16's loss scaling.
 
     Args:
-        state: what is moved on.
+        state: the run, whose weights, optimizer and non-finite counter are updated.
         images: uint8 [B, 3, H, W] on the device.
         labels: int64 [B] on the device.
-        step: its number in the run, from 0.
-        size: side in pixels to which the augmented images are shrunk.
-        mirrored: bool [B], the images to mirror first.
+        step: the step's number in the run, from 0.
+        size: side in pixels to which the augmented images are reduced.
+        flip: bool [B], the images to flip before the augmentation.
     """
-    kept = _statistics(state) if state.config.on_nonfinite == "skip" else []
-    state.optimizer.zero_grad(set_to_none=True)
-    loss, right = state.network.training_loss(images, labels, mirrored, size, state.config.label_smoothing)
-    state.scaler.scale(loss).backward()
-    if state.config.l1:
-        add_l1_gradient(state.optimizer, state.scaler, state.config.l1)
-    finite = state.finite.update(state, loss, step)
-    for buffer, before in kept:
-        buffer.copy_(torch.where(finite, buffer, before))
-    return torch.stack((torch.where(finite, loss.detach(), 0.0), torch.where(finite, right, 0), ~finite))
+    optimizer, scaler, settings = state.optimizer, state.scaler, state.config.optim
+    saved_buffers = _copy_buffers(state) if settings.on_nonfinite == "skip" else []
+
+    optimizer.zero_grad(set_to_none=True)
+    loss, correct = state.classifier.loss(images, labels, flip, size, settings.label_smoothing)
+    scaler.scale(loss).backward()
+    if settings.l1:
+        add_l1_gradient(optimizer, scaler, settings.l1)
+
+    finite = all_finite(loss, optimizer, scaler)
+    skip = state.nonfinite.count(finite, step)
+    if not scaler.is_enabled():
+        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # where this is 1, no weight is changed
+        optimizer.step()
+    elif state.nonfinite.updates_allowed:
+        scaler.step(optimizer)  # skips the step itself where a gradient is not finite
+        scaler.update()
+
+    for buffer, saved in saved_buffers:
+        buffer.copy_(torch.where(finite, buffer, saved))
+    return StepMetrics(
+        loss=torch.where(finite, loss.detach(), 0.0),
+        correct=torch.where(finite, correct, 0).float(),
+        skipped=(~finite).float(),
+    )
 
 
-def _statistics(state: TrainState) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The network's buffers, which each forward pass moves, and copies of them."""
-    return [(buffer, buffer.clone()) for buffer in state.network.model.buffers()]
+def run_step(
+    state: TrainState, images: torch.Tensor, labels: torch.Tensor, step: int, flip: torch.Tensor | None = None
+) -> StepMetrics:
+    """`train_step` with the learning rates, the image size and the frozen modules of step number `step`."""
+    size, frozen = step_variant(step, state.total_steps, state.config)
+    set_lr(state.optimizer, step, state.total_steps, state.config.optim)
+    freeze(state.classifier.model, frozen)
+    return train_step(state, images, labels, step, size=size, flip=flip)
 
 
-def image_size(step: int, total_steps: int, settings: ViewSettings) -> int | None:
-    """Side in pixels to which the images of `step` are shrunk, None for not at all.
+def image_size(step: int, total_steps: int, settings: ResizeSettings) -> int | None:
+    """Side in pixels to which the images of `step` are reduced; None for full size.
 
-    Source of training on smaller images first: Howard, fast.ai's DAWNBench entry, 2018; Tan and Le, *EfficientNetV2*,
-    2021.
+    Sources of progressive resizing: Howard, fast.ai's DAWNBench entry, 2018; Tan and Le, *EfficientNetV2*, 2021.
     """
     end = 0.0
-    for size, share in zip(settings.small_sizes, settings.small_shares, strict=True):
-        end += share * total_steps
+    for size, fraction in zip(settings.resize_sizes, settings.resize_fractions, strict=True):
+        end += fraction * total_steps
         if step < end:
             return size
     return None
 
 
-def step_form(step: int, total_steps: int, config: TrainConfig) -> StepForm:
-    """What sets a step apart from others in what it computes."""
-    return image_size(step, total_steps, config), frozen_parts(step / total_steps, config)
+def step_variant(step: int, total_steps: int, config: TrainConfig) -> StepVariant:
+    """The variant of one step."""
+    return StepVariant(
+        image_size(step, total_steps, config.resize), frozen_modules(step / total_steps, config.freezing)
+    )
 
 
-def step_forms(total_steps: int, config: TrainConfig) -> list[StepForm]:
-    """Those of all the steps."""
-    return [step_form(step, total_steps, config) for step in range(total_steps)]
+def step_variants(total_steps: int, config: TrainConfig) -> list[StepVariant]:
+    """The variant of each step of the run."""
+    return [step_variant(step, total_steps, config) for step in range(total_steps)]
+
+
+def _copy_buffers(state: TrainState) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The network's buffers (running statistics), which a forward pass changes, each with a copy."""
+    return [(buffer, buffer.clone()) for buffer in state.classifier.model.buffers()]

@@ -1,0 +1,1 @@
+"""Look at a trained network: its mistakes, Grad-CAM maps, receptive fields and layers."""

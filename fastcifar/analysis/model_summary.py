@@ -1,0 +1,108 @@
+"""What a network is made of: layers, shapes, parameters, multiply-adds, receptive fields, memory.
+
+Counted by torchinfo (github.com/TylerYep/torchinfo), but for the receptive fields. Its multiply-adds are those of the
+convolutions and linear layers, and one for each bias of each output and each parameter of a batch norm.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torchinfo
+from torch import nn
+from torchinfo.layer_info import LayerInfo
+
+from fastcifar.analysis.receptive_field import Field, receptive_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSummary:
+    """One module, with all that is inside it."""
+
+    name: str
+    """Its qualified name, such as "layer1.0.conv"."""
+    kind: str
+    """Its class, such as "Conv2d"."""
+    depth: int
+    """1 for a stage: a module that is directly in the network."""
+    has_children: bool
+    output_shape: tuple[int, ...]
+    """Without the batch."""
+    parameters: int
+    multiply_adds: int
+    """Of the whole batch."""
+    receptive_field: Field | None
+    """Height and width in pixels; None if what it gives is not a tensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSummary:
+    """A network for a batch of one size. Bytes are of float32 values."""
+
+    input_shape: tuple[int, ...]
+    """With the batch: [B, C, H, W]."""
+    layers: tuple[LayerSummary, ...]
+    """In the order in which they are called, each before what is inside it."""
+    parameters: int
+    trainable_parameters: int
+    multiply_adds: int
+    """Of the whole batch."""
+    input_bytes: int
+    forward_backward_bytes: int
+    """Of the outputs of the layers that have parameters, and as much again for their gradients."""
+    parameter_bytes: int
+
+    @property
+    def stages(self) -> tuple[LayerSummary, ...]:
+        """The modules that are directly in the network."""
+        return tuple(layer for layer in self.layers if layer.depth == 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def summarize(model: nn.Module, image_shape: Sequence[int] = (3, 32, 32), *, batch_size: int = 1) -> ModelSummary:
+    """Run a network once and count.
+
+    Args:
+        model: a network from float32 images [B, C, H, W]; a copy of it is run, on the CPU.
+        image_shape: C, H, W.
+        batch_size: B.
+    """
+    shape, model = (batch_size, *image_shape), copy.deepcopy(model)
+    counted = torchinfo.summary(model, input_size=shape, depth=100, device="cpu", mode="eval", verbose=0)
+    fields = receptive_fields(model, image_shape)
+    names = {id(module): name for name, module in model.named_modules()}
+    return ModelSummary(
+        input_shape=shape,
+        layers=tuple(_layer(layer, names[layer.layer_id], fields) for layer in counted.summary_list if layer.depth > 0),
+        parameters=counted.total_params,
+        trainable_parameters=counted.trainable_params,
+        multiply_adds=counted.total_mult_adds,
+        input_bytes=counted.total_input,
+        forward_backward_bytes=counted.total_output_bytes,
+        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
+    )
+
+
+def _layer(layer: LayerInfo, name: str, fields: dict[str, Field]) -> LayerSummary:
+    return LayerSummary(
+        name=name,
+        kind=layer.class_name,
+        depth=layer.depth,
+        has_children=not layer.is_leaf_layer,
+        output_shape=tuple(layer.output_size[1:]),
+        parameters=layer.num_params,
+        multiply_adds=_multiply_adds(layer),
+        receptive_field=fields.get(name),
+    )
+
+
+def _multiply_adds(layer: LayerInfo) -> int:
+    inside = layer.children if layer.children else [layer]  # those of all depths
+    return sum(each.macs for each in inside if each.is_leaf_layer)

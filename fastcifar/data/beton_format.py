@@ -1,0 +1,167 @@
+"""What the bytes of a .beton mean: FFCV's file format, version 2, for one image and one label a sample.
+
+    header │ field descriptors │ samples' metadata │ zeros up to a page │ pages of pixels │ allocation table
+
+FFCV itself checks nothing when it opens a file, and reads whatever the offsets in it point to; `read_index` is the
+check, and needs neither ffcv nor torch. Source of the format: ffcv/types.py, ffcv/writer.py and
+ffcv/memory_allocator.py of libffcv/ffcv 1.0.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fastcifar.errors import DataError
+
+VERSION = 2
+PAGE_SIZE = 1 << 23
+"""Bytes; FFCV's default. An image never lies across two pages."""
+
+HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ],
+    align=True,
+)
+FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", 1024))], align=True)
+IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
+ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+
+FIELDS = {"image": 2, "label": 1}
+"""Field names in their order, with FFCV's type numbers: an RGB image and an integer."""
+RAW = 1
+"""FFCV's image mode for pixels as they are, height × width × RGB; 0 is a JPEG."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetonIndex:
+    """A .beton whose offsets and sizes were found to fit its file and each other."""
+
+    path: Path
+    samples: int
+    height: int
+    width: int
+    labels: npt.NDArray[np.int64]
+    """[N], in file order."""
+    offsets: npt.NDArray[np.uint64]
+    """[N], where each image's pixels start in the file."""
+
+    @property
+    def image_bytes(self) -> int:
+        return self.height * self.width * 3
+
+    def images(self) -> npt.NDArray[np.uint8]:
+        """The pixels as uint8 [N, H, W, 3], read without FFCV."""
+        data = np.memmap(self.path, dtype=np.uint8, mode="r")
+        images = np.empty((self.samples, self.image_bytes), dtype=np.uint8)
+        for index, offset in enumerate(self.offsets.tolist()):
+            images[index] = data[offset : offset + self.image_bytes]
+        return images.reshape(self.samples, self.height, self.width, 3)
+
+
+def image_offsets(samples: int, image_bytes: int, page_size: int, metadata_end: int) -> npt.NDArray[np.uint64]:
+    """Where each of `samples` images lies in a file whose metadata ends at `metadata_end`: uint64 [N]."""
+    first_page = -(-metadata_end // page_size)
+    page, slot = np.divmod(np.arange(samples), page_size // image_bytes)
+    offsets = (page + first_page) * page_size + slot * image_bytes
+    return np.asarray(offsets, dtype=np.uint64)
+
+
+def field_descriptors() -> npt.NDArray[np.void]:
+    """The two descriptors, as FFCV writes them."""
+    fields = np.zeros(len(FIELDS), dtype=FIELD)
+    for field, (name, type_id) in zip(fields, FIELDS.items(), strict=True):
+        field["type_id"] = type_id
+        field["name"][: len(name)] = np.frombuffer(name.encode("ascii"), dtype=np.uint8)
+    return fields
+
+
+def read_index(path: Path) -> BetonIndex:
+    """Read and check a .beton's header and tables.
+
+    Raises:
+        DataError: there is no such file, it is no .beton of one image and one label a sample, it was cut off, or an
+            offset or a size in it points outside the file.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = _read(path, file.read(HEADER.itemsize), HEADER, 1)[0]
+            _check_header(path, header, size)
+            fields = _read(path, file.read(FIELD.itemsize * len(FIELDS)), FIELD, len(FIELDS))
+            count = int(header["num_samples"])
+            samples = _read(path, file.read(SAMPLE.itemsize * count), SAMPLE, count)
+            file.seek(int(header["alloc_table_ptr"]))
+            allocations = _read(path, file.read(ALLOCATION.itemsize * count), ALLOCATION, count)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; `fastcifar write-beton` makes it") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if fields.tobytes() != field_descriptors().tobytes():
+        raise _damaged(path, "its fields are not one RGB image and one integer label")
+    return _check_samples(path, header, samples, allocations)
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: {what}; write it again with `fastcifar write-beton`")
+
+
+def _read(path: Path, data: bytes, dtype: np.dtype[np.void], count: int) -> npt.NDArray[np.void]:
+    if len(data) != dtype.itemsize * count:
+        raise _damaged(path, "the file is cut off")
+    return np.frombuffer(data, dtype=dtype, count=count)
+
+
+def _check_header(path: Path, header: np.void, size: int) -> None:
+    if header["version"] != VERSION or header["num_fields"] != len(FIELDS):
+        raise _damaged(path, f"this is no .beton of version {VERSION} with {len(FIELDS)} fields")
+    page_size, samples, table = int(header["page_size"]), int(header["num_samples"]), int(header["alloc_table_ptr"])
+    if page_size == 0 or page_size & (page_size - 1):
+        raise _damaged(path, f"its page size is {page_size}, which is not a power of two")
+    if table == 0:
+        raise _damaged(path, "its writing was interrupted (it has no allocation table)")
+    if samples == 0 or samples * SAMPLE.itemsize > size or table + samples * ALLOCATION.itemsize != size:
+        raise _damaged(path, f"its {size} bytes do not fit the {samples} samples that its header names")
+
+
+def _check_samples(
+    path: Path, header: np.void, samples: npt.NDArray[np.void], allocations: npt.NDArray[np.void]
+) -> BetonIndex:
+    image = samples["image"]
+    height, width = int(image["height"][0]), int(image["width"][0])
+    if (image["mode"] != RAW).any() or (image["height"] != height).any() or (image["width"] != width).any():
+        raise _damaged(path, "its images are not raw pixels of one size")
+    image_bytes, page_size = height * width * 3, int(header["page_size"])
+    if not 0 < image_bytes <= page_size:
+        raise _damaged(path, f"its images are {height} × {width} pixels")
+    offsets = image["data_ptr"]
+    data_start = HEADER.itemsize + FIELD.itemsize * len(FIELDS) + SAMPLE.itemsize * len(samples)
+    last_start = int(header["alloc_table_ptr"]) - image_bytes
+    if last_start < data_start or (offsets < data_start).any() or (offsets > last_start).any():
+        raise _damaged(path, "an image lies outside the file's pages")
+    by_sample = np.argsort(allocations["sample_id"], kind="stable")
+    table = allocations[by_sample]
+    if (
+        (table["sample_id"] != np.arange(len(samples), dtype=np.uint64)).any()
+        or (table["ptr"] != offsets).any()
+        or (table["size"] != image_bytes).any()
+    ):
+        raise _damaged(path, "its allocation table disagrees with its images")
+    labels = np.ascontiguousarray(samples["label"]).astype(np.int64)
+    return BetonIndex(
+        path=path,
+        samples=len(samples),
+        height=height,
+        width=width,
+        labels=labels,
+        offsets=np.ascontiguousarray(offsets),
+    )

@@ -1,0 +1,236 @@
+"""CIFAR-10 as it is published (the python version, the binary version, their archives) and its download, which resumes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import pickle
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastcifar.data.images import Images, ImageSet, Labels, Source
+from fastcifar.errors import DataError
+
+PYTHON_FOLDER, PYTHON_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
+BINARY_FOLDER, BINARY_ARCHIVE = "cifar-10-batches-bin", "cifar-10-binary.tar.gz"
+TRAIN_BATCHES, TEST_BATCH = tuple(f"data_batch_{number}" for number in range(1, 6)), "test_batch"
+PYTHON_FILES = (*TRAIN_BATCHES, TEST_BATCH, "batches.meta")
+BINARY_FILES = tuple(f"{name}.bin" for name in (*TRAIN_BATCHES, TEST_BATCH))
+BINARY_META = "batches.meta.txt"
+MD5 = {
+    PYTHON_ARCHIVE: "c58f30108f718f92721af3b95e74349a",
+    BINARY_ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530",
+}
+"""As published at https://www.cs.toronto.edu/~kriz/cifar.html."""
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IMAGE_BYTES = 3 * 32 * 32
+"""A red, a green and a blue plane of 32 rows of 32."""
+
+
+def open_archive(path: Path) -> Source:
+    """Read an official archive, recognised by its MD5.
+
+    Raises:
+        DataError: it is none, or not whole.
+    """
+    found = md5_of(path)
+    if found == MD5[PYTHON_ARCHIVE]:
+        folder, files, open_folder = PYTHON_FOLDER, PYTHON_FILES, open_python
+    elif found == MD5[BINARY_ARCHIVE]:
+        folder, files, open_folder = BINARY_FOLDER, (*BINARY_FILES, BINARY_META), open_binary
+    else:
+        published = " or ".join(f"{md5} ({name})" for name, md5 in MD5.items())
+        raise DataError(f"{path}: its MD5 is {found}, not {published}; it is cut off or not official: fetch it again")
+    with tempfile.TemporaryDirectory(prefix="fastcifar-") as temporary, tarfile.open(path) as archive:
+        # File by file, by name: nothing lands elsewhere, on Python before 3.11.4 too, which has no filter="data"
+        for name in files:
+            member = archive.extractfile(f"{folder}/{name}")
+            assert member is not None, "the MD5 says that this is a plain file"
+            with member, (Path(temporary) / name).open("wb") as file:
+                shutil.copyfileobj(member, file)
+        return open_folder(Path(temporary))
+
+
+def md5_of(path: Path) -> str:
+    """The MD5 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: there is no such file; {path.parent} is incomplete: unpack the archive again"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its type and permissions") from error
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: {what}; unpack the official archive again")
+
+
+def _image_set(parts: list[tuple[Images, Labels]]) -> ImageSet:
+    """Planar uint8 [N, 3072] and labels, batch after batch, as one set of [N, 32, 32, 3]."""
+    planes = np.concatenate([images for images, _ in parts]).reshape(-1, 3, 32, 32)
+    images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+    return ImageSet(images=images, labels=np.concatenate([labels for _, labels in parts]))
+
+
+def open_python(folder: Path) -> Source:
+    """Read a folder of the python version: pickled batches.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    meta = folder / "batches.meta"
+    try:
+        names = tuple(
+            name.decode() if isinstance(name, bytes) else str(name) for name in _unpickle(meta)["label_names"]
+        )
+    except (KeyError, TypeError, UnicodeDecodeError) as error:
+        raise _damaged(meta, "it has no list of class names under 'label_names'") from error
+    train = [_read_python_batch(folder / name, len(names)) for name in TRAIN_BATCHES]
+    test = [_read_python_batch(folder / TEST_BATCH, len(names))]
+    return Source(train=_image_set(train), test=_image_set(test), class_names=names, name="cifar-10-python")
+
+
+def _read_python_batch(path: Path, classes: int) -> tuple[Images, Labels]:
+    batch = _unpickle(path)
+    try:
+        images, labels = np.asarray(batch["data"]), np.asarray(batch["labels"])
+    except (KeyError, ValueError) as error:
+        raise _damaged(path, "it has no 'data' and 'labels', or ragged ones") from error
+    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != IMAGE_BYTES or not len(images):
+        raise _damaged(path, f"its 'data' is {images.dtype} {list(images.shape)}, not uint8 [N, {IMAGE_BYTES}]")
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= classes:
+        raise _damaged(path, f"its 'labels' are not one from 0 to {classes - 1} for each of {len(images)} images")
+    return images, labels.astype(np.int64)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes the arrays that the official files hold, and runs nothing else that a pickle may name."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no official file does")
+        return super().find_class(module, name)
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    data = _read_bytes(path)
+    try:
+        values = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise _damaged(path, f"not a whole official pickle ({error})") from error
+    if not isinstance(values, dict):
+        raise _damaged(path, f"it holds a {type(values).__name__}, not a dictionary")
+    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in values.items()}
+
+
+def open_binary(folder: Path) -> Source:
+    """Read a folder of the binary version: records of a label and its pixels.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    meta = folder / BINARY_META
+    names = tuple(_read_bytes(meta).decode("latin1").split()) if meta.exists() else CLASSES
+    *train, test = (_read_records(folder / name, len(names)) for name in BINARY_FILES)
+    return Source(train=_image_set(train), test=_image_set([test]), class_names=names, name="cifar-10-binary")
+
+
+def _read_records(path: Path, classes: int) -> tuple[Images, Labels]:
+    data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
+    if not data.size or data.size % (1 + IMAGE_BYTES):
+        raise _damaged(path, f"its {data.size} bytes are not whole records of {1 + IMAGE_BYTES}")
+    records = data.reshape(-1, 1 + IMAGE_BYTES)
+    labels = records[:, 0].astype(np.int64)
+    if labels.max() >= classes:
+        raise _damaged(path, f"it has the label {labels.max()}; there are {classes} classes")
+    return records[:, 1:], labels
+
+
+SOCKET_TIMEOUT = 30.0
+"""Seconds without a byte after which a download is given up."""
+
+
+def download(cache: Path) -> Path:
+    """Have CIFAR-10's python version in `cache`, with what an earlier download left there; the folder of its files.
+
+    Raises:
+        DataError: it cannot be fetched.
+    """
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    folder, batches = cache / str(CIFAR10.base_folder), (*CIFAR10.train_list, *CIFAR10.test_list)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        if not all(check_integrity(folder / name, md5) for name, md5 in batches):
+            fetch(CIFAR10.url, cache / CIFAR10.filename, CIFAR10.tgz_md5)
+        with contextlib.redirect_stdout(io.StringIO()):  # torchvision checks and unpacks the archive, and talks
+            CIFAR10(cache, download=True)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise DataError(
+            f"CIFAR-10 cannot be fetched from {CIFAR10.url} into {cache} ({error}); try again, which goes on where "
+            f"this stopped, or put {CIFAR10.filename} in {cache}, or set FASTCIFAR_DATA to a folder that has it, "
+            "or use --source synthetic"
+        ) from error
+    return folder
+
+
+def fetch(url: str, archive: Path, md5: str) -> None:
+    """Have `archive` whole, with what an earlier, broken download left of it; the MD5 decides whether it is."""
+    if archive.is_file() and md5_of(archive) == md5:
+        return
+    part = archive.with_name(archive.name + ".part")
+    if archive.is_file() and not part.exists():
+        archive.rename(part)  # another program's, cut off
+    resumed = part.exists()
+    _fetch_rest(url, part)
+    if resumed and md5_of(part) != md5:  # what was there was not its beginning
+        part.unlink()
+        _fetch_rest(url, part)
+    if (found := md5_of(part)) != md5:
+        part.unlink()
+        raise OSError(f"what came has the MD5 {found}, not {md5}")
+    part.replace(archive)
+
+
+def _fetch_rest(url: str, part: Path) -> None:
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=SOCKET_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # nothing lies beyond `start`
+            return
+        raise
+    with response, part.open("ab" if response.status == 206 else "wb") as file:
+        shutil.copyfileobj(response, file)
+        missing = response.length  # http.client counts it down, and does not complain when a connection ends early
+    if missing:
+        raise OSError(f"the connection ended {missing} bytes early")

@@ -1,0 +1,168 @@
+"""The image classifier: augmentation, then the network in its precision, on its device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastcifar.augment import hflip
+from fastcifar.data.loader import BetonLoader
+from fastcifar.device import Runtime
+from fastcifar.inference.tta import NO_TTA, tta_views
+from fastcifar.settings import TTASettings
+
+LossFunction = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor | None, int | None, float], tuple[torch.Tensor, torch.Tensor]
+]
+LogitsFunction = Callable[[torch.Tensor, int, TTASettings], torch.Tensor]
+"""From images, the fixed batch size and the test-time augmentation to logits, as `fixed_batch_logits`."""
+
+
+class ImageClassifier:
+    """From uint8 images to logits, and to the training loss."""
+
+    def __init__(self, *, model: nn.Module, augmentation: nn.Module, runtime: Runtime) -> None:
+        """Combine the three.
+
+        Args:
+            model: the network, from normalised images [B, 3, H, W] to logits [B, classes].
+            augmentation: from uint8 images to normalised ones; in eval mode it only normalises.
+            runtime: device, precision and compilation.
+        """
+        self.model, self.augmentation, self.runtime = model, augmentation, runtime
+
+    def train(self, mode: bool = True) -> None:
+        """Augment and use batch statistics; or, with False, only normalise and use the running statistics."""
+        self.model.train(mode)
+        self.augmentation.train(mode)
+
+    def logits(self, images: torch.Tensor, size: int | None = None) -> torch.Tensor:
+        """float32 logits [B, classes] of uint8 images [B, 3, H, W] on the device, reduced to `size` pixels per side."""
+        normalized = self.augmentation(images)
+        if size is not None and size < normalized.shape[-1]:
+            normalized = resize(normalized, size)
+        return self._forward(normalized)
+
+    @functools.cached_property
+    def loss(self) -> LossFunction:
+        """From (images, labels, flip, size, label_smoothing) to the mean loss and the number of correct predictions.
+
+        If compiled, everything from uint8 pixels to the loss is one region. `flip`, bool [B] or None, selects the
+        images to flip first; `size` is that of `logits`.
+        """
+        return self.runtime.compiled(self._loss)
+
+    def _loss(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        flip: torch.Tensor | None,
+        size: int | None,
+        label_smoothing: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if flip is not None:
+            images = hflip(images, flip)
+        logits = self.logits(images, size)
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return loss, (logits.detach().argmax(dim=1) == labels).sum()
+
+    def fixed_batch_logits(self, images: torch.Tensor, batch_size: int, tta: TTASettings = NO_TTA) -> torch.Tensor:
+        """float32 logits [B, classes] of uint8 images [B, 3, H, W].
+
+        Args:
+            images: at most `batch_size` of them; a compiled network gets a smaller batch padded to that size, so that
+                it need not recompile.
+            batch_size: the size for which the network was compiled.
+            tta: test-time augmentation, over which the logits are averaged.
+        """
+        padded, count = pad_batch(images, batch_size if self.runtime.compile_mode else len(images))
+        return self.tta_logits(padded, count, tta)[: len(images)].clone()  # a CUDA graph would overwrite it
+
+    def tta_logits(self, images: torch.Tensor, count: torch.Tensor, tta: TTASettings) -> torch.Tensor:
+        """float32 logits [B, classes], averaged over views of the least confident images if `tta` says so.
+
+        Only the first `count` rows, int64 [], are real images; the others are padding and count as confident.
+        Source of selective test-time augmentation: hiverge/cifar10-speedrun.
+        """
+        normalized = self.augmentation(images)
+        logits = self._forward(normalized)
+        if tta.tta == "none":
+            return logits
+        real = torch.arange(len(logits), device=logits.device) < count
+        confidence = logits.softmax(dim=1).amax(dim=1).where(real, torch.inf)
+        least_confident = confidence.topk(round(tta.tta_fraction * len(logits)), largest=False).indices
+        weights, views = tta_views(normalized[least_confident], tta.tta)
+        view_logits = self._forward(torch.cat(views).contiguous(memory_format=self.runtime.memory_format))
+        view_logits = view_logits.view(len(views), len(least_confident), -1)
+        average = (1 - sum(weights)) * logits[least_confident]
+        for weight, view in zip(weights, view_logits, strict=True):
+            average = average + weight * view
+        return logits.index_copy(0, least_confident, average)
+
+    def _forward(self, normalized: torch.Tensor) -> torch.Tensor:
+        with self.runtime.autocast():
+            logits: torch.Tensor = self.model(normalized)
+        return logits.float()
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """float images [B, C, H, W] to [B, C, size, size], bilinear."""
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def pad_batch(images: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images [B, C, H, W] padded with zeros to `batch_size`, and their number before it, int64 [], on the device."""
+    count = torch.full((), len(images), device=images.device)
+    if len(images) < batch_size:
+        images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, batch_size - len(images)))  # keeps the memory format
+    return images, count
+
+
+@torch.no_grad()
+def predict(
+    classifier: ImageClassifier, loader: BetonLoader, tta: TTASettings = NO_TTA, logits: LogitsFunction | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield float32 logits [B, classes] and int64 labels [B] for every image of a loader, in its order.
+
+    Args:
+        classifier: the network in use.
+        loader: the images.
+        tta: test-time augmentation.
+        logits: computes one batch, such as a replayed CUDA graph; `classifier.fixed_batch_logits` if not given.
+    """
+    compute = logits or classifier.fixed_batch_logits
+    classifier.train(False)
+    for images, labels in loader.batches():
+        yield compute(images, loader.batch_size, tta), labels
+
+
+@torch.no_grad()
+def evaluate(
+    classifier: ImageClassifier,
+    loader: BetonLoader,
+    tta: TTASettings = NO_TTA,
+    *,
+    logits: LogitsFunction | None = None,
+    on_batch: Callable[[], None] | None = None,
+) -> tuple[float, float]:
+    """Mean cross-entropy in nats and accuracy (0 to 1) over a loader's images, read from the device once.
+
+    Args:
+        classifier: the network in use.
+        loader: the images.
+        tta: test-time augmentation.
+        logits: computes one batch, as in `predict`.
+        on_batch: called after each batch; may raise to stop the evaluation.
+    """
+    totals = torch.zeros(2, device=classifier.runtime.device, dtype=torch.float64)
+    for batch_logits, labels in predict(classifier, loader, tta, logits):
+        loss = F.cross_entropy(batch_logits, labels, reduction="sum")
+        totals += torch.stack((loss, (batch_logits.argmax(dim=1) == labels).sum()))
+        if on_batch:
+            on_batch()
+    loss_sum, correct = totals.tolist()
+    return loss_sum / loader.samples, correct / loader.samples

@@ -1,0 +1,28 @@
+"""Test-time augmentation: the views of an image whose logits are averaged."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from fastcifar.settings import TTASettings
+
+NO_TTA = TTASettings()
+"""Each image as it is, once."""
+
+
+def tta_views(images: torch.Tensor, tta: str) -> tuple[list[float], list[torch.Tensor]]:
+    """The views of images [B, C, H, W] besides the images themselves, and their weights in the average.
+
+    "flip": the mirror images, weight ½. "flip-shift": six views, {original, shifted by (−1, −1), shifted by (+1, +1)} ×
+    {plain, mirrored}; the unshifted pair has weight ½, the four shifted views share the other ½. The images themselves
+    have the remaining weight.
+
+    Source: KellerJordan/cifar10-airbench.
+    """
+    if tta == "flip":
+        return [0.5], [images.flip(-1)]
+    height, width = images.shape[2:]
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    shifted = [padded[:, :, first : first + height, first : first + width] for first in (0, 2)]
+    return [0.25, *[0.125] * 4], [images.flip(-1), *shifted, *(view.flip(-1) for view in shifted)]

@@ -1,0 +1,138 @@
+"""The learning-rate range test: torch-lr-finder on the real pipeline, with a temporary copy of the network."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch_lr_finder import LRFinder, TrainDataLoaderIter
+
+from fastcifar.config import LrFinderSettings
+from fastcifar.data.ffcv_compat import Batch
+from fastcifar.device import preserve_random_state
+from fastcifar.inference.model import ImageClassifier
+from fastcifar.lr_finder.suggest import LrCurve
+from fastcifar.optim.create import add_l1_gradient, create_optimizer
+from fastcifar.training.state import TrainState, init_whitening
+
+OnLoss = Callable[[float, float], None]
+
+
+def range_test(
+    state: TrainState, settings: LrFinderSettings | None = None, *, on_loss: OnLoss | None = None
+) -> LrCurve:
+    """The loss of a copy of the state's network while the learning rate rises from step to step.
+
+    Images, augmentation, precision and optimizer are those of the training. Only compilation is left out, since it
+    takes longer than the test. The state does not change; it must be between two epochs.
+
+    Args:
+        state: the run that would be trained.
+        settings: the learning rates; the defaults if not given.
+        on_loss: called in each step with its learning rate and its loss in nats.
+
+    Source: Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017.
+    """
+    settings = settings or LrFinderSettings()
+    config = state.config
+    model, scaler = _FinderModel(state.classifier), state.runtime.scaler()
+    optimizer = create_optimizer(model.model, config.optim, config.freezing)
+    optimizer.register_step_pre_hook(lambda *_: _apply_lr_scales(optimizer))
+    if config.optim.l1:
+        optimizer.register_step_pre_hook(lambda *_: add_l1_gradient(optimizer, scaler, config.optim.l1))
+    loss = _RecordedLoss(optimizer, config.optim.label_smoothing, on_loss)
+    finder = LRFinder(
+        model,
+        optimizer,
+        loss,
+        amp_backend="torch",  # for the scaler alone: `ImageClassifier.logits` has its own autocast
+        amp_config={"device_type": state.runtime.device.type, "enabled": False},
+        grad_scaler=scaler,
+    )
+    diverged_at = None
+    with preserve_random_state():
+        init_whitening(model.model, state)
+        try:
+            _run(finder, state, settings)
+        except _NotFiniteError:
+            diverged_at = optimizer.param_groups[0]["lr"]
+        finally:
+            state.train_loader.close()
+    lrs, losses = finder.history["lr"], finder.history["loss"]
+    if diverged_at is None and losses[-1] > settings.diverge * min(losses):
+        diverged_at = lrs[-1]
+    return LrCurve(
+        settings=settings, lrs=tuple(lrs), losses=tuple(losses), raw=tuple(loss.raw), diverged_at=diverged_at
+    )
+
+
+def _apply_lr_scales(optimizer: torch.optim.Optimizer) -> None:
+    """Multiply each group's learning rate by its "lr_scale", as the schedule does; the finder gives all groups one."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_scale", 1.0)
+
+
+class _NotFiniteError(Exception):
+    """Ends a test. The finder does not treat NaN as divergence, since NaN compares false with every loss."""
+
+
+class _RecordedLoss:
+    """Cross-entropy that records the value of each batch, and ends the test at the first value that is not finite."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, label_smoothing: float, on_loss: OnLoss | None) -> None:
+        self.raw: list[float] = []
+        self._optimizer, self._label_smoothing, self._on_loss = optimizer, label_smoothing, on_loss
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
+        value = loss.item()  # the finder waits for it in each step as well
+        if not math.isfinite(value):
+            raise _NotFiniteError
+        self.raw.append(value)
+        if self._on_loss:
+            self._on_loss(self._optimizer.param_groups[0]["lr"], value)
+        return loss
+
+
+class _FinderModel(nn.Module):
+    """An uncompiled copy of a classifier as one module from uint8 images to logits, which the finder requires."""
+
+    def __init__(self, classifier: ImageClassifier) -> None:
+        super().__init__()
+        self.model, self.augmentation = copy.deepcopy(classifier.model), copy.deepcopy(classifier.augmentation)
+        self.classifier = ImageClassifier(model=self.model, augmentation=self.augmentation, runtime=classifier.runtime)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier.logits(images)
+
+
+class _EndlessBatches:
+    """The batches of one epoch after the other, as one iterable."""
+
+    def __init__(self, state: TrainState) -> None:
+        self._state = state
+
+    def __iter__(self) -> Iterator[Batch]:
+        for epoch in itertools.count(self._state.epochs_done):
+            yield from self._state.train_loader.batches(epoch)
+
+
+def _run(finder: LRFinder, state: TrainState, settings: LrFinderSettings) -> None:
+    """Run the finder without its own progress bar and messages."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        finder.range_test(
+            TrainDataLoaderIter(_EndlessBatches(state)),
+            start_lr=settings.start_lr,
+            end_lr=settings.end_lr,
+            num_iter=settings.iterations,
+            step_mode=settings.mode,
+            smooth_f=settings.smoothing,
+            diverge_th=settings.diverge,
+        )

@@ -1,0 +1,1 @@
+"""Layers with a faster path on some devices."""

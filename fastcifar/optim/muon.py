@@ -1,0 +1,173 @@
+"""Muon: momentum whose update is orthogonalised, for convolution filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+
+from fastcifar.device import has_bfloat16
+
+Compiler = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum with an orthogonalised update for filters; SGD with Nesterov momentum for other parameters.
+
+    A filter bank [O, I, H, W] is treated as a matrix [O, I · H · W]. Before each step it is rescaled to the norm √O of
+    a matrix with orthogonal rows, so that the learning rate alone determines how far a step turns it. A group has
+    "use_muon", "momentum", "weight_decay" (an L2 penalty) and "lr".
+
+    torch.optim.Muon takes only 2-D parameters, one at a time; this one processes filters together.
+
+    Sources: Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024; the rescaling from
+    KellerJordan/cifar10-airbench (airbench94_muon).
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, compiler: Compiler | None = None) -> None:
+        defaults = {"lr": lr, "lr_scale": 1.0, "momentum": 0.6, "weight_decay": 0.0, "use_muon": True}
+        super().__init__(groups, defaults)
+        self._compiled = compiler is not None
+        self._update = compiler(_update_group) if compiler else _update_group
+        device = self.param_groups[0]["params"][0].device
+        self._dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; none if the attribute `found_inf`, float32 [], is set to 1.
+
+        `found_inf` is the contract between torch's gradient scaler and its fused optimizers.
+        """
+        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.device.type == "cpu" and not self._compiled:
+            if found_inf:  # reading it waits for nothing on the CPU
+                return
+            found_inf = None
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                grads = [weight.grad for weight in weights]
+                averages = [self._average(weight) for weight in weights]
+                lr = torch.as_tensor(group["lr"]) if self._compiled else group["lr"]  # a number would be recompiled
+                settings = group["momentum"], group["weight_decay"], group["use_muon"], self._dtype
+                self._update(weights, grads, averages, lr, found_inf, *settings)
+
+    def _average(self, weight: torch.Tensor) -> torch.Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        return cast(torch.Tensor, state["momentum_buffer"])
+
+
+def _update_group(
+    weights: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    averages: list[torch.Tensor],
+    lr: float | torch.Tensor,
+    found_inf: torch.Tensor | None,
+    momentum: float,
+    weight_decay: float,
+    use_muon: bool,
+    dtype: torch.dtype,
+) -> None:
+    """Update the weights of one group in place."""
+    factor: float | torch.Tensor = -lr
+    decay: float | torch.Tensor = momentum
+    skip: torch.Tensor | None = None
+    if weight_decay:
+        grads = list(torch._foreach_add(grads, weights, alpha=weight_decay))
+    if found_inf is not None:
+        skip = found_inf.bool()
+        grads = [torch.where(skip, 0.0, grad) for grad in grads]
+        factor, decay = (found_inf - 1) * lr, torch.where(skip, 1.0, momentum)
+    torch._foreach_mul_(averages, decay)
+    torch._foreach_add_(averages, grads)
+    updates = list(torch._foreach_add(grads, averages, alpha=momentum))
+    if use_muon:
+        updates = orthogonalize(updates, dtype)
+        scales = [len(weight) ** 0.5 / norm for weight, norm in zip(weights, torch._foreach_norm(weights), strict=True)]
+        if skip is not None:
+            scales = [torch.where(skip, 1.0, scale) for scale in scales]
+        torch._foreach_mul_(weights, scales)
+    torch._foreach_mul_(updates, factor)
+    torch._foreach_add_(weights, updates)
+
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic polynomial, chosen for a steep slope at zero: singular values end up between about 0.7
+and 1.2, not at 1."""
+
+NEWTON_SCHULZ_STEPS = 3
+"""More steps would amplify the rounding errors of the Gram matrices."""
+
+
+def orthogonalize(filters: list[torch.Tensor], dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
+    """Filter banks whose matrices have singular values close to 1, by Newton–Schulz steps in `dtype`.
+
+    Args:
+        filters: [O, I, H, W] each, treated as [O, H · W · I], the order of channels-last memory. On CUDA all of them
+            are one batch, padded with zeros, since launches cost more than products there; on the CPU there is one
+            batch per shape.
+        dtype: bfloat16, or float32 where bfloat16 is emulated.
+
+    Sources: Jordan et al., 2024, including the coefficients; padding to one batch: hiverge/cifar10-speedrun.
+    """
+    matrices = [bank.movedim(1, -1).flatten(1) for bank in filters]
+    wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.mT for matrix in matrices]
+    results = list(filters)
+    for numbers in _batches(wide):
+        batch = _newton_schulz(_stack([wide[number].to(dtype) for number in numbers]))
+        for number, result in zip(numbers, batch, strict=True):
+            bank, (rows, columns) = filters[number], wide[number].shape
+            result = result[:rows, :columns]
+            matrix = result if wide[number] is matrices[number] else result.mT
+            results[number] = matrix.reshape(bank.movedim(1, -1).shape).movedim(-1, 1).to(bank.dtype)
+    return results
+
+
+def _stack(matrices: list[torch.Tensor]) -> torch.Tensor:
+    """Matrices padded with zeros to the size of the largest: [M, rows, columns]."""
+    height, width = (max(matrix.shape[side] for matrix in matrices) for side in (0, 1))
+    return torch.stack(
+        [F.pad(matrix, (0, width - matrix.shape[1], 0, height - matrix.shape[0])) for matrix in matrices]
+    )
+
+
+def _batches(matrices: list[torch.Tensor]) -> list[list[int]]:
+    """The indices of the matrices in each batch."""
+    if matrices[0].is_cuda:  # only on a GPU
+        return [list(range(len(matrices)))]
+    by_shape: dict[torch.Size, list[int]] = {}
+    for number, matrix in enumerate(matrices):
+        by_shape.setdefault(matrix.shape, []).append(number)
+    return list(by_shape.values())
+
+
+def _newton_schulz(batch: torch.Tensor) -> torch.Tensor:
+    """Orthogonalise matrices, bfloat16 or float32 [M, O, K] with O ≤ K.
+
+    The textbook loop is, with X scaled to norm 1,
+
+        for _ in range(NEWTON_SCHULZ_STEPS):
+            G = X @ X.mT
+            X = a * X + (b * G + c * G @ G) @ X
+
+    All steps are polynomials in the first Gram matrix G. They are therefore computed on [O, O] matrices, and their
+    product, scale · I + rest, multiplies the wide matrix once.
+
+    Source of the steps on Gram matrices: *IFNSO: Iteration-Free Newton–Schulz Orthogonalization*, 2026.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = batch / (batch.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    scale, rest = a, torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    tail = rest
+    for _ in range(NEWTON_SCHULZ_STEPS - 1):
+        half = torch.baddbmm(gram, tail, gram, beta=a)
+        gram = torch.baddbmm(half, half, tail, beta=a)
+        tail = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        rest = torch.baddbmm(rest, tail, rest, beta=a) + scale * tail
+        scale *= a
+    return torch.baddbmm(x, rest, x, beta=scale)

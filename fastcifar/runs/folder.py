@@ -1,0 +1,165 @@
+"""The run folder: config.json, environment.json, metrics.jsonl and checkpoints/."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastcifar.config import TrainConfig
+from fastcifar.data.manifest import Manifest
+from fastcifar.device import Runtime
+from fastcifar.errors import CheckpointError
+from fastcifar.files import FolderLock, atomic_write
+from fastcifar.machine import usable_cores
+from fastcifar.migrations import migrate_config, migrate_result
+from fastcifar.runs.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
+from fastcifar.runs.results import EpochResult
+
+PACKAGES = ("fastcifar", "torch", "torchvision", "ffcv", "numba", "numpy", "kornia", "rich")
+
+
+class RunFolder:
+    """Writes the files of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def open(self, config: TrainConfig, environment: dict[str, Any], epochs_done: int, is_new: bool) -> Iterator[None]:
+        """Create the folder, or continue in it, and keep other processes out of it during the block.
+
+        Args:
+            config: the run's configuration, for config.json.
+            environment: the values for environment.json, from `describe_environment`.
+            epochs_done: the number of epochs whose metrics are kept; later ones are removed.
+            is_new: whether the run starts from the beginning.
+
+        Raises:
+            CheckpointError: the folder already holds a run and this one is new, or another process trains in it.
+        """
+        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FolderLock(self.path)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{self.path}: another process trains in this folder; wait, or choose another one"
+            ) from None
+        try:
+            if is_new:
+                self.require_empty()
+            self._write_json("config.json", config.to_json())
+            self._write_json("environment.json", environment)
+            kept = read_metrics(self.path)[:epochs_done] if self.metrics_path.exists() else []
+            with atomic_write(self.metrics_path) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            yield
+        finally:
+            lock.release()
+
+    def require_empty(self) -> None:
+        """Check that a new run can use the folder.
+
+        Raises:
+            CheckpointError: it already holds a run.
+        """
+        if checkpoint_path(self.path, "last").exists() or (self.metrics_path.exists() and read_metrics(self.path)):
+            raise CheckpointError(
+                f"{self.path}: already holds a run; continue it with `fastcifar train --resume {self.path}`, "
+                "or choose another --run-dir"
+            )
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file with one JSON line per epoch."""
+        return self.path / "metrics.jsonl"
+
+    def record(self, result: EpochResult, state: dict[str, Any]) -> None:
+        """Save an epoch: first its checkpoint, so that every line of metrics has one.
+
+        Args:
+            result: the epoch's result.
+            state: the run's state after the epoch (`TrainState.state_dict`).
+        """
+        self.save(state)
+        if result.best_epoch == result.epoch:
+            link_checkpoint(checkpoint_path(self.path, "last"), checkpoint_path(self.path, "best"))
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(result.to_json()) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Save a checkpoint of `state`, and keep the one before it."""
+        last = checkpoint_path(self.path, "last")
+        if last.exists():
+            link_checkpoint(last, checkpoint_path(self.path, "previous"))
+        save_checkpoint(last, state)
+
+    def _write_json(self, name: str, values: dict[str, Any]) -> None:
+        with atomic_write(self.path / name) as temporary:
+            temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The configuration of a run folder.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    try:
+        return TrainConfig.from_json(migrate_config(json.loads((run / "config.json").read_text())))
+    except (OSError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{run}: is not a run folder ({error})") from error
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """One entry per epoch, as from `EpochResult.to_json`; an incomplete last line, of a killed run, is left out.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    try:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+    except OSError as error:
+        raise CheckpointError(f"{run}: is not a run folder ({error})") from error
+    entries = []
+    for line in lines:
+        try:
+            entries.append(migrate_result(json.loads(line)))
+        except ValueError:
+            break
+    return entries
+
+
+def describe_environment(runtime: Runtime, manifest: Manifest) -> dict[str, Any]:
+    """What a run's results depend on besides its settings: device, versions, commit and data."""
+    return {
+        "device": runtime.describe_device(),
+        "precision": runtime.describe_precision(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            "torch": torch.__version__,  # with the build, such as +cu130
+        },
+        "platform": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
+        "commit": source_commit(),
+        "data": {"name": manifest.name, "content_sha256": manifest.content_sha256},
+    }
+
+
+def source_commit() -> str | None:
+    """The commit of the checkout that this package runs from, with "-dirty" if it has changes; None outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,293 @@
+"""The groups of settings, one per part of the package: frozen dataclasses that check themselves.
+
+A field's docstring is the help text of its flag. `fastcifar.config.TrainConfig` holds all groups of a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from fastcifar.errors import ConfigError
+
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value is allowed, and the allowed values in words."""
+
+AT_LEAST_1: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, at least 1")
+POSITIVE: Rule = (lambda value: 0 < value < math.inf, "positive and finite")
+NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "0 or more, and finite")
+FRACTION: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
+BELOW_1: Rule = (lambda value: 0 <= value < 1, "from 0 up to, but not including, 1")
+PIXELS: Rule = (lambda value: isinstance(value, int) and 0 <= value < 32, "a whole number from 0 to 31")
+
+
+def each(rule: Rule) -> Rule:
+    """The rule for a tuple whose elements all follow `rule`."""
+    return lambda values: all(map(rule[0], values)), f"{rule[1]}, for each value"
+
+
+def check(settings: Any, **rules: Rule) -> None:
+    """Check fields of a dataclass against rules, and its Literal fields against their choices.
+
+    Raises:
+        ConfigError: a value is not allowed; the message names the field, the value and what is allowed.
+    """
+    for name, hint in _type_hints(settings.__class__).items():
+        if get_origin(hint) is Literal:
+            choices = get_args(hint)
+            rules[name] = (choices.__contains__, "one of " + ", ".join(map(repr, choices)))
+    defaults = {item.name: item.default for item in dataclasses.fields(settings)}
+    for name, (allowed, expected) in rules.items():
+        value = getattr(settings, name)
+        if value is None and defaults[name] is None:
+            continue
+        try:
+            passed = allowed(value)
+        except TypeError:
+            passed = False
+        if not passed:
+            raise ConfigError(f"{name} is {value!r}; it must be {expected}")
+
+
+@functools.cache
+def _type_hints(group: type[object]) -> dict[str, Any]:
+    return get_type_hints(group)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Data and batches."""
+
+    data_dir: Path = Path("data/betons")
+    """Folder with train.beton and test.beton."""
+    batch_size: int = 512
+    """Images per training step."""
+    eval_batch_size: int | None = None
+    """Images per batch in evaluation; batch_size if not given."""
+    workers: int | None = None
+    """Decoding threads of the loader; all cores that this process may use if not given."""
+    cache_on_device: bool = False
+    """Keep the decoded images on the device after the first epoch, and gather each batch there."""
+    val_fraction: float = 0.0
+    """Fraction of the training set to hold out (stratified, seeded) and evaluate on instead of the test set."""
+    verify: bool = True
+    """Check the SHA-256 of each .beton against its manifest before the file is opened."""
+
+    def __post_init__(self) -> None:
+        check(self, batch_size=AT_LEAST_1, eval_batch_size=AT_LEAST_1, workers=AT_LEAST_1, val_fraction=BELOW_1)
+
+    @property
+    def test_batch_size(self) -> int:
+        """Images per batch in evaluation."""
+        return self.eval_batch_size or self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Model."""
+
+    model: str = "custom_resnet"
+    """Name of the network: custom_resnet, dilated_cnn or speed_cnn."""
+    conv_bias: bool = False
+    """Give each convolution a bias."""
+    layer2_residual: bool = False
+    """Add a residual block to layer2, like those of layer1 and layer3."""
+    dropout: float = 0.0
+    """Probability of dropout after every ReLU."""
+    logit_scale: float = 1.0
+    """Factor on the last layer's output."""
+    widths: tuple[int, ...] = ()
+    """Channels of each group of the network, for networks with variable widths; the network's defaults if empty."""
+
+    def __post_init__(self) -> None:
+        check(self, widths=each(AT_LEAST_1), dropout=BELOW_1, logit_scale=POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitSettings:
+    """Initialisation."""
+
+    whiten: bool = False
+    """Make the first convolution whiten the patches of the training images, and keep its filters fixed."""
+    dirac: bool = False
+    """Initialise the other 3 × 3 convolutions as the identity, for as many channels as they have inputs."""
+    freeze_norm_scale: bool = False
+    """Keep the scales of the batch norms at their initial values and train only their biases."""
+    norm_momentum: float = 0.1
+    """Weight of each batch in the running statistics of the batch norms."""
+    head_init_std: float | None = None
+    """Standard deviation of the last layer's initial weights; torch's default if not given."""
+
+    def __post_init__(self) -> None:
+        momentum = (lambda value: 0 < value <= 1, "above 0 and at most 1")
+        check(self, head_init_std=POSITIVE, norm_momentum=momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreezeSettings:
+    """Freezing of layers during training."""
+
+    freeze: tuple[str, ...] = ()
+    """Modules of the network, by name, that stop training before the end. While the first modules are frozen, no
+    gradient is computed for them."""
+    freeze_at: tuple[float, ...] = ()
+    """Fraction of the steps after which each of these modules is frozen; its learning rate goes through the whole
+    schedule until then."""
+
+    def __post_init__(self) -> None:
+        check(self, freeze_at=each(FRACTION))
+        check(self, freeze_at=(lambda fractions: len(fractions) == len(self.freeze), "as many values as freeze has"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """Augmentation of training batches."""
+
+    padding: int = 4
+    """Pixels added on each side before the random crop."""
+    padding_mode: Literal["constant", "reflect", "mean"] = "constant"
+    """Values of the added pixels: zeros, the mirrored image, or the mean (zeros after normalisation)."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip."""
+    alternate_flip: bool = False
+    """Flip each image in every other epoch, half of the images in the first epoch, instead of at random (flip_p)."""
+    cutout: int = 8
+    """Side in pixels of the square that is set to the mean; 0 for none."""
+    shift_scale_rotate_p: float = 0.0
+    """Probability of a random shift, scale and rotation before the cutout."""
+    shift_limit: float = 0.05
+    """Largest shift in either direction, as a fraction of the image's side."""
+    scale_limit: float = 0.05
+    """Largest relative change of the scale in either direction."""
+    rotate_limit: float = 5.0
+    """Largest rotation in either direction, in degrees."""
+    rotate_p: float = 0.0
+    """Probability of a second random rotation, after the cutout."""
+    stock_kornia: bool = False
+    """Crop and flip with Kornia's own operations instead of the single gather (equal results, slower)."""
+
+    def __post_init__(self) -> None:
+        angle = (lambda value: 0 <= value <= 180, "from 0 to 180 degrees")
+        check(
+            self, padding=PIXELS, cutout=(lambda size: isinstance(size, int) and 0 <= size <= 32, "a whole number from 0 to 32"), rotate_limit=angle, flip_p=FRACTION, rotate_p=FRACTION,
+            shift_scale_rotate_p=FRACTION, shift_limit=BELOW_1, scale_limit=BELOW_1,
+        )  # fmt: skip
+        if self.alternate_flip:
+            check(self, flip_p=(lambda value: value == 0, "0 with alternate_flip, which flips without chance"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeSettings:
+    """Progressive resizing."""
+
+    resize_sizes: tuple[int, ...] = ()
+    """Sides in pixels to which augmented images are reduced, one size after the other, before training continues at
+    full size."""
+    resize_fractions: tuple[float, ...] = ()
+    """Fraction of the steps at each of these sizes."""
+
+    def __post_init__(self) -> None:
+        sizes = self.resize_sizes
+        check(
+            self,
+            resize_sizes=each((lambda size: isinstance(size, int) and size >= 8, "a whole number, at least 8")),
+            resize_fractions=each(FRACTION),
+        )
+        check(self, resize_fractions=(lambda fractions: len(fractions) == len(sizes), "as many as resize_sizes"))
+        check(self, resize_fractions=(lambda fractions: sum(fractions) <= 1, "at most 1 in total"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TTASettings:
+    """Test-time augmentation."""
+
+    tta: Literal["none", "flip", "flip-shift"] = "none"
+    """Test-time augmentation of the last evaluation: average the logits over the image and its mirror image, or also
+    over copies shifted by one pixel."""
+    tta_fraction: float = 1.0
+    """Fraction of each batch, the least confident images, that gets test-time augmentation."""
+
+    def __post_init__(self) -> None:
+        check(self, tta_fraction=FRACTION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSettings:
+    """Optimizer, learning rate and loss."""
+
+    optimizer: Literal["adam", "sgd", "muon"] = "adam"
+    """Adam, SGD with momentum, or Muon for convolutions with Nesterov SGD for all other parameters."""
+    max_lr: float = 5.34e-3
+    """Highest learning rate of the one-cycle schedule (LRMAX)."""
+    bias_lr: float = 50.0
+    """With Muon, SGD's highest learning rate for biases and norms."""
+    head_lr: float = 500.0
+    """With Muon, SGD's highest learning rate for the last layer."""
+    div_factor: float = 10.0
+    """The first learning rate (LRMIN) is max_lr divided by this."""
+    final_div_factor: float = 1.0
+    """The last learning rate is the first one divided by this; with 1 it does not fall below LRMIN."""
+    pct_start: float = 5 / 24
+    """Fraction of the steps during which the learning rate rises."""
+    weight_decay: float = 1e-4
+    """L2 penalty, which the optimizer adds to the gradient."""
+    l1: float = 0.0
+    """L1 penalty: this times the sign of each weight is added to its gradient."""
+    momentum: float = 0.9
+    """SGD's momentum; if it cycles, its value where the learning rate is lowest."""
+    peak_momentum: float | None = None
+    """SGD's momentum where the learning rate is highest; the momentum is constant if not given."""
+    muon_momentum: float = 0.6
+    """Muon's momentum."""
+    label_smoothing: float = 0.0
+    """Fraction of each label that is spread evenly over all classes."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do when the loss or a gradient is not finite: stop before the weights are updated, or skip the step."""
+    max_skipped: int = 10
+    """Steps that may be skipped before the run stops nevertheless."""
+
+    def __post_init__(self) -> None:
+        check(
+            self, max_lr=POSITIVE, bias_lr=POSITIVE, head_lr=POSITIVE, div_factor=POSITIVE, final_div_factor=POSITIVE,
+            pct_start=BELOW_1, max_skipped=AT_LEAST_1, weight_decay=NOT_NEGATIVE, l1=NOT_NEGATIVE, momentum=BELOW_1,
+            peak_momentum=BELOW_1, muon_momentum=BELOW_1, label_smoothing=BELOW_1,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSettings:
+    """Device, precision and seed."""
+
+    device: str = "auto"
+    """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA where a device is available and the CPU otherwise."""
+    seed: int = 0
+    """Seed of the weights, the sample order, the augmentation and the validation split."""
+    amp: bool = False
+    """Automatic mixed precision: bfloat16 where the device multiplies it in hardware; otherwise float16 with loss
+    scaling on a GPU and float32 on a CPU."""
+    amp_dtype: Literal["auto", "bfloat16", "float16"] = "auto"
+    """Precision of --amp, to override the choice by device."""
+    compile: bool = False
+    """Compile the network and the augmentation with torch.compile."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """Mode of torch.compile."""
+    cuda_graphs: bool = False
+    """On CUDA, capture the training step and the evaluation of a batch as CUDA graphs before the clock starts, and
+    replay each with one launch, compiled or not. No effect with float16's loss scaling or on the CPU."""
+    channels_last: bool = True
+    """Keep images and weights in the channels-last memory format, which is faster."""
+    deterministic: bool = False
+    """On CUDA, use only deterministic algorithms, so that equal seeds give equal weights; slower. The CPU is always
+    deterministic."""
+
+    def __post_init__(self) -> None:
+        seed = (lambda value: isinstance(value, int) and 0 <= value < 2**63, "from 0 to 2**63 - 1")
+        check(self, seed=seed)
+        if self.cuda_graphs and self.compile:
+            expected = "a mode without its own CUDA graphs, such as 'max-autotune-no-cudagraphs', with cuda_graphs"
+            check(self, compile_mode=(lambda mode: mode not in ("reduce-overhead", "max-autotune"), expected))

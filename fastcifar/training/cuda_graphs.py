@@ -1,0 +1,131 @@
+"""CUDA graphs: work of fixed shapes, captured once before the clock starts and then replayed with one launch.
+
+One step of a small network is hundreds of kernels of a few microseconds each. A host cannot launch them as fast as a
+GPU runs them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from fastcifar.inference.model import ImageClassifier, LogitsFunction, pad_batch
+from fastcifar.inference.tta import NO_TTA
+from fastcifar.optim.schedule import lr_table, set_lr
+from fastcifar.settings import TTASettings
+from fastcifar.training.freezing import freeze
+from fastcifar.training.metrics import StepMetrics
+from fastcifar.training.state import TrainState
+from fastcifar.training.step import StepFunction, step_variant, step_variants, train_step
+
+WARMUP_ITERATIONS = 2
+"""Calls before the capture, in which torch and cuDNN choose algorithms, compile, and allocate persistent buffers."""
+
+T = TypeVar("T")
+
+
+class CudaGraph(Generic[T]):  # only on a GPU
+    """A captured function of tensors; later calls take tensors of the same shapes and replay the graph."""
+
+    def __init__(self, function: Callable[..., T], inputs: Sequence[torch.Tensor], pool: Any) -> None:
+        """Warm up and capture.
+
+        Args:
+            function: does not wait for the device, and updates in place whatever it updates.
+            inputs: examples of its arguments, on the device.
+            pool: memory shared by graphs that never run at the same time, from `torch.cuda.graph_pool_handle`.
+        """
+        self._inputs = [example.clone() for example in inputs]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUP_ITERATIONS):
+                function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self._result = function(*self._inputs)
+
+    def __call__(self, *inputs: torch.Tensor) -> T:
+        """Replay the graph. The next replay of any graph in the pool may overwrite the result."""
+        for static, given in zip(self._inputs, inputs, strict=True):
+            static.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return self._result
+
+
+def capture_train_steps(
+    state: TrainState, images: torch.Tensor, labels: torch.Tensor, flip: torch.Tensor | None
+) -> StepFunction:  # only on a GPU
+    """Capture one graph per variant of the run's steps; a function that replays the graph of a given step.
+
+    Args:
+        state: the run, whose counter must let no update through meanwhile (`NonFiniteCounter.no_updates`).
+        images: a dummy batch, uint8 [B, 3, H, W].
+        labels: int64 [B].
+        flip: bool [B], or None if the run has no flip masks.
+    """
+    table = lr_table(state.optimizer, state.total_steps, state.config.optim)
+    pool = torch.cuda.graph_pool_handle()
+    for group in state.optimizer.param_groups:
+        if "capturable" in group:  # torch's Adam: counts its steps on the device
+            group["capturable"] = True
+    state.classifier.train()
+    masks = () if flip is None else (flip,)
+    graphs: dict[tuple[int | None, tuple[str, ...]], CudaGraph[StepMetrics]] = {}
+    for size, frozen in dict.fromkeys(step_variants(state.total_steps, state.config)):
+        freeze(state.classifier.model, frozen)
+        step = functools.partial(_step_from_table, state, size)
+        graphs[size, frozen] = CudaGraph(step, (images, labels, table[0], *masks), pool)
+        state.optimizer.zero_grad(set_to_none=True)
+    set_lr(state.optimizer, 0, state.total_steps, state.config.optim)  # numbers again, for a checkpoint
+
+    def run_step(
+        images: torch.Tensor, labels: torch.Tensor, step: int, flip: torch.Tensor | None = None
+    ) -> StepMetrics:
+        graph = graphs[step_variant(step, state.total_steps, state.config)]
+        return graph(images, labels, table[step], *(() if flip is None else (flip,)))
+
+    return run_step
+
+
+def _step_from_table(
+    state: TrainState,
+    size: int | None,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    row: torch.Tensor,
+    *flip: torch.Tensor,
+) -> StepMetrics:
+    """`train_step` with the step's number and learning rates in a row of `lr_table`."""
+    for group, lr in zip(state.optimizer.param_groups, row[1:], strict=True):
+        group["lr"] = lr
+    return train_step(state, images, labels, row[0].long(), size=size, flip=flip[0] if flip else None)
+
+
+@torch.no_grad()
+def capture_evaluations(
+    classifier: ImageClassifier, images: torch.Tensor, tta: TTASettings
+) -> LogitsFunction:  # only on a GPU
+    """Capture the evaluation of one batch, without and with test-time augmentation; a function that replays them.
+
+    Args:
+        classifier: the network in use.
+        images: a dummy batch, uint8 [B, 3, H, W].
+        tta: the run's test-time augmentation.
+    """
+    count, pool = torch.full((), len(images), device=images.device), torch.cuda.graph_pool_handle()
+    classifier.train(False)
+    graphs = {
+        settings: CudaGraph(functools.partial(classifier.tta_logits, tta=settings), (images, count), pool)
+        for settings in dict.fromkeys((NO_TTA, tta))
+    }
+
+    def logits(images: torch.Tensor, batch_size: int, tta: TTASettings = NO_TTA) -> torch.Tensor:
+        padded, count = pad_batch(images, batch_size)
+        return graphs[tta](padded, count)[: len(images)].clone()  # the next replay would overwrite it
+
+    return logits

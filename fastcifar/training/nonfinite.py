@@ -1,0 +1,61 @@
+"""Losses and gradients that are not finite: detected and counted on the device, before the weights are updated.
+
+Source of the check before the update: pytorch/torchtitan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def all_finite(loss: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> torch.Tensor:
+    """Whether the loss and all gradients are finite: bool [], on the device.
+
+    With float16's loss scaling only the loss is checked: the scaler checks the gradients itself, skips the step and
+    lowers the scale.
+    """
+    finite = torch.isfinite(loss.detach())
+    if scaler.is_enabled():
+        return finite
+    grads = [weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+    # By the gradients' Euclidean norms: torch's largest magnitude takes twenty times as long on a CPU.
+    return finite & torch.isfinite(torch.stack(torch._foreach_norm(grads))).all()
+
+
+class NonFiniteCounter:
+    """Counts a run's non-finite steps on the device. After more than `allowed`, no step may update the weights."""
+
+    def __init__(self, device: torch.device, allowed: int) -> None:
+        self.allowed = allowed
+        self.updates_allowed = True
+        self._count = torch.zeros((), device=device)
+        self._first = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def count(self, finite: torch.Tensor, step: int | torch.Tensor) -> torch.Tensor:
+        """Count a step, by whether it was finite (bool []); whether it must be skipped, bool []."""
+        self._count += ~finite
+        self._first.copy_(torch.where((self._first < 0) & ~finite, step, self._first))
+        return ~finite | (self._count > self.allowed)
+
+    @contextmanager
+    def no_updates(self) -> Iterator[None]:
+        """Let every step in the block be skipped, and count none of them."""
+        self._count.fill_(torch.inf)
+        self.updates_allowed = False
+        try:
+            yield
+        finally:
+            self.updates_allowed = True
+            self._count.zero_()
+            self._first.fill_(-1)
+
+    def exceeded(self) -> tuple[int, int] | None:
+        """The number of non-finite steps and the first one's number, if there were more than are allowed.
+
+        Reads both from the device, which waits for it.
+        """
+        count = int(self._count)
+        return (count, int(self._first)) if count > self.allowed else None

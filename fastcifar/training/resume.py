@@ -1,0 +1,57 @@
+"""Resume a run from its newest checkpoint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fastcifar.config import SETTINGS, TrainConfig
+from fastcifar.errors import CheckpointError
+from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint
+from fastcifar.training.state import TrainState
+
+RESUME_OVERRIDABLE = {
+    "data_dir",
+    "workers",
+    "cache_on_device",
+    "verify",
+    "target_accuracy",
+    "run_dir",
+    "checkpoint_every",
+    "device",
+    "channels_last",
+    "compile",
+    "compile_mode",
+    "cuda_graphs",
+    "eval_batch_size",
+}
+"""Settings that may differ in a resumed run: where and how it is computed, not what."""
+
+
+def restore(run: Path, state: TrainState) -> CheckpointError | None:
+    """Load a run's newest readable checkpoint into `state`; the error of a newer one that is damaged.
+
+    A damaged newer checkpoint is renamed to damaged.pt, so that the next save does not replace the readable one.
+
+    Raises:
+        CheckpointError: there is none, or its settings, data or number of steps differ from those of `state`.
+    """
+    path, values, damage = newest_checkpoint(run)
+    _require_equal(path, "the data", values["content_sha256"], state.manifest.content_sha256)
+    saved, now = TrainConfig.from_json(values["config"]).to_json(), state.config.to_json()
+    _require_equal(path, "--recipe", saved["base_recipe"], now["base_recipe"])
+    for name in SETTINGS.keys() - RESUME_OVERRIDABLE:
+        _require_equal(path, f"--{name.replace('_', '-')}", saved[name], now[name])
+    _require_equal(path, "the number of steps", values["progress"]["total_steps"], state.total_steps)
+    try:
+        state.load_state_dict(values)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: does not fit this network ({str(error).splitlines()[0]})") from error
+    if damage and checkpoint_path(run, "last").exists():
+        os.replace(checkpoint_path(run, "last"), path.with_name("damaged.pt"))
+    return damage
+
+
+def _require_equal(path: Path, name: str, saved: object, now: object) -> None:
+    if saved != now:
+        raise CheckpointError(f"{path}: the run was started with {saved} for {name}, not {now}; resume it unchanged")

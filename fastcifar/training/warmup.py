@@ -1,0 +1,105 @@
+"""The warm-up before the clock starts: compile, choose algorithms, capture CUDA graphs; all with dummy batches."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from fastcifar.device import get_random_state, set_random_state
+from fastcifar.inference.model import LogitsFunction
+from fastcifar.models.init import first_convolution, whitening_filters
+from fastcifar.training.cuda_graphs import capture_evaluations, capture_train_steps
+from fastcifar.training.freezing import freeze
+from fastcifar.training.state import TrainState
+from fastcifar.training.step import StepFunction, run_step, step_variants, train_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """The functions that the loop calls, and how long their warm-up took."""
+
+    run_step: StepFunction
+    """Runs one training step: eagerly, compiled, or as a replayed CUDA graph."""
+    logits: LogitsFunction
+    """The logits of one batch in evaluation, computed in the same way."""
+    seconds: float
+
+
+def warm_up(state: TrainState) -> WarmUp:
+    """Compile or capture the run's steps and evaluations; the state stays as it was."""
+    start = time.perf_counter()
+    state.train_loader.warm_up()
+    state.test_loader.warm_up()
+    step: StepFunction = functools.partial(run_step, state)
+    logits: LogitsFunction = state.classifier.fixed_batch_logits
+    if state.runtime.cuda_graphs or state.runtime.compile_mode:
+        with preserve_state(state):
+            _warm_up_whitening(state)
+            if state.runtime.cuda_graphs:  # only on a GPU
+                test_images, _, _ = _dummy_batch(state, state.test_loader.batch_size)
+                logits = capture_evaluations(state.classifier, test_images, state.config.tta)
+                step = capture_train_steps(state, *_dummy_batch(state, state.config.data.batch_size))
+            else:
+                _warm_up_compile(state)
+    state.runtime.synchronize()
+    return WarmUp(run_step=step, logits=logits, seconds=time.perf_counter() - start)
+
+
+@contextmanager
+def preserve_state(state: TrainState) -> Iterator[None]:
+    """Skip every update in the block; afterwards restore statistics, frozen modules and random state."""
+    model, random = state.classifier.model, get_random_state()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        with state.nonfinite.no_updates():
+            yield
+    finally:
+        state.optimizer.zero_grad(set_to_none=True)
+        for parameter in trained:
+            parameter.requires_grad_()
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+        set_random_state(random)
+
+
+def _warm_up_whitening(state: TrainState) -> None:
+    """Run the computation of the whitening filters, and discard the result."""
+    if state.config.init.whiten:
+        images, _, _ = _dummy_batch(state, state.config.data.batch_size)
+        state.classifier.train(False)
+        kernel_size = first_convolution(state.classifier.model).kernel_size[0]
+        whitening_filters(state.classifier.augmentation(images), kernel_size)
+
+
+def _warm_up_compile(state: TrainState) -> None:
+    """Compile each variant of the run's steps, and evaluation with the modules frozen at the end of each epoch."""
+    config, steps = state.config, len(state.train_loader)
+    variants = step_variants(state.total_steps, config)
+    evaluated = {frozen for _, frozen in (*variants[steps - 1 :: steps], variants[-1])}
+    images, labels, flip = _dummy_batch(state, config.data.batch_size)
+    test_images, _, _ = _dummy_batch(state, state.test_loader.batch_size)
+    for size, frozen in dict.fromkeys(variants):
+        freeze(state.classifier.model, frozen)
+        state.classifier.train()
+        train_step(state, images, labels, size=size, flip=flip)
+        if frozen in evaluated:
+            state.classifier.train(False)
+            with torch.no_grad():
+                state.classifier.fixed_batch_logits(test_images, len(test_images), config.tta)
+
+
+def _dummy_batch(state: TrainState, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Random images and labels, and a flip mask if the run has flip masks, in the loader's memory format."""
+    height, width, channels = state.manifest.image_shape
+    device = state.runtime.device
+    images = torch.randint(0, 256, (size, height, width, channels), dtype=torch.uint8).permute(0, 3, 1, 2).to(device)
+    labels = torch.randint(0, len(state.manifest.class_names), (size,)).to(device)
+    flip = torch.zeros(size, dtype=torch.bool, device=device) if state.config.augment.alternate_flip else None
+    return images, labels, flip

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastcifar.cli import main
+from fastcifar.data.loader import decode_all
+from fastcifar.inference.evaluate import open_network, open_test_loader, predict_all
+from fastcifar.inference.predict import classify
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def run(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run of a small network, trained under AMP."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    arguments = ["train", "--model", "dilated_cnn", "--betons", str(betons), "--batch-size", "50", "--epochs", "3"]
+    arguments += ["--no-report"]
+    assert main([*arguments, "--amp", "--device", "cpu", "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A PNG of 50 × 40 pixels."""
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def _predictions(capsys: Capture, *arguments: object) -> list[dict]:
+    """What the command prints as JSON."""
+    capsys.readouterr()
+    assert main(["predict", *map(str, arguments), "--json", "--device", "cpu"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def _error(capsys: Capture, *arguments: object, code: int = 1) -> str:
+    """The one line on the standard error stream."""
+    capsys.readouterr()
+    assert main(["predict", *map(str, arguments)]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_pictures_of_the_test_set_get_what_evaluation_gives_them(
+    run: Path, betons: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    images, _ = decode_all(betons / "test.beton")
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{index:03}.png")
+    saved = open_network(run, device="cpu", amp=False)
+    with open_test_loader(saved) as loader:
+        expected = predict_all(saved.classifier, loader).logits.softmax(dim=1)
+    shown = _predictions(capsys, run, tmp_path, "--top", "10")
+    assert [entry["image"] for entry in shown] == [str(tmp_path / f"{index:03}.png") for index in range(90)]
+    for probabilities, entry in zip(expected, shown, strict=True):
+        given = {each["class"]: each["probability"] for each in entry["predictions"]}
+        wanted = dict(zip(saved.class_names, probabilities.tolist(), strict=True))
+        assert given == pytest.approx(wanted, abs=1e-5)
+        assert list(given.values()) == sorted(given.values(), reverse=True)
+        assert math.fsum(given.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_pictures_of_any_size_and_mode_are_resized(run: Path, picture: Path, tmp_path: Path, capsys: Capture) -> None:
+    with Image.open(picture) as image:
+        small = np.array(image.resize((32, 32), Image.Resampling.BICUBIC))
+        image.convert("L").save(tmp_path / "grey.jpg")
+        image.convert("RGBA").save(tmp_path / "transparent.webp", lossless=True)
+        image.resize((3000, 20)).save(tmp_path / "long.bmp")
+        image.quantize(16).save(tmp_path / "palette.png")
+        turned = image.transpose(Image.Transpose.ROTATE_90)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # the camera was held upright: turn by 270°
+        turned.save(tmp_path / "turned.png", exif=exif)
+    (expected,) = classify(open_network(run, device="cpu", amp=False), small[None], top=3)
+    others = ("grey.jpg", "transparent.webp", "long.bmp", "palette.png", "turned.png")
+    shown = _predictions(capsys, run, picture, *(tmp_path / name for name in others), "--top", 3)
+    assert all(len(entry["predictions"]) == 3 for entry in shown)
+    for index in (0, 2, 5):
+        given = {each["class"]: each["probability"] for each in shown[index]["predictions"]}
+        assert given == pytest.approx({each.class_name: each.probability for each in expected}, abs=1e-6)
+
+
+def test_a_folder_stands_for_its_pictures_sorted(run: Path, picture: Path, tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "folder"
+    (folder / "b").mkdir(parents=True)
+    names = ["a.PNG", "b/deep.jpeg", "c.webp"]
+    with Image.open(picture) as image:
+        for name in [*names, ".hidden.png"]:
+            image.save(folder / name)
+    (folder / "notes.txt").write_text("no picture, and not read")
+    shown = _predictions(capsys, run, picture, folder)
+    assert [entry["image"] for entry in shown] == [str(picture), *(str(folder / name) for name in names)]
+    assert len(shown[0]["predictions"]) == 5, "five classes if not told otherwise"
+
+
+def test_a_picture_comes_from_the_standard_input(
+    run: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(picture.read_bytes())))
+    from_input, from_file = _predictions(capsys, run, "-", picture)
+    assert from_input == {"image": "-", "predictions": from_file["predictions"]}
+
+
+def test_the_table_has_each_picture_with_its_classes(run: Path, picture: Path, capsys: Capture) -> None:
+    (entry,) = _predictions(capsys, run, picture, "--checkpoint", "best")
+    assert main(["predict", str(run), str(picture), "--checkpoint", "best", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    for each in entry["predictions"]:
+        assert each["class"] in shown
+        assert f"{100 * each['probability']:.2f} %" in shown
+
+
+def test_bad_input_is_one_line_that_names_it(
+    run: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    text, cut, empty = tmp_path / "text.png", tmp_path / "cut.png", tmp_path / "empty"
+    text.write_text("no picture")
+    cut.write_bytes(picture.read_bytes()[:500])
+    empty.mkdir()
+    for bad in (text, cut):
+        assert f"{bad}: no picture that can be read" in _error(capsys, run, picture, bad)
+    assert f"{tmp_path / 'none.png'}: there is no such file" in _error(capsys, run, tmp_path / "none.png")
+    assert f"{empty}: a folder without" in _error(capsys, run, empty)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert "standard input: no picture that can be read (of no known format)" in _error(capsys, run, "-")
+    assert "there is no such checkpoint" in _error(capsys, empty, picture)
+
+
+@pytest.mark.parametrize("arguments", [["--top", "0", "picture.png"], [], ["--checkpoint", "first", "picture.png"]])
+def test_a_wrong_flag_is_a_usage_error(arguments: list[str], run: Path, capsys: Capture) -> None:
+    try:
+        code = main(["predict", str(run), *arguments])
+    except SystemExit as stopped:
+        code = stopped.code  # type: ignore[assignment]
+    assert code == 2
+    assert capsys.readouterr().err
+
+
+def test_the_classes_are_no_more_than_there_are(run: Path, pictures: np.ndarray) -> None:
+    saved = open_network(run, device="cpu", amp=False)
+    likely = classify(saved, pictures, top=99)
+    assert len(likely) == len(pictures)
+    assert {each.class_name for each in likely[0]} == set(saved.class_names)

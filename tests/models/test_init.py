@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastcifar import create_model, get_recipe
+from fastcifar.errors import ConfigError
+from fastcifar.models.init import initialize, whiten, whitening_filters
+
+
+def _images() -> torch.Tensor:
+    """[64, 3, 16, 16], neighbours and channels correlated, as in photographs."""
+    torch.manual_seed(0)
+    smooth = F.interpolate(torch.randn(64, 1, 8, 8), size=(16, 16), mode="bilinear")
+    return smooth + 0.2 * torch.randn(64, 3, 16, 16)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_whitened_patches_are_uncorrelated_and_of_variance_one(size: int) -> None:
+    images = _images()
+    responses = F.conv2d(images, whitening_filters(images, size)).permute(1, 0, 2, 3).flatten(1)
+    covariance = responses @ responses.T / responses.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(3 * size**2), atol=0.03, rtol=0)
+
+
+def test_the_strongest_direction_comes_first() -> None:
+    images = _images()
+    norms = whitening_filters(images, 2).flatten(1).norm(dim=1)
+    assert torch.equal(norms, norms.sort().values), "the stronger, the less it needs to be blown up"
+
+
+@pytest.mark.parametrize("name", ["custom_resnet", "speed_cnn"])
+def test_the_first_filters_whiten_and_the_others_are_identities(name: str) -> None:
+    torch.manual_seed(0)
+    config, model = get_recipe("speedrun"), create_model(name)
+    initialize(model, config)
+    whiten(model, _images())
+    first, *others = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    half = 3 * first.kernel_size[0] ** 2
+    assert torch.equal(first.weight[:half], -first.weight[half : 2 * half])
+    responses = F.conv2d(_images(), first.weight)
+    assert torch.allclose((responses**2).mean(dim=(0, 2, 3)), torch.ones(len(first.weight)), atol=0.1)
+    assert not first.weight.requires_grad
+    for layer in others:
+        x = torch.randn(1, layer.in_channels, 5, 5)
+        torch.testing.assert_close(layer(x)[:, : layer.in_channels], x[:, : layer.out_channels])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.momentum == config.init.norm_momentum
+            assert not module.weight.requires_grad
+            assert module.bias.requires_grad
+        if isinstance(module, nn.Linear):
+            assert module.weight.std().item() == pytest.approx(1)
+
+
+def test_by_default_a_network_stays_as_torch_makes_it() -> None:
+    torch.manual_seed(0)
+    model = create_model("speed_cnn")
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    initialize(model, get_recipe("era"))
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_network_that_begins_otherwise_cannot_be_whitened() -> None:
+    with pytest.raises(ConfigError, match="does not begin with a plain convolution"):
+        initialize(nn.Sequential(nn.Linear(3, 3), nn.Conv2d(3, 3, 3)), get_recipe("speedrun"))
