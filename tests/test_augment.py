@@ -21,7 +21,7 @@ from fastcifar.augment import (
 )
 from fastcifar.settings import AugmentSettings
 from fastcifar.errors import ConfigError
-from tests.conftest import no_wait_for_the_device
+from tests.helpers import no_wait_for_the_device
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from fastcifar.errors import CheckpointError
 from fastcifar.analysis.mistakes import Analysis, analyze, draw_augmented, most_confident_mistakes
 from fastcifar.inference.evaluate import Predictions, open_network
 from fastcifar.analysis.grad_cam import grad_cam
-from tests.conftest import TinyNet, write_pair
+from tests.helpers import TinyNet, write_pair
 
 
 @pytest.fixture(scope="module")

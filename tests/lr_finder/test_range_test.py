@@ -28,7 +28,7 @@ from fastcifar.config import LrFinderSettings
 from fastcifar.runs.folder import read_config
 from fastcifar.device import random_state, seed_everything
 from fastcifar.training.state import TrainState, create_state
-from tests.conftest import TinyNet
+from tests.helpers import TinyNet
 
 Capture = pytest.CaptureFixture[str]
 SHORT = LrFinderSettings(iterations=20, start_lr=1e-4, smoothing=0.2)

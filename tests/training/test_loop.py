@@ -34,7 +34,7 @@ from fastcifar.training.state import TrainState, create_state
 from fastcifar.training.step import train_step
 from fastcifar.training.signals import GracefulStop
 from fastcifar.training.warmup import warm_up
-from tests.conftest import TinyNet, no_wait_for_the_device, write_pair
+from tests.helpers import TinyNet, no_wait_for_the_device, write_pair
 
 
 def _tiny_state(config: TrainConfig) -> TrainState:

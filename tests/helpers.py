@@ -1,0 +1,48 @@
+"""Helpers shared by the tests: a tiny network, small data sets, a check for host-device waits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastcifar.data.synthetic import SHAPES, draw_synthetic
+from fastcifar.data.writer import write_beton
+
+
+class TinyNet(nn.Sequential):
+    """Images [B, 3, H, W] to logits [B, 10], in a fraction of a millisecond per image."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, stride=2, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32, 10),
+        )
+
+
+def write_pair(folder: Path, *, train: int, test: int, seed: int = 0) -> Path:
+    """Write train.beton and test.beton of synthetic images; their folder."""
+    splits = draw_synthetic(train=train, test=test, seed=seed)
+    for split, (images, labels) in zip(("train", "test"), splits, strict=True):
+        write_beton(folder / f"{split}.beton", images, labels, class_names=tuple(SHAPES), name="synthetic")
+    return folder
+
+
+@contextmanager
+def no_wait_for_the_device() -> Iterator[None]:
+    """Make every call that waits for the GPU raise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that it does not notice every such call
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
