@@ -1,6 +1,13 @@
 """The errors that bad input raises. Each message says what is wrong, where, and what to do about it."""
 
+import difflib
 import signal
+from collections.abc import Iterable
+
+
+def closest(name: str, candidates: Iterable[str], cutoff: float = 0.0) -> str | None:
+    """Return the candidate spelled most like `name`; None if no candidate's similarity (0 to 1) reaches `cutoff`."""
+    return next(iter(difflib.get_close_matches(name, list(candidates), n=1, cutoff=cutoff)), None)
 
 
 class FastCifarError(Exception):

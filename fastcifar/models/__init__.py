@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from fastcifar.errors import ConfigError
+from fastcifar.errors import ConfigError, closest
 from fastcifar.models.custom_resnet import CustomResNet
 from fastcifar.models.dilated_cnn import DilatedCNN
 from fastcifar.models.speed_cnn import SpeedCNN
@@ -23,20 +22,20 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
-    """A freshly initialised network, its weights drawn from torch's generator.
+    """Create a network by name, its initial weights drawn from torch's default generator.
 
     Args:
         name: a key of `MODELS`.
-        options: `num_classes` (10) for each; `dropout` (0.0) for custom_resnet and dilated_cnn; `logit_scale` (1.0) for
-            custom_resnet and speed_cnn; `conv_bias` (False) and `layer2_residual` (False) for custom_resnet; `widths`
-            (64, 256, 256) for speed_cnn.
+        options: keyword arguments of the network: `num_classes` (default 10); `dropout` (0.0; custom_resnet and
+            dilated_cnn); `logit_scale` (1.0; custom_resnet and speed_cnn); `conv_bias` and `layer2_residual` (False;
+            custom_resnet); `widths` ((64, 256, 256); speed_cnn).
 
     Raises:
-        ConfigError: there is no network of that name, or it has no such option.
+        ConfigError: there is no such network, or it does not take these options.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0)[0]
-        raise ConfigError(f"model is {name!r}; there is {', '.join(MODELS)}: did you mean {near}?")
+        known = ", ".join(MODELS)
+        raise ConfigError(f"model is {name!r}; it must be one of {known}: did you mean {closest(name, MODELS)}?")
     try:
         return MODELS[name](**options)
     except (TypeError, ValueError) as error:
@@ -44,10 +43,10 @@ def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
 
 
 def model_from_config(settings: ModelSettings, num_classes: int) -> nn.Module:
-    """The network that the settings name, with `num_classes` logits.
+    """Create the network that the settings name, with `num_classes` logits.
 
     Raises:
-        ConfigError: there is no such network, or it has no option that was set.
+        ConfigError: there is no such network, or it does not take an option that was set.
     """
     options = {
         field.name: getattr(settings, field.name)
