@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from fastcifar.runs.checkpoint import load_checkpoint as load_checkpoint
     from fastcifar.runs.results import EpochResult as EpochResult
     from fastcifar.training.loop import fit as fit
+    from fastcifar.training.loop import fit_epochs as fit_epochs
 
 _HOMES = {
-    "EpochResult": "fastcifar.training.results",
+    "EpochResult": "fastcifar.runs.results",
     "FastCifarError": "fastcifar.errors",
     "TrainConfig": "fastcifar.config",
     "create_augmentation": "fastcifar.augment",
     "create_loader": "fastcifar.data.loader",
     "create_model": "fastcifar.models",
     "fit": "fastcifar.training.loop",
+    "fit_epochs": "fastcifar.training.loop",
     "get_recipe": "fastcifar.recipes",
     "load_checkpoint": "fastcifar.runs.checkpoint",
     "write_beton": "fastcifar.data.writer",
@@ -41,6 +43,7 @@ __all__ = [
     "create_loader",
     "create_model",
     "fit",
+    "fit_epochs",
     "get_recipe",
     "load_checkpoint",
     "write_beton",

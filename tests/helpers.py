@@ -6,12 +6,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from fastcifar import EpochResult, TrainConfig, fit
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.data.writer import write_beton
+from fastcifar.device import seed_everything
+from fastcifar.training.state import TrainState, create_state
 
 
 class TinyNet(nn.Sequential):
@@ -46,3 +50,15 @@ def no_wait_for_the_device() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def tiny_state(config: TrainConfig) -> TrainState:
+    """The state of a run of `TinyNet`, whose weights come from the run's seed."""
+    seed_everything(config.runtime.seed)
+    return create_state(config, model=TinyNet())
+
+
+def train_tiny(config: TrainConfig, **options: Any) -> list[EpochResult]:
+    """Train `TinyNet`, whose weights come from the run's seed; the results."""
+    seed_everything(config.runtime.seed)
+    return fit(config, model=TinyNet(), **options)

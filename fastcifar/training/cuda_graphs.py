@@ -19,7 +19,7 @@ from fastcifar.settings import TTASettings
 from fastcifar.training.freezing import freeze
 from fastcifar.training.metrics import StepMetrics
 from fastcifar.training.state import TrainState
-from fastcifar.training.step import StepFunction, step_variant, step_variants, train_step
+from fastcifar.training.step import StepFunction, StepVariant, step_variant, step_variants, train_step
 
 WARMUP_ITERATIONS = 2
 """Calls before the capture, in which torch and cuDNN choose algorithms, compile, and allocate persistent buffers."""
@@ -57,9 +57,17 @@ class CudaGraph(Generic[T]):  # only on a GPU
         return self._result
 
 
+Capture = Callable[[Callable[..., Any], Sequence[torch.Tensor]], Callable[..., Any]]
+"""From a function and examples of its arguments to the captured function, such as `CudaGraph`."""
+
+
 def capture_train_steps(
-    state: TrainState, images: torch.Tensor, labels: torch.Tensor, flip: torch.Tensor | None
-) -> StepFunction:  # only on a GPU
+    state: TrainState,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    flip: torch.Tensor | None,
+    capture: Capture | None = None,
+) -> StepFunction:
     """Capture one graph per variant of the run's steps; a function that replays the graph of a given step.
 
     Args:
@@ -67,19 +75,20 @@ def capture_train_steps(
         images: a dummy batch, uint8 [B, 3, H, W].
         labels: int64 [B].
         flip: bool [B], or None if the run has no flip masks.
+        capture: captures one function; `CudaGraph` if not given.
     """
+    capture = capture or functools.partial(CudaGraph, pool=torch.cuda.graph_pool_handle())
     table = lr_table(state.optimizer, state.total_steps, state.config.optim)
-    pool = torch.cuda.graph_pool_handle()
     for group in state.optimizer.param_groups:
         if "capturable" in group:  # torch's Adam: counts its steps on the device
             group["capturable"] = True
     state.classifier.train()
     masks = () if flip is None else (flip,)
-    graphs: dict[tuple[int | None, tuple[str, ...]], CudaGraph[StepMetrics]] = {}
-    for size, frozen in dict.fromkeys(step_variants(state.total_steps, state.config)):
-        freeze(state.classifier.model, frozen)
-        step = functools.partial(_step_from_table, state, size)
-        graphs[size, frozen] = CudaGraph(step, (images, labels, table[0], *masks), pool)
+    graphs: dict[StepVariant, Callable[..., StepMetrics]] = {}
+    for variant in dict.fromkeys(step_variants(state.total_steps, state.config)):
+        freeze(state.classifier.model, variant.frozen)
+        step = functools.partial(_step_from_table, state, variant.size)
+        graphs[variant] = capture(step, (images, labels, table[0], *masks))
         state.optimizer.zero_grad(set_to_none=True)
     set_lr(state.optimizer, 0, state.total_steps, state.config.optim)  # numbers again, for a checkpoint
 
@@ -108,19 +117,21 @@ def _step_from_table(
 
 @torch.no_grad()
 def capture_evaluations(
-    classifier: ImageClassifier, images: torch.Tensor, tta: TTASettings
-) -> LogitsFunction:  # only on a GPU
+    classifier: ImageClassifier, images: torch.Tensor, tta: TTASettings, capture: Capture | None = None
+) -> LogitsFunction:
     """Capture the evaluation of one batch, without and with test-time augmentation; a function that replays them.
 
     Args:
         classifier: the network in use.
         images: a dummy batch, uint8 [B, 3, H, W].
         tta: the run's test-time augmentation.
+        capture: captures one function; `CudaGraph` if not given.
     """
-    count, pool = torch.full((), len(images), device=images.device), torch.cuda.graph_pool_handle()
+    capture = capture or functools.partial(CudaGraph, pool=torch.cuda.graph_pool_handle())
+    count = torch.full((), len(images), device=images.device)
     classifier.train(False)
     graphs = {
-        settings: CudaGraph(functools.partial(classifier.tta_logits, tta=settings), (images, count), pool)
+        settings: capture(functools.partial(classifier.tta_logits, tta=settings), (images, count))
         for settings in dict.fromkeys((NO_TTA, tta))
     }
 

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastcifar import TrainConfig, create_loader, fit, fit_epochs, get_recipe
+from fastcifar.errors import CheckpointError, StoppedError
+from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint
+from fastcifar.runs.folder import read_metrics
+from fastcifar.runs.results import EpochResult, StepProgress
+from fastcifar.training.loop import OnStep
+from fastcifar.training.resume import restore
+from fastcifar.training.signals import GracefulStop
+from fastcifar.training.state import TrainState, create_state
+from tests.helpers import TinyNet, tiny_state, train_tiny, write_pair
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_resuming_ends_with_exactly_the_weights_of_the_uninterrupted_run(
+    config: TrainConfig, tmp_path: Path, amp: bool
+) -> None:
+    config = config.replace(amp=amp)
+    whole = tiny_state(config.replace(run_dir=tmp_path / "whole"))
+    expected = fit(whole)
+
+    broken_off = config.replace(run_dir=tmp_path / "resumed")
+    first = fit_epochs(tiny_state(broken_off))
+    next(first)
+    first.close()
+    torch.manual_seed(12345)  # another process has other random numbers
+    resumed = create_state(broken_off, model=TinyNet())
+    restore(tmp_path / "resumed", resumed)
+    results = fit(resumed)
+
+    assert [result.epoch for result in results] == [2, 3]
+    assert [result.train_loss for result in results] == [result.train_loss for result in expected[1:]]
+    for name, value in whole.classifier.model.state_dict().items():
+        assert torch.equal(value, resumed.classifier.model.state_dict()[name]), name
+    assert [line["epoch"] for line in read_metrics(tmp_path / "resumed")] == [1, 2, 3]
+
+
+def _stop_after(steps: int, stop: GracefulStop) -> OnStep:
+    """Ask for a stop when that many steps were seen."""
+    seen = itertools.count(1)
+
+    def on_step(_: StepProgress) -> None:
+        if next(seen) == steps:
+            stop.signal = signal.SIGTERM
+
+    return on_step
+
+
+@functools.cache
+def _whole_run(recipe: str, **shared: Any) -> tuple[TrainState, list[EpochResult]]:
+    whole = create_state(get_recipe(recipe, **shared))
+    return whole, fit(whole)
+
+
+@pytest.mark.parametrize("recipe", ["era", "era-fast", "speedrun"])
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("steps", [4, 5], ids=["at an epoch's end", "in its middle"])
+def test_a_run_that_was_stopped_between_two_batches_ends_with_exactly_the_weights_of_the_whole_one(
+    betons: Path, tmp_path: Path, recipe: str, amp: bool, steps: int
+) -> None:
+    shared: dict[str, Any] = {"data_dir": betons, "batch_size": 50, "epochs": 1.5, "amp": amp}
+    whole, expected = _whole_run(recipe, **shared)
+    config, stop = get_recipe(recipe, run_dir=tmp_path, **shared), GracefulStop()
+    with pytest.raises(StoppedError) as stopped:
+        fit(config, on_step=_stop_after(steps, stop), stop=stop)
+    assert stopped.value.exit_code == 143
+    torch.manual_seed(12345)
+    resumed = create_state(config)
+    assert restore(tmp_path, resumed) is None
+    epoch = (steps - 1) // 4  # an epoch whose evaluation is still to come is not done
+    assert (resumed.epochs_done, resumed.epoch_steps_done) == (epoch, steps - 4 * epoch)
+    results = fit(resumed)
+    for result, reference in zip(results, expected[-len(results) :], strict=True):
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "tta_accuracy"):
+            assert getattr(result, name) == getattr(reference, name), name
+    for name, value in whole.classifier.model.state_dict().items():
+        assert torch.equal(value, resumed.classifier.model.state_dict()[name]), name
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def _flip_a_bit(path: Path) -> None:
+    """Of a tensor; in a new file, since others may be links to the old one."""
+    weight = read_checkpoint(path)["model"]["1.running_mean"]
+    content = bytearray(path.read_bytes())
+    content[content.index(weight.numpy().tobytes()) + 1] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(config: TrainConfig, tmp_path: Path) -> None:
+    run = config.replace(run_dir=tmp_path)
+    train_tiny(run)
+    last, previous = checkpoint_path(tmp_path, "last"), checkpoint_path(tmp_path, "previous")
+    _flip_a_bit(last)
+    state = tiny_state(run)
+    damage = restore(tmp_path, state)
+    assert str(damage).startswith(f"{last}: damaged")
+    assert state.epochs_done == 2
+    assert [result.epoch for result in fit_epochs(state)] == [3]
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    assert read_checkpoint(last)["epoch"] == 3
+    assert last.with_name("damaged.pt").exists()
+    for path in (last, previous):
+        if path.exists():
+            _flip_a_bit(path)
+    with pytest.raises(CheckpointError, match=re.escape(f"{last}: damaged")):
+        restore(tmp_path, tiny_state(run))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 4}, "had 3 for --epochs, this one has 4: a run goes on as it began"),
+        ({"batch_size": 20}, "had 32 for --batch-size"),
+        ({"max_lr": 0.1}, "had .* for --max-lr, this one has 0.1"),
+        ({"seed": 9}, "had 0 for --seed"),
+    ],
+)
+def test_a_run_goes_on_only_as_it_began(
+    config: TrainConfig, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    run = config.replace(run_dir=tmp_path / "run")
+    next(fit_epochs(tiny_state(run)))
+    other = create_state(run.replace(**change), model=TinyNet())
+    with pytest.raises(CheckpointError, match=rf"last\.pt: its run {message}"):
+        restore(tmp_path / "run", other)
+
+
+def test_a_run_does_not_go_on_with_other_data(config: TrainConfig, tmp_path: Path) -> None:
+    run = config.replace(run_dir=tmp_path / "run")
+    next(fit_epochs(tiny_state(run)))
+    betons = write_pair(tmp_path / "betons", train=200, test=90, seed=1)
+    other = create_state(run.replace(data_dir=betons), model=TinyNet())
+    with pytest.raises(CheckpointError, match=r"last\.pt: its run had .* for data, this one has"):
+        restore(tmp_path / "run", other)
+
+
+def test_a_run_does_not_go_on_with_another_network(config: TrainConfig, tmp_path: Path) -> None:
+    run = config.replace(run_dir=tmp_path / "run")
+    next(fit_epochs(tiny_state(run)))
+    other = create_state(run, model=nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)))
+    with pytest.raises(CheckpointError, match=r"last\.pt: does not fit this network \(Error\(s\) in loading"):
+        restore(tmp_path / "run", other)
+
+
+def test_reading_a_whole_checkpoint_leaves_it_where_it_is(config: TrainConfig, tmp_path: Path) -> None:
+    run = config.replace(run_dir=tmp_path / "run")
+    next(fit_epochs(tiny_state(run)))
+    before = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert restore(tmp_path / "run", tiny_state(run)) is None
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == before
+
+
+def test_a_run_does_not_go_on_with_a_loader_of_other_images(config: TrainConfig, tmp_path: Path) -> None:
+    run = config.replace(run_dir=tmp_path / "run")
+    next(fit_epochs(tiny_state(run)))
+    other = tiny_state(run)
+    other.train_loader = create_loader(run.betons / "train.beton", batch_size=32, train=True, indices=np.arange(100))
+    with pytest.raises(CheckpointError, match=r"last\.pt: its run had 18 for the number of steps, this one has 9"):
+        restore(tmp_path / "run", other)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastcifar import TrainConfig, fit
+from fastcifar.inference.model import predict
+from fastcifar.training.loop import run_epoch
+from fastcifar.training.warmup import warm_up
+from tests.helpers import tiny_state
+
+
+def test_warming_up_leaves_the_state_as_it_was(config: TrainConfig) -> None:
+    state = tiny_state(config)
+    before = {name: value.clone() for name, value in state.classifier.model.state_dict().items()}
+    random = torch.get_rng_state()
+    assert warm_up(state) > 0
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, value in state.classifier.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.slow
+def test_compiled_it_trains_to_what_it_trains_to_eagerly(config: TrainConfig) -> None:
+    accuracies = {}
+    for compile_it in (False, True):
+        run = config.replace(compile=compile_it, epochs=2, padding=0, flip_p=0.0, cutout=0)
+        state = tiny_state(run)
+        results = fit(state)
+        accuracies[compile_it] = [result.train_loss for result in results]
+        assert not any("_orig_mod" in name for name in state.classifier.model.state_dict())
+    assert accuracies[True] == pytest.approx(accuracies[False], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_all_that_a_run_compiles_is_compiled_before_the_clock(config: TrainConfig) -> None:
+    stages = {"resize_sizes": (16, 24), "resize_fractions": (0.25, 0.5), "freeze": ("0", "1"), "freeze_at": (0.3, 0.8)}
+    torch.compiler.reset()  # as in a process of its own: other shapes before would make these dynamic
+    state = tiny_state(config.replace(compile=True, epochs=2, tta="flip", whiten=True, **stages))
+    warm_up(state)
+    assert all(parameter.requires_grad for parameter in state.classifier.model.parameters())
+    with torch.compiler.set_stance("fail_on_recompile"):
+        run_epoch(state)
+        run_epoch(state)
+    trained = {name for name, parameter in state.classifier.model.named_parameters() if parameter.requires_grad}
+    assert trained == {"5.weight", "5.bias"}
+
+
+@pytest.mark.slow
+def test_compiled_in_bfloat16_it_evaluates_every_image(config: TrainConfig) -> None:
+    state = tiny_state(config.replace(compile=True, amp=True, epochs=1))
+    fit(state)
+    assert sum(len(labels) for _, labels in predict(state.classifier, state.test_loader)) == 90
