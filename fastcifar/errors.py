@@ -1,4 +1,21 @@
-"""The errors that bad input raises. Each message says what is wrong, where, and what to do about it."""
+"""The errors that bad input raises. Each message says what is wrong, where, and what to do about it.
+
+    FastCifarError
+    ├── ConfigError (also a ValueError)    a setting
+    ├── DataError                          a data source or a .beton file
+    ├── DeviceError                        a device
+    ├── CheckpointError                    a run folder or a checkpoint
+    ├── TrainingError                      a training that cannot continue
+    ├── StoppedError                       a run that was stopped by a signal
+    └── ExportError                        an exported file
+
+To catch all of them:
+
+    try:
+        results = fastcifar.fit(config)
+    except fastcifar.FastCifarError as error:
+        sys.exit(f"training failed: {error}")
+"""
 
 import difflib
 import signal
@@ -11,35 +28,36 @@ def closest(name: str, candidates: Iterable[str], cutoff: float = 0.0) -> str | 
 
 
 class FastCifarError(Exception):
-    """The parent of every error that bad input raises; `exit_code` is what the command line ends with."""
+    """The base class of all errors that bad input raises."""
 
     exit_code = 1
+    """The exit code of the command line after this error."""
 
 
 class ConfigError(FastCifarError, ValueError):
-    """A setting, alone or against the machine and the data it meets, that cannot work."""
+    """A setting has a value that is not allowed, or that does not fit the machine, the data or another setting."""
 
     exit_code = 2
 
 
 class DataError(FastCifarError):
-    """A source, a .beton or its manifest that is missing, damaged or not what it says."""
+    """A data source, a .beton file or its manifest is missing or damaged, or they do not match."""
 
 
 class DeviceError(FastCifarError):
-    """A device that was asked for and is not there."""
+    """The requested device is not available."""
 
 
 class CheckpointError(FastCifarError):
-    """A run folder or a checkpoint that is missing, damaged or of another run."""
+    """A run folder or a checkpoint is missing, damaged, or belongs to another run."""
 
 
 class TrainingError(FastCifarError):
-    """A training that cannot go on, such as one whose loss is no longer finite."""
+    """A training cannot continue, for example because its loss is no longer finite."""
 
 
 class StoppedError(FastCifarError):
-    """A run that was asked to stop by a signal, and did so after a batch."""
+    """A run was asked to stop by a signal, and stopped between two batches."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__("stopped")
@@ -47,4 +65,4 @@ class StoppedError(FastCifarError):
 
 
 class ExportError(FastCifarError):
-    """An exported file that does not compute what its checkpoint does."""
+    """The network in an exported file does not compute the same outputs as its checkpoint."""

@@ -1,10 +1,11 @@
-"""Reads what fastcifar 0.1 wrote: settings, results and checkpoints under their old names."""
+"""Read the files of fastcifar 0.1: convert its settings, results and checkpoints to today's names."""
 
 from __future__ import annotations
 
 from typing import Any
 
 CHECKPOINT_VERSION_0_1 = 3
+"""The format version of a checkpoint of fastcifar 0.1."""
 
 SETTINGS = {
     "recipe": "base_recipe",
@@ -23,17 +24,17 @@ PROGRESS = {"epoch": "epochs_done", "epoch_steps": "epoch_steps_done"}
 
 
 def migrate_config(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings under today's names; those that have them already are unchanged."""
+    """Rename settings. Those that already have today's names are unchanged, and missing ones stay missing."""
     return _rename(values, SETTINGS)
 
 
 def migrate_result(values: dict[str, Any]) -> dict[str, Any]:
-    """An epoch's result under today's names."""
+    """Rename the values of an epoch's result. Those that already have today's names are unchanged."""
     return _rename(values, RESULTS)
 
 
 def migrate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a checkpoint of format version 3, as those of version 4."""
+    """Convert the values of a checkpoint from format version 3 to version 4."""
     values = dict(values)
     values["config"] = migrate_config(values["config"])
     groups = [_rename(group, OPTIMIZER_GROUPS) for group in values["optimizer"]["param_groups"]]

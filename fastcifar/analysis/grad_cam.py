@@ -1,4 +1,4 @@
-"""Where in an image a network finds a class: Grad-CAM.
+"""Grad-CAM: a map of the places in an image that speak for a class.
 
 Source: Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via Gradient-Based Localization*, ICCV 2017.
 """
@@ -16,26 +16,26 @@ _POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool
 
 
 def grad_cam(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """For each image, how much each place speaks for a class.
+    """Compute, for each image, how much each place contributes to the logit of a class.
 
-    A = the last feature maps before the head, y = the class's logit: ReLU(Σₖ αₖ Aₖ), αₖ the mean of ∂y/∂Aₖ over the
-    places, enlarged bilinearly to the image's size.
+    With the last feature maps A before the head and the class's logit y, the map is ReLU(Σₖ αₖ Aₖ), where αₖ is the
+    mean of ∂y/∂Aₖ over all positions. It is resized to the image's size by bilinear interpolation.
 
     Args:
-        model: a network in eval mode, so that no image's logits depend on the others.
+        model: a network in eval mode, so that the logits of an image do not depend on the other images.
         images: float [B, 3, H, W], normalised.
         targets: int64 [B], the class to explain in each image.
 
     Returns:
-        float32 [B, H, W] from 0 to 1, each map scaled to its own highest value; zeros where no place speaks for it.
+        float32 [B, H, W] from 0 to 1, each map divided by its maximum; all zeros if no place speaks for the class.
 
     Raises:
-        ValueError: no layer of the network gives feature maps [B, K, h, w] of more than one place.
+        ValueError: no layer of the network outputs feature maps [B, K, h, w] with more than one position.
     """
     with torch.enable_grad(), _recording_features(model) as features:
-        logits = model(images.detach().requires_grad_())  # so that features have a gradient even if no weight wants one
+        logits = model(images.detach().requires_grad_())  # features get a gradient even if all weights are frozen
         if not features:
-            raise ValueError(f"{type(model).__name__}: has no layer whose output is feature maps, which Grad-CAM needs")
+            raise ValueError(f"{type(model).__name__}: Grad-CAM needs a layer whose output is feature maps")
         score = logits.gather(1, targets[:, None]).sum()
         (gradient,) = torch.autograd.grad(score, features[-1])
     weights = gradient.float().mean(dim=(2, 3), keepdim=True)
@@ -47,13 +47,13 @@ def grad_cam(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> t
 
 @contextmanager
 def _recording_features(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """A list that a forward pass fills: the newest of the outputs [B, K, h, w] of any layer but a pooling one."""
+    """Yield a list to which a forward pass writes the last output [B, K, h, w] of any layer but a pooling layer."""
     newest: list[torch.Tensor] = []
 
     def record(module: nn.Module, inputs: object, output: object) -> None:
         feature_maps = isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[2] * output.shape[3] > 1
         if feature_maps and not isinstance(module, _POOLING):
-            newest[:] = [output]  # type: ignore[list-item]  # a tensor, as asked above
+            newest[:] = [output]  # type: ignore[list-item]  # a tensor, as checked above
 
     hooks = [module.register_forward_hook(record) for module in model.modules() if module is not model]
     try:

@@ -1,1 +1,1 @@
-"""Use a trained network: evaluate, predict and export. Nothing here knows an optimizer."""
+"""Use a trained network: evaluate, predict and export. Nothing here needs an optimizer."""

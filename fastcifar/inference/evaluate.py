@@ -1,4 +1,4 @@
-"""A checkpoint opened as a network, and measured again."""
+"""Load the classifier of a checkpoint, and evaluate it on the test set."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from fastcifar.runs.checkpoint import CheckpointName, checkpoint_path, create_sa
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedCheckpoint:
-    """A checkpoint's network in eval mode on its device, and what belongs to it."""
+    """A checkpoint's classifier in eval mode on its device, with its configuration and the facts of its data."""
 
     path: Path
-    """The checkpoint."""
+    """The checkpoint file."""
     epoch: int
+    """The number of finished epochs."""
     total_steps: int
     """Steps of the whole run, which the schedule spans."""
     config: TrainConfig
@@ -37,25 +38,25 @@ class LoadedCheckpoint:
     """Height, width, channels."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    """Per channel of the training set, pixels in [0, 1]."""
+    """The training set's mean and standard deviation per channel, for pixels in [0, 1]."""
     classifier: ImageClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a network says of each image of a data set, on the CPU."""
+    """The logits and the labels of every image of a data set, on the CPU."""
 
     logits: torch.Tensor
     """float32 [N, classes]."""
     labels: torch.Tensor
-    """int64 [N], the truth."""
+    """int64 [N], the true classes."""
 
     def loss(self) -> float:
-        """Mean cross-entropy in nats."""
+        """Return the mean cross-entropy in nats."""
         return F.cross_entropy(self.logits.double(), self.labels).item()
 
     def confusion(self) -> torch.Tensor:
-        """int64 [classes, classes]: images of each true class (row) by predicted class (column)."""
+        """Count the images of each true class (row) and predicted class (column): int64 [classes, classes]."""
         classes = self.logits.shape[1]
         pairs = self.labels * classes + self.logits.argmax(dim=1)
         return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
@@ -63,81 +64,83 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How a checkpoint does on a test set."""
+    """The result of evaluating a checkpoint on a test set."""
 
     checkpoint: str
+    """The path of the checkpoint file."""
     epoch: int
     samples: int
+    """Images in the test set."""
     accuracy: float
     """From 0 to 1."""
     loss: float
     """Mean cross-entropy in nats."""
     class_accuracy: dict[str, float]
-    """Share of each class's images that are recognised; NaN for a class without images."""
+    """Accuracy within each class, from 0 to 1; NaN for a class without images."""
     seconds: float
-    """Of inference, loading included."""
+    """Time of the evaluation, including data loading."""
     device: str
     precision: str
     notes: tuple[str, ...] = ()
-    """Those of `Runtime`."""
+    """Remarks about the device and the precision, from `Runtime.notes`."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, as plain JSON values."""
+        """Return the fields by name, as plain JSON values."""
         return dataclasses.asdict(self)
 
 
 def evaluate_checkpoint(
     run: Path, checkpoint: CheckpointName = "last", *, device: str = "auto", **changes: Any
 ) -> Evaluation:
-    """Measure a run's checkpoint on the whole test set.
+    """Evaluate a run's checkpoint on the whole test set.
 
     Args:
-        run: the run's folder.
+        run: the run folder.
         checkpoint: "last" or "best".
-        device: where to compute.
-        changes: to the run's settings, such as `betons` and `amp`.
+        device: the device to compute on.
+        changes: other values of some of the run's settings, by name, such as `data_dir` and `amp`.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or the data has other classes or another image size.
         DataError: the .beton is missing or damaged.
     """
-    saved = load_classifier(run, checkpoint, device=device, **changes)
-    with open_test_loader(saved) as loader:
+    loaded = load_classifier(run, checkpoint, device=device, **changes)
+    with open_test_loader(loaded) as loader:
         loader.warm_up()
         start = time.perf_counter()
-        predictions = predict_all(saved.classifier, loader)
+        predictions = predict_all(loaded.classifier, loader)
         seconds = time.perf_counter() - start
     give_back_freed_memory()
     confusion = predictions.confusion()
-    counts, right = confusion.sum(dim=1), confusion.diag()
+    counts, correct = confusion.sum(dim=1), confusion.diag()
     return Evaluation(
-        checkpoint=str(saved.path),
-        epoch=saved.epoch,
+        checkpoint=str(loaded.path),
+        epoch=loaded.epoch,
         samples=int(counts.sum()),
-        accuracy=right.sum().item() / counts.sum().item(),
+        accuracy=correct.sum().item() / counts.sum().item(),
         loss=predictions.loss(),
-        class_accuracy=dict(zip(saved.class_names, (right / counts).tolist(), strict=True)),
+        class_accuracy=dict(zip(loaded.class_names, (correct / counts).tolist(), strict=True)),
         seconds=seconds,
-        device=saved.classifier.runtime.describe_device(),
-        precision=saved.classifier.runtime.describe_precision(),
-        notes=saved.classifier.runtime.notes,
+        device=loaded.classifier.runtime.describe_device(),
+        precision=loaded.classifier.runtime.describe_precision(),
+        notes=loaded.classifier.runtime.notes,
     )
 
 
 def load_classifier(
     run: Path, checkpoint: CheckpointName = "last", *, device: str = "auto", **changes: Any
 ) -> LoadedCheckpoint:
-    """A run's checkpoint as a network that normalises and does not augment; needs no data.
+    """Load the classifier of a run's checkpoint, which normalises images and does not augment. It needs no data.
 
     Args:
-        run: the run's folder.
+        run: the run folder.
         checkpoint: "last" or "best".
-        device: where it is to compute.
-        changes: to the run's settings, such as `betons` and `amp`.
+        device: the device to compute on.
+        changes: other values of some of the run's settings, by name, such as `data_dir` and `amp`.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        DeviceError: the device is not there.
+        DeviceError: the device is not available.
     """
     path = checkpoint_path(run, checkpoint)
     values = read_checkpoint(path)
@@ -161,27 +164,27 @@ def load_classifier(
     )
 
 
-def open_test_loader(saved: LoadedCheckpoint) -> BetonLoader:
-    """A loader of the whole test set in the run's folder of .betons, in file order.
+def open_test_loader(loaded: LoadedCheckpoint) -> BetonLoader:
+    """Create a loader of the whole test set in the run's `data_dir`, in file order.
 
     Raises:
-        CheckpointError: the data has other classes or another image size than the network was trained on.
+        CheckpointError: the test set has other classes or another image size than the training set had.
         DataError: the .beton is missing or damaged.
     """
-    config, test = saved.config, saved.config.data.data_dir / "test.beton"
+    config, test = loaded.config, loaded.config.data.data_dir / "test.beton"
     manifest = read_manifest(test)
-    if manifest.class_names != saved.class_names or manifest.image_shape != saved.image_shape:
+    if manifest.class_names != loaded.class_names or manifest.image_shape != loaded.image_shape:
         raise CheckpointError(
-            f"{saved.path}: was trained on {list(saved.image_shape)} images of {', '.join(saved.class_names)}; "
-            f"{test} has others"
+            f"{loaded.path}: was trained on images of shape {list(loaded.image_shape)} and the classes "
+            f"{', '.join(loaded.class_names)}; {test} has others"
         )
     options: dict[str, Any] = {"workers": config.data.workers, "verify": config.data.verify}
     return create_loader(
-        test, batch_size=config.data.test_batch_size, train=False, device=saved.classifier.runtime.device, **options
+        test, batch_size=config.data.test_batch_size, train=False, device=loaded.classifier.runtime.device, **options
     )
 
 
 def predict_all(classifier: ImageClassifier, loader: BetonLoader) -> Predictions:
-    """The logits of every image of a loader, read from the device once, at the end."""
+    """Compute the logits of every image of a loader, and copy them from the device once, at the end."""
     logits, labels = zip(*predict(classifier, loader), strict=True)
     return Predictions(logits=torch.cat(logits).cpu(), labels=torch.cat(labels).cpu())

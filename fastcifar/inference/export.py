@@ -1,8 +1,8 @@
-"""A run's network in files that other programs read, each of them checked on the test set before it is kept.
+"""Export a run's network to ONNX, torch.export and safetensors files, and check each file on the test set.
 
-Each computes in float32, for any number of images at once. The graphs take uint8 images [N, 3, H, W] (in ONNX "images")
-and give float32 logits [N, classes] ("logits"), the normalisation inside; the weights lie beside what it takes to make
-the same of them.
+The ONNX and torch.export files take a batch of any number of uint8 images [N, 3, H, W] ("images" in ONNX), include the
+normalisation, and return float32 logits [N, classes] ("logits"). The safetensors file holds only the weights; the
+config.json beside it describes the network and its normalisation.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from fastcifar.models import model_from_config
 from fastcifar.runs.checkpoint import CheckpointName
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit that passes; also the distance of the two highest below which either may win."""
+"""Largest allowed difference of a logit. Images whose two highest logits are closer than this may change class."""
 OPSET = 18
 BATCH = 250
 FORMAT_VERSION = 1
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
-"""From uint8 images [N, 3, H, W] to float32 logits [N, classes]."""
+"""A function from uint8 images [N, 3, H, W] to float32 logits [N, classes]."""
 
 
 class ExportedNetwork(nn.Module):
-    """A network with its normalisation inside: uint8 images [N, 3, H, W] to float32 logits [N, classes]."""
+    """A network that includes the normalisation: uint8 images [N, 3, H, W] to float32 logits [N, classes]."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -54,40 +54,43 @@ class ExportedNetwork(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How an exported file does beside the network it was made of."""
+    """The comparison of an exported file with the network of its checkpoint, over a test set."""
 
     images: int
+    """Images in the test set."""
     largest_difference: float
-    """Of any logit."""
+    """Largest absolute difference of a logit."""
     near_ties: int
-    """Images whose two highest logits are within `TOLERANCE`; their predictions are not compared."""
+    """Images whose two highest logits differ by at most `TOLERANCE`; their predictions are not compared."""
     different_predictions: int
-    """Among the others."""
+    """Other images for which the predicted classes differ."""
 
     @property
     def holds(self) -> bool:
-        """Whether the file may be kept."""
-        return self.different_predictions == 0 and self.largest_difference <= TOLERANCE  # NaN is no agreement
+        """Whether the file computes the same as the checkpoint, so that it may be kept."""
+        return self.different_predictions == 0 and self.largest_difference <= TOLERANCE  # False for NaN
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """A file that was checked and kept."""
+    """An exported file that passed the check."""
 
     path: Path
     bytes: int
+    """The size of the file."""
     agreement: Agreement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How a network becomes the bytes of a file, and how those become a function again."""
+    """A file format: its file name, the packages it needs, and functions to write and to open a file."""
 
     file: str
     packages: tuple[str, ...]
     write: Callable[[ExportedNetwork, torch.Tensor, dict[str, Any]], bytes]
-    """From the network, example images and the description."""
+    """From the network, example images and the description (`describe`) to the content of the file."""
     open: Callable[[bytes, dict[str, Any]], Logits]
+    """From the content of the file and the description to the function that computes logits."""
 
 
 def export_checkpoint(
@@ -98,41 +101,42 @@ def export_checkpoint(
     *,
     data_dir: Path | None = None,
 ) -> Iterator[Export]:
-    """Write a run's network to `out`, a file a format, and yield each when it has been checked and kept.
+    """Write a run's network to one file per format, and yield each file after it passed the check.
 
     Args:
-        run: the run's folder.
+        run: the run folder.
         out: the folder to write to.
         formats: keys of `FORMATS`.
-        checkpoint: the checkpoint.
-        data_dir: folder with the test.beton to check on; the run's own if not given.
+        checkpoint: "last" or "best".
+        data_dir: the folder with the test.beton for the check; the run's `data_dir` if not given.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or the data has other classes or another image size.
-        ConfigError: a package is not installed, or `out` is a run's folder.
+        ConfigError: a package is not installed, or `out` is a run folder.
         DataError: the .beton is missing or damaged.
-        ExportError: what was exported does not compute what the network does; the file is not kept.
+        ExportError: an exported file does not compute the same as the checkpoint; it is not written.
     """
     _require_packages([package for name in formats for package in FORMATS[name].packages])
     if (out / "metrics.jsonl").exists():
-        raise ConfigError(f"{out}: is the folder of a run, whose config.json would be lost; choose another")
+        raise ConfigError(f"{out}: is a run folder, whose config.json would be overwritten; choose another folder")
     changes = {} if data_dir is None else {"data_dir": data_dir}
-    saved = load_classifier(run, checkpoint, device="cpu", amp=False, channels_last=False, **changes)
-    with open_test_loader(saved) as loader:
+    loaded = load_classifier(run, checkpoint, device="cpu", amp=False, channels_last=False, **changes)
+    with open_test_loader(loaded) as loader:
         images = torch.cat([batch for batch, _ in loader.batches()]).contiguous()
-    expected = compute(saved.classifier.logits, images)
-    network, description = ExportedNetwork(saved.classifier.model, saved.mean, saved.std).eval(), describe(saved)
+    expected = compute(loaded.classifier.logits, images)
+    network, description = ExportedNetwork(loaded.classifier.model, loaded.mean, loaded.std).eval(), describe(loaded)
     example = images.new_zeros(2, *images.shape[1:])  # not a view: torch.export keeps its whole storage in the file
     out.mkdir(parents=True, exist_ok=True)
     for name in formats:
-        form = FORMATS[name]
-        data = form.write(network, example, description)
-        agreement = compare(expected, compute(form.open(data, description), images))
-        path = out / form.file
+        file_format = FORMATS[name]
+        data = file_format.write(network, example, description)
+        agreement = compare(expected, compute(file_format.open(data, description), images))
+        path = out / file_format.file
         if not agreement.holds:
             raise ExportError(
-                f"{path}: not kept: of {agreement.images:,} images {agreement.different_predictions} are classified "
-                f"otherwise than by the checkpoint, and a logit differs by {agreement.largest_difference:.2g}"
+                f"{path}: not written, since it differs from the checkpoint: of {agreement.images:,} images "
+                f"{agreement.different_predictions} get another class, and a logit differs by "
+                f"{agreement.largest_difference:.2g}"
             )
         with atomic_write(path) as temporary:
             temporary.write_bytes(data)
@@ -144,12 +148,12 @@ def export_checkpoint(
 
 @torch.no_grad()
 def compute(network: Logits, images: torch.Tensor) -> torch.Tensor:
-    """float32 logits [N, classes] of uint8 images [N, 3, H, W], a batch at a time; the last may be smaller."""
+    """Compute the float32 logits [N, classes] of uint8 images [N, 3, H, W] in batches; the last may be smaller."""
     return torch.cat([network(batch) for batch in images.split(BATCH)])
 
 
 def compare(expected: torch.Tensor, logits: torch.Tensor) -> Agreement:
-    """Two networks' logits [N, classes] of the same images."""
+    """Compare the logits [N, classes] of an exported file with the expected ones, of the same images."""
     highest = expected.topk(2, dim=1).values
     near_tie = highest[:, 0] - highest[:, 1] <= TOLERANCE
     different = (expected.argmax(dim=1) != logits.argmax(dim=1)) & ~near_tie
@@ -161,17 +165,17 @@ def compare(expected: torch.Tensor, logits: torch.Tensor) -> Agreement:
     )
 
 
-def describe(saved: LoadedCheckpoint) -> dict[str, Any]:
-    """What goes with the weights, as plain JSON values; the settings but for the folders of the run's machine."""
-    config = saved.config.to_json()
+def describe(loaded: LoadedCheckpoint) -> dict[str, Any]:
+    """Describe the network and its data as plain JSON values: all settings except the paths of the run's machine."""
+    config = loaded.config.to_json()
     return {
         "format_version": FORMAT_VERSION,
         "config": {name: value for name, value in config.items() if name not in ("data_dir", "run_dir")},
-        "epoch": saved.epoch,
-        "class_names": list(saved.class_names),
-        "image_shape": list(saved.image_shape),
-        "mean": list(saved.mean),
-        "std": list(saved.std),
+        "epoch": loaded.epoch,
+        "class_names": list(loaded.class_names),
+        "image_shape": list(loaded.image_shape),
+        "mean": list(loaded.mean),
+        "std": list(loaded.std),
     }
 
 

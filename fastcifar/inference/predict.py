@@ -1,4 +1,4 @@
-"""What a run's network says of picture files."""
+"""Predict the classes of picture files."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from fastcifar.errors import DataError
 from fastcifar.inference.evaluate import LoadedCheckpoint
 
 PICTURES = TRAINING_PICTURES | {".webp", ".bmp"}
-"""What is taken for a picture in a folder; a file that is named is opened whatever its suffix."""
+"""Suffixes of the files that are read from a folder. A file that is named itself is read whatever its suffix."""
 STANDARD_INPUT = Path("-")
 BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class LikelyClass:
-    """A class, and the softmax of its logit."""
+    """A class and its probability."""
 
     class_name: str
     probability: float
-    """From 0 to 1."""
+    """The softmax of the class's logit, from 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PicturePrediction:
-    """A picture's most likely classes, the likeliest first."""
+    """The most likely classes of a picture, the most likely one first."""
 
     image: str
-    """The file, or "-" for the standard input."""
+    """The path of the file, or "-" for the standard input."""
     likely: tuple[LikelyClass, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The picture and its classes as plain JSON values."""
+        """Return the picture and its classes as plain JSON values."""
         likely = [{"class": each.class_name, "probability": each.probability} for each in self.likely]
         return {"image": self.image, "predictions": likely}
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """The files that are named, and in place of a folder its pictures, those of its folders too, sorted.
+    """List the named files and, for each folder, the pictures in it and in its subfolders, sorted.
 
     Raises:
-        DataError: there is no such file, or a folder has no picture.
+        DataError: a file does not exist, or a folder has no picture.
     """
     found: list[Path] = []
     for path in paths:
@@ -59,39 +59,41 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
             files = (file for file in path.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
             pictures = sorted(file for file in files if not file.name.startswith("."))
             if not pictures:
-                raise DataError(f"{path}: a folder without a {', '.join(sorted(PICTURES))} file; name another")
+                raise DataError(f"{path}: the folder has no {', '.join(sorted(PICTURES))} file; give another one")
             found += pictures
         elif path == STANDARD_INPUT or path.exists():
             found.append(path)
         else:
-            raise DataError(f"{path}: there is no such file or folder; check the path")
+            raise DataError(f"{path}: no such file or folder; check the path")
     return found
 
 
-def predict_pictures(saved: LoadedCheckpoint, pictures: Sequence[Path], *, top: int = 5) -> Iterator[PicturePrediction]:
-    """Read pictures, resize them to the network's input and give each one's `top` most likely classes, in order.
+def predict_pictures(
+    loaded: LoadedCheckpoint, pictures: Sequence[Path], *, top: int = 5
+) -> Iterator[PicturePrediction]:
+    """Read pictures, resize them to the network's input size, and yield each one's `top` most likely classes, in order.
 
-    Pictures of the input's own size are left as they are; others lose their proportions if those are not the input's.
+    Pictures that have the input size are not changed. Others are stretched to it, so that their proportions may change.
 
     Raises:
-        DataError: a file is no picture.
+        DataError: a file cannot be read as a picture.
     """
-    height, width, _ = saved.image_shape
+    height, width, _ = loaded.image_shape
     for start in range(0, len(pictures), BATCH):
         files = pictures[start : start + BATCH]
         images = np.stack([_read(file, (width, height)) for file in files])
-        for file, likely in zip(files, classify(saved, images, top=top), strict=True):
+        for file, likely in zip(files, classify(loaded, images, top=top), strict=True):
             yield PicturePrediction(image=str(file), likely=likely)
 
 
 @torch.no_grad()
-def classify(saved: LoadedCheckpoint, images: Images, *, top: int = 5) -> list[tuple[LikelyClass, ...]]:
-    """The `top` most likely classes of each of the images, uint8 [N, H, W, 3]; all of them if there are fewer."""
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(saved.classifier.runtime.device)
-    best = saved.classifier.logits(batch).softmax(dim=1).topk(min(top, len(saved.class_names)), dim=1)
+def classify(loaded: LoadedCheckpoint, images: Images, *, top: int = 5) -> list[tuple[LikelyClass, ...]]:
+    """Return the `top` most likely classes of each image, uint8 [N, H, W, 3]; all classes if there are fewer."""
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(loaded.classifier.runtime.device)
+    best = loaded.classifier.logits(batch).softmax(dim=1).topk(min(top, len(loaded.class_names)), dim=1)
     return [
         tuple(
-            LikelyClass(class_name=saved.class_names[label], probability=probability)
+            LikelyClass(class_name=loaded.class_names[label], probability=probability)
             for probability, label in zip(probabilities, labels, strict=True)
         )
         for probabilities, labels in zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -23,20 +23,21 @@ from fastcifar.optim.create import add_l1_gradient, create_optimizer
 from fastcifar.training.state import TrainState, init_whitening
 
 OnLoss = Callable[[float, float], None]
+"""A function of the learning rate and the loss in nats of one step."""
 
 
 def range_test(
     state: TrainState, settings: LrFinderSettings | None = None, *, on_loss: OnLoss | None = None
 ) -> LrCurve:
-    """The loss of a copy of the state's network while the learning rate rises from step to step.
+    """Record the loss of a copy of the state's network while the learning rate rises from step to step.
 
-    Images, augmentation, precision and optimizer are those of the training. Only compilation is left out, since it
+    Images, augmentation, precision and optimizer are those of the training. The network is not compiled, since that
     takes longer than the test. The state does not change; it must be between two epochs.
 
     Args:
         state: the run that would be trained.
-        settings: the learning rates; the defaults if not given.
-        on_loss: called in each step with its learning rate and its loss in nats.
+        settings: the settings of the test; the defaults if not given.
+        on_loss: called in each step.
 
     Source: Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017.
     """
@@ -114,7 +115,7 @@ class _FinderModel(nn.Module):
 
 
 class _EndlessBatches:
-    """The batches of one epoch after the other, as one iterable."""
+    """The batches of all epochs, one epoch after another, as one iterable."""
 
     def __init__(self, state: TrainState) -> None:
         self._state = state

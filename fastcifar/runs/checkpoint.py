@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fastcifar.config import TrainConfig
-from fastcifar.errors import CheckpointError
+from fastcifar.errors import CheckpointError, ConfigError
 from fastcifar.files import atomic_write
 from fastcifar.migrations import CHECKPOINT_VERSION_0_1, migrate_checkpoint
 from fastcifar.models import model_from_config
@@ -22,7 +22,7 @@ from fastcifar.models import model_from_config
 FORMAT_VERSION = 4
 
 CheckpointName = Literal["best", "last"]
-"""The epoch with the highest accuracy on the images that the run was evaluated on, or the last epoch."""
+"""The epoch with the highest accuracy on the images that the run was evaluated on, or the last saved state."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ def link_checkpoint(source: Path, path: Path) -> None:
 
 
 def state_sha256(values: Any) -> str:
-    """The hash of a checkpoint's values: of names, types, shapes and bytes, in their order."""
+    """Hash the values of a checkpoint: their names, types, shapes and bytes, in their order."""
     digest = hashlib.sha256()
     for part in _parts(values):
         digest.update(part)
@@ -75,10 +75,11 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The values of a checkpoint, with its tensors on the CPU; no code in the file is executed.
+    """Read the values of a checkpoint, with its tensors on the CPU; no code in the file is executed.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another format version.
+        CheckpointError: it is missing, damaged, or of another format version, or its configuration is of another
+            version of fastcifar.
     """
     try:
         with warnings.catch_warnings():
@@ -97,7 +98,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged: a tensor is larger than its data in the file")
     if values.pop("sha256", None) != state_sha256(values):
         raise CheckpointError(f"{path}: damaged: its content does not match the hash that was saved with it")
-    return migrate_checkpoint(values) if version == CHECKPOINT_VERSION_0_1 else values
+    try:
+        values = migrate_checkpoint(values) if version == CHECKPOINT_VERSION_0_1 else values
+        TrainConfig.from_json(values["config"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint of this version of fastcifar ({error})") from error
+    return values
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -109,13 +115,13 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], CheckpointError | None]:
-    """A run's last checkpoint or, if that is damaged or missing, the one before it.
+    """Read a run's last checkpoint or, if that is damaged or missing, the one before it.
 
     Returns:
-        The file, its values, and the error of a newer checkpoint that cannot be read.
+        The path of the checkpoint, its values, and the error of the last checkpoint if that cannot be read.
 
     Raises:
-        CheckpointError: no checkpoint can be read; the error of the last one.
+        CheckpointError: neither can be read.
     """
     path = checkpoint_path(run, "last")
     try:
@@ -131,11 +137,11 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], CheckpointError 
 def load_checkpoint(
     run: Path | str, checkpoint: CheckpointName = "last", *, model: nn.Module | None = None
 ) -> tuple[nn.Module, TrainConfig]:
-    """A run's network with the weights of a checkpoint, on the CPU and in eval mode, and the run's configuration.
+    """Load a run's network with the weights of a checkpoint, on the CPU and in eval mode, and its configuration.
 
     Args:
         run: the run folder.
-        checkpoint: "last", or "best": the epoch with the highest accuracy on the images the run was evaluated on.
+        checkpoint: "last", or "best": the epoch with the highest accuracy on the images that the run was evaluated on.
         model: the network to load the weights into, if the run trained one that was created elsewhere.
 
     Raises:
@@ -147,7 +153,12 @@ def load_checkpoint(
 
 
 def create_saved_model(path: Path, values: dict[str, Any], model: nn.Module | None = None) -> nn.Module:
-    """The network with the weights in `values`, which `read_checkpoint` read from `path`, in eval mode.
+    """Create the network of a checkpoint, with its weights and in eval mode.
+
+    Args:
+        path: the checkpoint, for error messages.
+        values: the values that `read_checkpoint` read from it.
+        model: the network to load the weights into, if the run trained one that was created elsewhere.
 
     Raises:
         CheckpointError: the weights belong to another network.
@@ -165,7 +176,7 @@ def create_saved_model(path: Path, values: dict[str, Any], model: nn.Module | No
 
 
 def checkpoint_path(run: Path | str, checkpoint: str) -> Path:
-    """The path of a run's checkpoint: "best", "last", or "previous", the one before the last.
+    """Return the path of a run's checkpoint: "best", "last", or "previous", the one before the last.
 
     Raises:
         CheckpointError: `checkpoint` is none of these.

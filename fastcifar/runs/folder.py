@@ -7,10 +7,10 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -22,9 +22,28 @@ from fastcifar.files import FolderLock, atomic_write
 from fastcifar.machine import usable_cores
 from fastcifar.migrations import migrate_config, migrate_result
 from fastcifar.runs.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
+from fastcifar.runs.json_files import check_types, parse_object, unreadable
 from fastcifar.runs.results import EpochResult
 
 PACKAGES = ("fastcifar", "torch", "torchvision", "ffcv", "numba", "numpy", "kornia", "rich")
+
+
+class DataIdentity(TypedDict):
+    """The data set of a run: its name, and the hash of its images and labels."""
+
+    name: str
+    content_sha256: str
+
+
+class Environment(TypedDict):
+    """The content of environment.json: device, precision, versions by package, platform, git commit, and data."""
+
+    device: str
+    precision: str
+    versions: dict[str, str]
+    platform: str
+    commit: str | None
+    data: DataIdentity
 
 
 class RunFolder:
@@ -34,7 +53,7 @@ class RunFolder:
         self.path = path
 
     @contextmanager
-    def open(self, config: TrainConfig, environment: dict[str, Any], epochs_done: int, is_new: bool) -> Iterator[None]:
+    def open(self, config: TrainConfig, environment: Environment, epochs_done: int, is_new: bool) -> Iterator[None]:
         """Create the folder, or continue in it, and keep other processes out of it during the block.
 
         Args:
@@ -44,7 +63,8 @@ class RunFolder:
             is_new: whether the run starts from the beginning.
 
         Raises:
-            CheckpointError: the folder already holds a run and this one is new, or another process trains in it.
+            CheckpointError: the folder already holds a run and this one is new, its metrics are damaged, or another
+                process trains in it.
         """
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         try:
@@ -56,11 +76,11 @@ class RunFolder:
         try:
             if is_new:
                 self.require_empty()
+            kept = read_metrics(self.path)[:epochs_done] if self.metrics_path.exists() else []
             self._write_json("config.json", config.to_json())
             self._write_json("environment.json", environment)
-            kept = read_metrics(self.path)[:epochs_done] if self.metrics_path.exists() else []
             with atomic_write(self.metrics_path) as temporary:
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                temporary.write_text("".join(json.dumps(result.to_json()) + "\n" for result in kept))
             yield
         finally:
             lock.release()
@@ -104,44 +124,60 @@ class RunFolder:
             link_checkpoint(last, checkpoint_path(self.path, "previous"))
         save_checkpoint(last, state)
 
-    def _write_json(self, name: str, values: dict[str, Any]) -> None:
+    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
         with atomic_write(self.path / name) as temporary:
             temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def read_config(run: Path) -> TrainConfig:
-    """The configuration of a run folder.
+    """Read the configuration of a run.
 
     Raises:
-        CheckpointError: there is none, or it cannot be read.
+        CheckpointError: the folder has no config.json, or a setting in it is unknown, has the wrong type or a value
+            that is not allowed.
     """
     try:
-        return TrainConfig.from_json(migrate_config(json.loads((run / "config.json").read_text())))
-    except (OSError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{run}: is not a run folder ({error})") from error
+        return TrainConfig.from_json(migrate_config(parse_object((run / "config.json").read_text())))
+    except (OSError, ValueError) as error:
+        raise unreadable(run, "config.json", error) from error
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """One entry per epoch, as from `EpochResult.to_json`; an incomplete last line, of a killed run, is left out.
+def read_environment(run: Path) -> Environment:
+    """Read the environment of a run.
 
     Raises:
-        CheckpointError: there is no such file.
+        CheckpointError: the folder has no environment.json, or a key in it is missing or unknown or has the wrong type.
     """
     try:
-        lines = (run / "metrics.jsonl").read_text().splitlines()
+        return check_types(parse_object((run / "environment.json").read_text()), Environment)
+    except (OSError, ValueError) as error:
+        raise unreadable(run, "environment.json", error) from error
+
+
+def read_metrics(run: Path) -> list[EpochResult]:
+    """Read the results of a run's epochs. An incomplete last line, which a killed run leaves, is ignored.
+
+    Raises:
+        CheckpointError: the folder has no metrics.jsonl, or a line of it is damaged, lacks a key, or has an unknown key
+            or a value of the wrong type.
+    """
+    try:
+        lines = (run / "metrics.jsonl").read_text(errors="replace").splitlines()
     except OSError as error:
-        raise CheckpointError(f"{run}: is not a run folder ({error})") from error
-    entries = []
-    for line in lines:
+        raise unreadable(run, "metrics.jsonl", error) from error
+    results = []
+    for number, line in enumerate(lines, start=1):
         try:
-            entries.append(migrate_result(json.loads(line)))
-        except ValueError:
-            break
-    return entries
+            results.append(check_types(migrate_result(parse_object(line)), EpochResult))
+        except ValueError as error:
+            if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                break
+            raise unreadable(run, "metrics.jsonl", error, number) from error
+    return results
 
 
-def describe_environment(runtime: Runtime, manifest: Manifest) -> dict[str, Any]:
-    """What a run's results depend on besides its settings: device, versions, commit and data."""
+def describe_environment(runtime: Runtime, manifest: Manifest) -> Environment:
+    """Describe what a run's results depend on besides its settings."""
     return {
         "device": runtime.describe_device(),
         "precision": runtime.describe_precision(),
@@ -157,7 +193,7 @@ def describe_environment(runtime: Runtime, manifest: Manifest) -> dict[str, Any]
 
 
 def source_commit() -> str | None:
-    """The commit of the checkout that this package runs from, with "-dirty" if it has changes; None outside of one."""
+    """Return the git commit that this package runs from, with "-dirty" if files changed; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,67 +1,58 @@
-"""What a run's folder says of the run, read for a page."""
+"""The record of a run, read from its folder for reports."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import CheckpointError
-from fastcifar.runs.folder import read_config, read_metrics
+from fastcifar.runs.folder import Environment, read_config, read_environment, read_metrics
 from fastcifar.runs.results import EpochResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run without its weights."""
+    """The configuration, the environment and the results of a run."""
 
     path: Path
+    """The run folder."""
     config: TrainConfig
-    environment: dict[str, Any]
-    """Device, precision, versions, commit and data, as `runs.folder.describe_environment` gives them."""
+    environment: Environment
     results: tuple[EpochResult, ...]
-    """One an epoch that is done, at least one."""
+    """One per finished epoch, at least one."""
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """The name of the run folder."""
         return self.path.resolve().name
 
     @property
     def last(self) -> EpochResult:
-        """The last epoch that is done."""
+        """The result of the last finished epoch."""
         return self.results[-1]
 
     @property
     def goal(self) -> float:
-        """The accuracy to mark: the run's target, or the exercise's 90 %."""
+        """The accuracy to reach, from 0 to 1: the run's `target_accuracy`, or the exercise's 90 %."""
         return self.config.target_accuracy if self.config.target_accuracy is not None else 0.90
 
     def passes(self, result: EpochResult) -> float:
-        """Passes over the training set up to an epoch's end; the last epoch may be a part of one."""
+        """Return the passes over the training set up to the end of an epoch; the last epoch may be partial."""
         return min(result.epoch, self.config.epochs)
 
     def first_at(self, accuracy: float) -> EpochResult | None:
-        """The first epoch whose quoted accuracy is at least this."""
+        """Return the first result whose `final_accuracy` is at least `accuracy`; None if there is none."""
         return next((result for result in self.results if result.final_accuracy >= accuracy), None)
 
 
 def read_record(run: Path) -> RunRecord:
-    """Read a run's folder.
+    """Read a run folder, without its checkpoints.
 
     Raises:
-        CheckpointError: it is no run's folder, is damaged, or has no finished epoch.
+        CheckpointError: it is not a run folder, is damaged or of another version, or has no finished epoch.
     """
-    config, lines = read_config(run), read_metrics(run)
-    try:
-        environment = json.loads((run / "environment.json").read_text())
-        if not isinstance(environment, dict):
-            raise TypeError("environment.json holds no object")
-        results = tuple(EpochResult(**line) for line in lines)
-    except (OSError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{run}: is no folder of a run, or of another version's ({error})") from error
+    config, environment, results = read_config(run), read_environment(run), tuple(read_metrics(run))
     if not results:
-        raise CheckpointError(f"{run}: has no finished epoch yet; go on with it by `fastcifar train --resume {run}`")
+        raise CheckpointError(f"{run}: has no finished epoch yet; continue it with `fastcifar train --resume {run}`")
     return RunRecord(path=run, config=config, environment=environment, results=results)

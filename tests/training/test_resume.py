@@ -45,7 +45,7 @@ def test_resuming_ends_with_exactly_the_weights_of_the_uninterrupted_run(
     assert [result.train_loss for result in results] == [result.train_loss for result in expected[1:]]
     for name, value in whole.classifier.model.state_dict().items():
         assert torch.equal(value, resumed.classifier.model.state_dict()[name]), name
-    assert [line["epoch"] for line in read_metrics(tmp_path / "resumed")] == [1, 2, 3]
+    assert [result.epoch for result in read_metrics(tmp_path / "resumed")] == [1, 2, 3]
 
 
 def _stop_after(steps: int, stop: GracefulStop) -> OnStep:
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_between_two_batches_ends_with_exactly_the_weight
             assert getattr(result, name) == getattr(reference, name), name
     for name, value in whole.classifier.model.state_dict().items():
         assert torch.equal(value, resumed.classifier.model.state_dict()[name]), name
-    assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 2]
+    assert [result.epoch for result in read_metrics(tmp_path)] == [1, 2]
 
 
 def _flip_a_bit(path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(config: Train
     assert str(damage).startswith(f"{last}: damaged")
     assert state.epochs_done == 2
     assert [result.epoch for result in fit_epochs(state)] == [3]
-    assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    assert [result.epoch for result in read_metrics(tmp_path)] == [1, 2, 3]
     assert read_checkpoint(last)["epoch"] == 3
     assert last.with_name("damaged.pt").exists()
     for path in (last, previous):

@@ -1,0 +1,66 @@
+"""Read the JSON files of a run folder, and check the type of every value in them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from fastcifar.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ValueError: the text is not JSON, or not an object.
+    """
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError("it is not a JSON object")
+    return values
+
+
+def check_types(values: dict[str, Any], kind: type[T]) -> T:
+    """Convert a JSON object to `kind`, a dataclass or a TypedDict.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value has the wrong type; the message names the key.
+    """
+    if unknown := sorted(values.keys() - get_type_hints(kind).keys()):
+        raise ValueError(f"unknown key {', '.join(unknown)}")
+    return msgspec.convert(values, kind)
+
+
+def unreadable(run: Path, file: str, error: OSError | ValueError, line: int | None = None) -> CheckpointError:
+    """Create the error for a file of a run folder that cannot be read or has wrong content.
+
+    Args:
+        run: the run folder.
+        file: the name of the file.
+        error: the reason.
+        line: the number of the line with the wrong content, from 1; the whole file if not given.
+    """
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return CheckpointError(f"{run}: is not a run folder, since it has no {file}")
+    if isinstance(error, OSError):
+        return CheckpointError(f"{run / file}: cannot be read ({error.strerror})")
+    place = f"{run / file}" if line is None else f"{run / file}, line {line}"
+    return CheckpointError(f"{place}: {error}; it is damaged, or of another version of fastcifar{_versions(run)}")
+
+
+def _versions(run: Path) -> str:
+    """The versions that wrote and that read the run, in parentheses; nothing if the run does not tell its version."""
+    try:
+        wrote = parse_object((run / "environment.json").read_text())["versions"]["fastcifar"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return f" (written by {wrote}, read by {importlib.metadata.version('fastcifar')})"
