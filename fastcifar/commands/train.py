@@ -126,7 +126,6 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
     from fastcifar.report.console import TrainingConsole
     from fastcifar.report.tensorboard import TensorBoardLog
     from fastcifar.runs.folder import read_metrics
-    from fastcifar.runs.results import EpochResult
     from fastcifar.training.loop import fit_epochs
     from fastcifar.training.resume import restore
     from fastcifar.training.signals import stop_on_signals
@@ -147,9 +146,9 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
         if log_dir is not None:
             consumers.append(stack.enter_context(TensorBoardLog(log_dir, config)).epoch)
         if resume:
-            for line in read_metrics(config.run_dir)[: state.epochs_done]:
+            for result in read_metrics(config.run_dir)[: state.epochs_done]:
                 for consume in consumers:
-                    consume(EpochResult(**line))
+                    consume(result)
         if config.runtime.compile:
             console.say("Compiling network and augmentation, before the clock starts")
         stop = stack.enter_context(stop_on_signals())
