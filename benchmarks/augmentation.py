@@ -1,16 +1,17 @@
-"""How long the augmentation of a batch takes, beside other ways of doing it, and what share it has in a step of `era`.
+"""The time that the augmentation of a batch takes, compared with other implementations and with a step of `era`.
 
     python -m benchmarks.augmentation --out benchmarks/results/augmentation-cpu.json
 
-Each way turns a batch of uint8 images on the device into float ones: crop after padding by 4, flip, normalise, set a
-square of 8 × 8 to the mean. Batches are timed in turn. torchvision's transforms draw once for a whole batch, so they do
-less than the others. On a GPU the kernels that a batch starts are counted too.
+Each implementation turns a batch of uint8 images on the device into float images: crop after padding by 4, flip,
+normalise, set a square of 8 × 8 pixels to the mean. The implementations take turns, batch by batch. torchvision's
+transforms draw one random number for the whole batch, so they do less work than the others. On a GPU the kernels per
+batch are counted as well.
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,39 +24,39 @@ from rich.table import Table
 from torch import nn
 from torchvision.transforms import v2
 
-from benchmarks.common import RESULTS, Block, without_paths, run_command, summarize, time_interleaved, write_results
+from benchmarks.common import RESULTS, Block, run_command, summarize, time_interleaved, without_paths, write_results
 from fastcifar import get_recipe
-from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, PixelNormalize, RandomCutout, mirror
+from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, PixelNormalize, RandomCutout, hflip
 from fastcifar.runs.folder import describe_environment
 from fastcifar.training.state import create_state
 from fastcifar.training.step import train_step
 
-OURS = "fastcifar"
+FASTCIFAR = "fastcifar"
 STEP = "a step of era"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationTimes:
-    """Time ways of augmenting a batch."""
+    """Time several implementations of the augmentation."""
 
-    betons: Path = Path("data/betons")
+    data_dir: Path = Path("data/betons")
     """Folder with train.beton and test.beton."""
     device: str = "auto"
     """'cpu', 'cuda', …"""
     batch_size: int = 512
-    """Images a batch."""
+    """Images per batch."""
     compile: bool = False
-    """Compile the network and our augmentation."""
+    """Compile the network and fastcifar's augmentation."""
     rounds: int = 20
-    """Batches of each way, and steps, that count."""
+    """Batches per implementation, and steps, that are counted."""
     out: Path = RESULTS / "augmentation.json"
     """The JSON to write."""
 
 
 class CropByOffset(nn.Module):
-    """A random crop of a batch as a loop over the offsets, each of which cuts out the images that drew it.
+    """A random crop of a batch as a loop over all offsets; each iteration crops the images that drew this offset.
 
-    Source of the way: tysam-code/hlb-CIFAR10, KellerJordan/cifar10-airbench.
+    Source: tysam-code/hlb-CIFAR10, KellerJordan/cifar10-airbench.
     """
 
     def __init__(self, padding: int = 4) -> None:
@@ -75,14 +76,14 @@ class CropByOffset(nn.Module):
 
 
 class Flip(nn.Module):
-    """Mirror each image with probability one half."""
+    """Flip each image horizontally with probability one half."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return mirror(images, torch.rand(len(images), device=images.device) < 0.5)
+        return hflip(images, torch.rand(len(images), device=images.device) < 0.5)
 
 
-def other_ways() -> dict[str, nn.Module]:
-    """Each from uint8 [B, 3, 32, 32] to float32 of that shape."""
+def other_implementations() -> dict[str, nn.Module]:
+    """Modules from uint8 images [B, 3, 32, 32] to float32 images of the same shape."""
     square: dict[str, Any] = {"p": 1.0, "scale": (1 / 16, 1 / 16), "ratio": (1.0, 1.0)}  # 8 × 8 of 32 × 32
     return {
         "Kornia's stock operations": nn.Sequential(
@@ -92,14 +93,14 @@ def other_ways() -> dict[str, nn.Module]:
             kornia.Normalize(torch.tensor(CIFAR10_MEAN), torch.tensor(CIFAR10_STD)),
             kornia.RandomErasing(**square),
         ),
-        "torchvision v2, one draw a batch": nn.Sequential(
+        "torchvision v2, one draw per batch": nn.Sequential(
             v2.RandomCrop(32, padding=4),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(CIFAR10_MEAN, CIFAR10_STD),
             v2.RandomErasing(**square),
         ),
-        "a loop over the crop's offsets": nn.Sequential(
+        "a loop over the offsets of the crop": nn.Sequential(
             CropByOffset(), Flip(), PixelNormalize(CIFAR10_MEAN, CIFAR10_STD), RandomCutout()
         ),
     }
@@ -107,24 +108,24 @@ def other_ways() -> dict[str, nn.Module]:
 
 def main(settings: AugmentationTimes) -> None:
     config = get_recipe(
-        "era", betons=settings.betons, device=settings.device, compile=settings.compile, amp=True,
+        "era", data_dir=settings.data_dir, device=settings.device, compile=settings.compile, amp=True,
         batch_size=settings.batch_size,
     )  # fmt: skip
     state = create_state(config)
-    images, labels = next(iter(state.train_loader))
+    images, labels = next(state.train_loader.batches())
     state.classifier.train()
-    ways = {OURS: state.classifier.augmentation}
-    ways |= {name: way.to(state.runtime.device) for name, way in other_ways().items()}
-    blocks: dict[str, Block] = {name: _on(way, images) for name, way in ways.items()}
-    blocks[STEP] = lambda: _ignore(train_step(state, images, labels))
+    modules = {FASTCIFAR: state.classifier.augmentation}
+    modules |= {name: module.to(state.runtime.device) for name, module in other_implementations().items()}
+    blocks: dict[str, Block] = {name: functools.partial(module, images) for name, module in modules.items()}
+    blocks[STEP] = functools.partial(train_step, state, images, labels)
     seconds = time_interleaved(blocks, rounds=settings.rounds, runtime=state.runtime)
-    kernels = {name: count_kernels(blocks[name]) for name in ways} if state.runtime.device.type == "cuda" else {}
+    kernels = {name: count_kernels(blocks[name]) for name in modules} if state.runtime.device.type == "cuda" else {}
     results = {
         "benchmark": "augmentation",
         **describe_environment(state.runtime, state.manifest),
         "config": without_paths(config),
         "settings": {"batch_size": settings.batch_size, "rounds": settings.rounds},
-        "figures": derive(seconds),
+        "figures": summarize_runs(seconds),
         "runs": [
             {"part": name, "seconds": summarize(times), "kernels": kernels.get(name)} for name, times in seconds.items()
         ],
@@ -134,15 +135,15 @@ def main(settings: AugmentationTimes) -> None:
     write_results(settings.out, results)
 
 
-def derive(seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """From medians: our augmentation's share of the step that it is in, and each other way's time by ours."""
+def summarize_runs(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """From medians: the augmentation's fraction of a step, and the time of the others relative to fastcifar's."""
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    others = {name: value / median[OURS] for name, value in median.items() if name not in (OURS, STEP)}
-    return {"share_of_step": median[OURS] / median[STEP], "by_ours": others}
+    others = {name: value / median[FASTCIFAR] for name, value in median.items() if name not in (FASTCIFAR, STEP)}
+    return {"fraction_of_step": median[FASTCIFAR] / median[STEP], "relative_to_fastcifar": others}
 
 
 def count_kernels(block: Block) -> int:
-    """Kernels that a piece of work starts on the GPU, copies and fills included."""
+    """GPU kernels that a block launches, including copies and fills."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
@@ -152,25 +153,17 @@ def count_kernels(block: Block) -> int:
     return sum(event.device_type == DeviceType.CUDA for event in profiler.events())
 
 
-def _on(way: nn.Module, images: torch.Tensor) -> Callable[[], None]:
-    return lambda: _ignore(way(images))
-
-
-def _ignore(result: object) -> None:
-    """What a block gives is not looked at."""
-
-
 def _print(results: dict[str, Any]) -> None:
-    table = Table("way", "ms a batch", "by ours", "kernels", title="Augmentation")
+    table = Table("augmentation", "ms per batch", "relative to fastcifar", "kernels", title="Augmentation")
     for run in results["runs"]:
-        ratio = results["figures"]["by_ours"].get(run["part"])
+        ratio = results["figures"]["relative_to_fastcifar"].get(run["part"])
         table.add_row(
             run["part"],
             f"{1e3 * run['seconds']['median']:.3f}",
             "" if ratio is None else f"{ratio:.1f}",
             "" if run["kernels"] is None else str(run["kernels"]),
         )
-    Console().print(table, f"share of the step: {results['figures']['share_of_step']:.2%}")
+    Console().print(table, f"fraction of a step: {results['figures']['fraction_of_step']:.2%}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every benchmark shares: timing by blocks in turn, and the JSON that it leaves."""
+"""The parts that all benchmarks share: timing, child processes, the command line and the JSON result file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from typing import Any
 
 import tyro
 
+from benchmarks.result_files import migrate_results
 from fastcifar.cli import run_reporting_errors
 from fastcifar.config import TrainConfig
+from fastcifar.device import Runtime, apply_process_settings
 from fastcifar.errors import ConfigError, FastCifarError
 from fastcifar.files import atomic_write
-from fastcifar.device import Runtime
+from fastcifar.settings import RuntimeSettings
 
 RESULTS = Path(__file__).parent / "results"
 
-Block = Callable[[], None]
-"""A piece of work that is timed as a whole."""
+Block = Callable[[], object]
+"""A piece of work that is timed as a whole; its result is not used."""
 
 
 def time_interleaved(blocks: Mapping[str, Block], *, rounds: int, runtime: Runtime) -> dict[str, list[float]]:
-    """Seconds of each block in each round, the blocks in turn (A B A B …), after one round that does not count."""
+    """Seconds of each block in each round. The blocks take turns (A B A B …), after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in blocks}
     for number in range(rounds + 1):
         for name, block in blocks.items():
@@ -40,17 +42,17 @@ def time_interleaved(blocks: Mapping[str, Block], *, rounds: int, runtime: Runti
 
 
 def summarize(seconds: list[float]) -> dict[str, Any]:
-    """Median, least and most, and all of them."""
+    """The median, the minimum, the maximum and all values."""
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds), "all": seconds}
 
 
 def without_paths(config: TrainConfig) -> dict[str, Any]:
-    """The settings without the folders, which say nothing on another machine."""
-    return {name: value for name, value in config.to_json().items() if name not in ("betons", "run_dir")}
+    """The settings without the folders, which mean nothing on another machine."""
+    return {name: value for name, value in config.to_json().items() if name not in ("data_dir", "run_dir")}
 
 
 def describe_run(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A training's entry in a result file, from its settings and `EpochResult.to_json` of each of its epochs."""
+    """A run's entry in a result file, from its settings and the `EpochResult.to_json` of each epoch."""
     last = history[-1]
     return {
         "recipe": config.name,
@@ -69,35 +71,38 @@ def describe_run(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> d
 
 
 def load_for_resume(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The results at `path`, with `settings` for its own; those must be the same, but for more seeds.
+    """The results in `path`, to continue with `settings`, of which only the number of seeds may differ.
 
     Raises:
-        ConfigError: there are none, or they were load_for_resume with other settings.
+        ConfigError: there are no results, or they were measured with other settings.
     """
     try:
-        results: dict[str, Any] = json.loads(path.read_text())
+        results: dict[str, Any] = migrate_results(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: has no results to go on with ({error}); leave --resume out to begin") from None
+        raise ConfigError(f"{path}: has no results to continue ({error}); leave out --resume to start anew") from None
     if not isinstance(results, dict):
-        raise ConfigError(f"{path}: is no benchmark's results; leave --resume out to begin")
+        raise ConfigError(f"{path}: is not a result file of a benchmark; leave out --resume to start anew")
     asked = json.loads(json.dumps(settings))
     if {**results.get("settings", {}), "seeds": None} != {**asked, "seeds": None}:
-        raise ConfigError(f"{path} has other settings: give another --out, or those that it was load_for_resume with")
+        raise ConfigError(f"{path}: was measured with other settings; use those, or choose another --out")
     return {**results, "settings": asked}
 
 
 def run_command(main: Callable[[Any], None], settings: Callable[..., Any], description: str | None) -> None:
-    """Run a benchmark with the settings of the command line; bad input is one line on stderr and an exit code."""
+    """Run a benchmark with the settings of the command line; bad input ends it with one line on stderr."""
 
     def work() -> int:
-        main(tyro.cli(settings, description=description))
+        chosen = tyro.cli(settings, description=description)
+        if hasattr(chosen, "device"):
+            apply_process_settings(RuntimeSettings(device=chosen.device))
+        main(chosen)
         return 0
 
     sys.exit(run_reporting_errors(Path(sys.argv[0]).stem, work))
 
 
 def run_in_subprocess(arguments: Sequence[str]) -> str:
-    """What Python prints when it is given these arguments, in a process of its own.
+    """Run Python with these arguments in a new process; the text that it prints.
 
     Raises:
         FastCifarError: it failed; the message has its exit code and the last line of its stderr.
@@ -110,7 +115,7 @@ def run_in_subprocess(arguments: Sequence[str]) -> str:
 
 
 def write_results(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a benchmark's JSON, whole or not at all."""
+    """Write a benchmark's JSON, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n")

@@ -1,9 +1,9 @@
-"""How much of the package its tests reach, line by line and branch by branch.
+"""Test coverage of the package, by line and branch.
 
     python -m benchmarks.coverage --out benchmarks/results/coverage-cpu.json
 
-Runs all the tests under coverage.py, which pyproject.toml sets up. What only a GPU reaches is marked so in the code,
-left out of the share, and counted apart.
+Runs all tests under coverage.py, which pyproject.toml configures. Code that only a GPU reaches is marked in the source,
+not included in the fraction, and counted separately.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 
 from benchmarks.common import RESULTS, run_command, write_results
 from benchmarks.reliability import write_test_betons
-from fastcifar import get_recipe
 from fastcifar.data.manifest import open_beton
-from fastcifar.runs.folder import describe_environment
 from fastcifar.device import resolve_runtime
+from fastcifar.runs.folder import describe_environment
+from fastcifar.settings import RuntimeSettings
 
 ROOT = Path(__file__).parent.parent
 MARK = "# only on a GPU"
@@ -30,10 +30,10 @@ MARK = "# only on a GPU"
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """Run the tests and count what they reach."""
+    """Run the tests and count the lines and branches that they reach."""
 
     report: Path | None = None
-    """The JSON report of tests that passed under coverage.py on this commit; without it, they are run."""
+    """coverage.py's JSON report of passed tests on this commit; the tests are run if not given."""
     out: Path = RESULTS / "coverage.json"
     """The JSON to write."""
 
@@ -44,37 +44,35 @@ def main(settings: Coverage) -> None:
         _, manifest = open_beton(write_test_betons(Path(name)))
     results: dict[str, Any] = {
         "benchmark": "coverage",
-        **describe_environment(resolve_runtime(get_recipe("era", device="cpu")), manifest),
-        "figures": {**derive(measured["totals"]), "gpu_statements": count_gpu_statements(ROOT / "fastcifar")},
-        "runs": [{"file": file, **derive(values["summary"])} for file, values in measured["files"].items()],
+        **describe_environment(resolve_runtime(RuntimeSettings(device="cpu")), manifest),
+        "figures": {**count_reached(measured["totals"]), "gpu_statements": count_gpu_statements(ROOT / "fastcifar")},
+        "runs": [{"file": file, **count_reached(values["summary"])} for file, values in measured["files"].items()],
     }
     for run in results["runs"]:
-        print(f"{run['share']:7.1%}  {run['file']}  {measured['files'][run['file']]['missing_lines'] or ''}")
+        print(f"{run['fraction']:7.1%}  {run['file']}  {measured['files'][run['file']]['missing_lines'] or ''}")
     print(results["figures"])
     write_results(settings.out, results)
 
 
 def _run_tests(folder: Path) -> Path:
-    """coverage.py's report of all the tests."""
+    """Run all tests; the path of coverage.py's report."""
     report = folder / "coverage.json"
     command = [sys.executable, "-m", "pytest", "-q", "--cov", f"--cov-report=json:{report}"]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
-        sys.exit("the tests failed: what they reach is not written down")
+        sys.exit("the tests failed; no coverage was recorded")
     return report
 
 
-def derive(summary: dict[str, Any]) -> dict[str, Any]:
-    """Statements and branches, how many of them were reached, and the share of both together."""
+def count_reached(summary: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of statements and branches, those that were reached, and the fraction of both together."""
     counts = {name: summary[name] for name in ("num_statements", "covered_lines", "num_branches", "covered_branches")}
-    reached, all_of_them = (
-        counts["covered_lines"] + counts["covered_branches"],
-        counts["num_statements"] + counts["num_branches"],
-    )
-    return {**counts, "share": reached / all_of_them if all_of_them else 1.0}
+    reached = counts["covered_lines"] + counts["covered_branches"]
+    total = counts["num_statements"] + counts["num_branches"]
+    return {**counts, "fraction": reached / total if total else 1.0}
 
 
 def count_gpu_statements(package: Path) -> int:
-    """Statements in the blocks that are marked as reached only on a GPU."""
+    """The number of statements in blocks that are marked as reached only on a GPU."""
     lines = set()
     for path in package.rglob("*.py"):
         text = path.read_text()

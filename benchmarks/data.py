@@ -1,9 +1,9 @@
-"""How long the data take: writing CIFAR-10 as .beton files, opening them, and an epoch of uint8 batches.
+"""The time to write CIFAR-10 as .beton files, to open them, and to load an epoch of uint8 batches.
 
     python -m benchmarks.data --source $FASTCIFAR_DATA --out benchmarks/results/data-cpu.json
 
-Writing is from the images in memory to verified files with their manifests, as `fastcifar write-beton` does; reading
-the source is given apart. The loader's first epoch, which compiles FFCV's decoder, is given apart from the others.
+Writing goes from images in memory to verified files with manifests, as in `fastcifar write-beton`; the time to read the
+source is recorded separately, and so is the loader's first epoch, which compiles FFCV's decoder.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from benchmarks.common import RESULTS, run_command, summarize, write_results
-from fastcifar import create_loader, get_recipe
-from fastcifar.data.manifest import open_beton
-from fastcifar.data.writer import write_beton
+from fastcifar import create_loader
 from fastcifar.data.images import Source
+from fastcifar.data.manifest import open_beton
 from fastcifar.data.sources import open_source
-from fastcifar.runs.folder import describe_environment
+from fastcifar.data.writer import write_beton
 from fastcifar.device import resolve_runtime
+from fastcifar.runs.folder import describe_environment
+from fastcifar.settings import RuntimeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +33,17 @@ class Data:
     """Measure writing, opening and loading."""
 
     source: str = "auto"
-    """As `fastcifar write-beton --source`."""
+    """Source of the images, as in `fastcifar write-beton --source`."""
     device: str = "cpu"
-    """Where the loader's batches go."""
+    """Device of the loader's batches: 'cpu', 'cuda', …"""
     rounds: int = 5
-    """How often each is measured."""
+    """Measurements of each."""
     out: Path = RESULTS / "data.json"
     """The JSON to write."""
 
 
 def main(settings: Data) -> None:
-    runtime = resolve_runtime(get_recipe("era", device=settings.device))
+    runtime = resolve_runtime(RuntimeSettings(device=settings.device))
     start = time.perf_counter()
     source = open_source(settings.source)
     reading = time.perf_counter() - start
@@ -52,11 +53,12 @@ def main(settings: Data) -> None:
         for _ in range(settings.rounds):
             seconds["write 50,000 and 10,000 images"].append(_timed(lambda: _write(source, Path(folder))))
             seconds["write the training images"].append(_timed(lambda: _write(source, Path(folder), ("train",))))
-            seconds["open, hash included"].append(_timed(lambda: open_beton(beton)))
+            seconds["open, with a check of the hash"].append(_timed(lambda: open_beton(beton)))
             with create_loader(beton, batch_size=512, train=True, device=runtime.device) as loader:
                 for epoch in range(5):
                     name = "a later epoch" if epoch else "the first epoch"
-                    seconds[name].append(_timed(lambda: collections.deque(loader, maxlen=0)))
+                    batches = loader.batches(epoch)
+                    seconds[name].append(_timed(lambda: collections.deque(batches, maxlen=0)))  # noqa: B023  called at once
         _, manifest = open_beton(beton)
     results: dict[str, Any] = {
         "benchmark": "data",

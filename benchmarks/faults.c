@@ -1,7 +1,7 @@
-/* What a process writes to files, with one call in it failing. For LD_PRELOAD; `arm` chooses the call, counted from 1.
+/* Make one call fail that writes to a file. For LD_PRELOAD; `arm` chooses the call, counted from 1.
  *
- * Counted are write, writev, pwrite, fsync, rename and link, of regular files. A call that fails does half of its work
- * first if it is a write, as a disk does that fills up or a machine that stops.
+ * Calls of write, writev, pwrite, fsync, rename and link on regular files are counted. A write that fails writes half of
+ * its bytes first, as on a disk that fills up or a machine that stops.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -15,13 +15,13 @@
 enum { FAIL, FILL, KILL };
 
 static long chosen, calls;
-static int how;
+static int kind;
 
-/* Fail at call number `number`: that one alone, that and every later write, or by SIGKILL. 0 for never. */
-void arm(long number, int manner) {
+/* Fail at call number `number` (0: never): this call only, this call and all later writes, or by SIGKILL. */
+void arm(long number, int fault) {
     calls = 0;
     chosen = number;
-    how = manner;
+    kind = fault;
 }
 
 long counted(void) { return calls; }
@@ -30,12 +30,12 @@ long counted(void) { return calls; }
 
 static int due(int writes) {
     long number = __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED);
-    return chosen && (number == chosen || (how == FILL && writes && number > chosen));
+    return chosen && (number == chosen || (kind == FILL && writes && number > chosen));
 }
 
 static int fail(void) {
-    if (how == KILL) kill(getpid(), SIGKILL);
-    errno = how == FILL ? ENOSPC : EIO;
+    if (kind == KILL) kill(getpid(), SIGKILL);
+    errno = kind == FILL ? ENOSPC : EIO;
     return -1;
 }
 

@@ -1,16 +1,17 @@
-"""How many images a second each way of loading gives, and how long its first batch takes, in one run.
+"""The throughput of several data loaders, in images/s, and the time to their first batch, in one process.
 
     python -m benchmarks.loaders --source $FASTCIFAR_DATA --out benchmarks/results/loaders-cpu.json
 
-Each way ends with normalised, augmented float batches on the device: FFCV streaming and FFCV cache_on_device with the batched
-augmentation of `era`, and torchvision's DataLoader with the same steps (pad, crop, flip, normalise, erase 8 × 8) image
-by image on the CPU, as most trainers load. Epochs are timed in turn. The first batch is timed from the start of an
-epoch; the first epoch of each, which starts threads or processes and compiles, is given apart.
+Each ends with normalised, augmented float batches on the device: FFCV, streaming or cached on the device, with the
+batched augmentation of `era`; and torchvision's DataLoader with the same steps (pad, crop, flip, normalise, erase
+8 × 8) per image on the CPU, as most projects load. Epochs take turns. The first batch is timed from the start of an
+epoch; the first epoch of each loader, which starts threads or processes and compiles, is recorded separately.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,36 +26,38 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.common import RESULTS, run_command, summarize, write_results
-from fastcifar import create_augmentation, create_loader, get_recipe
+from fastcifar import create_augmentation, create_loader
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD
+from fastcifar.data.loader import BetonLoader
 from fastcifar.data.manifest import open_beton
-from fastcifar.data.writer import write_beton
 from fastcifar.data.sources import open_source
-from fastcifar.runs.folder import describe_environment
+from fastcifar.data.writer import write_beton
 from fastcifar.device import Runtime, resolve_runtime
+from fastcifar.runs.folder import describe_environment
+from fastcifar.settings import RuntimeSettings
 
 Batches = Iterable[torch.Tensor]
-"""Normalised, augmented images [B, 3, 32, 32] on the device; an `iter()` is an epoch."""
+"""Normalised, augmented images [B, 3, 32, 32] on the device; each iteration over it is one epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaders:
-    """Compare FFCV, streaming and cache_on_device, with torchvision's DataLoader."""
+    """Compare FFCV, streaming and cached on the device, with torchvision's DataLoader."""
 
     source: str = "auto"
-    """As `fastcifar write-beton --source`."""
+    """Source of the images, as in `fastcifar write-beton --source`."""
     device: str = "auto"
-    """Where the batches go."""
+    """Device of the batches: 'cpu', 'cuda', …"""
     batch_size: int = 512
-    """Images a batch."""
+    """Images per batch."""
     rounds: int = 5
-    """Epochs of each way that count."""
+    """Epochs of each loader that are counted."""
     out: Path = RESULTS / "loaders.json"
     """The JSON to write."""
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
-    """Images in memory, each augmented on the CPU when it is asked for."""
+    """Images in memory, augmented on the CPU when they are indexed."""
 
     def __init__(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
         self._images, self._labels = images, labels
@@ -76,15 +79,15 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
         return self._transform(self._images[index]), int(self._labels[index])
 
 
-@dataclass(frozen=True)
 class Augmented:
-    """Batches of a loader of uint8 images, augmented on the device."""
+    """Batches of a BetonLoader, augmented on the device."""
 
-    loader: Iterable[tuple[torch.Tensor, torch.Tensor]]
-    augment: Callable[[torch.Tensor], torch.Tensor]
+    def __init__(self, loader: BetonLoader, augment: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._loader, self._augment = loader, augment
+        self._epochs = itertools.count()
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return (self.augment(images) for images, _ in self.loader)
+        return (self._augment(images) for images, _ in self._loader.batches(next(self._epochs)))
 
 
 @dataclass(frozen=True)
@@ -99,16 +102,16 @@ class Moved:
 
 
 def main(settings: Loaders) -> None:
-    runtime = resolve_runtime(get_recipe("era", device=settings.device))
+    runtime = resolve_runtime(RuntimeSettings(device=settings.device))
     source = open_source(settings.source)
     with tempfile.TemporaryDirectory() as folder:
         beton = Path(folder) / "train.beton"
         images, labels = source.train.images, source.train.labels
         write_beton(beton, images, labels, class_names=source.class_names, name=source.name)
-        ways = _ways(beton, Images(images, labels), settings.batch_size, runtime)
-        timings: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        loaders = _create_loaders(beton, Images(images, labels), settings.batch_size, runtime)
+        timings: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
         for _ in range(settings.rounds + 1):
-            for name, batches in ways.items():
+            for name, batches in loaders.items():
                 timings[name].append(_time_epoch(batches, runtime))
         _, manifest = open_beton(beton)
     steps = len(labels) // settings.batch_size
@@ -124,24 +127,24 @@ def main(settings: Loaders) -> None:
     write_results(settings.out, results)
 
 
-def _ways(beton: Path, dataset: Images, batch_size: int, runtime: Runtime) -> dict[str, Batches]:
+def _create_loaders(beton: Path, dataset: Images, batch_size: int, runtime: Runtime) -> dict[str, Batches]:
     augment = runtime.place(create_augmentation()).train()
     shared: dict[str, Any] = {"batch_size": batch_size, "train": True, "device": runtime.device}
-    ways: dict[str, Batches] = {
+    loaders: dict[str, Batches] = {
         "FFCV": Augmented(create_loader(beton, **shared), augment),
-        "FFCV, cache_on_device": Augmented(create_loader(beton, **shared, cache_on_device=True), augment),
+        "FFCV, cached on the device": Augmented(create_loader(beton, **shared, cache_on_device=True), augment),
     }
     for workers in (1, 2):
         loader = DataLoader(
             dataset, batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True,
             pin_memory=runtime.device.type == "cuda",
         )  # fmt: skip
-        ways[f"torchvision DataLoader, {workers} worker{'s' * (workers > 1)}"] = Moved(loader, runtime.device)
-    return ways
+        loaders[f"torchvision DataLoader, {workers} worker{'s' * (workers > 1)}"] = Moved(loader, runtime.device)
+    return loaders
 
 
 def _time_epoch(batches: Batches, runtime: Runtime) -> tuple[float, float]:
-    """Seconds to the first batch and to the last."""
+    """Seconds to the first and to the last batch of an epoch."""
     runtime.synchronize()
     start, first = time.perf_counter(), None
     for _ in batches:

@@ -1,10 +1,10 @@
-"""Whether the range test's LRMAX is a good one: short trainings at 0.3, 1 and 3 times that rate, in turn.
+"""Quality of the LR finder's suggestion: short trainings with 0.3, 1 and 3 times the suggested learning rate, in turn.
 
     python -m benchmarks.max_lr --epochs 6 --out benchmarks/results/max-lr-cpu.json
 
-The range test and the trainings use the pipeline of a recipe, on a validation split of the training set; each rate is
-trained from the same seeds. The figure that counts is how far the suggested rate's mean accuracy is from the best's.
-With --resume it keeps the suggestion and the trainings that --out has, and makes those that are missing.
+The range test and the trainings use the pipeline of a recipe and a validation split of the training set; every learning
+rate is trained from the same seeds. The main result is the difference between the mean accuracy with the suggested
+learning rate and the best mean. With --resume, the suggestion and the runs in --out are kept, and missing runs added.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import RESULTS, load_for_resume, describe_run, run_command, write_results
+from benchmarks.common import RESULTS, describe_run, load_for_resume, run_command, write_results
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
-from fastcifar.lr_finder.suggest import suggest
 from fastcifar.lr_finder.range_test import range_test
+from fastcifar.lr_finder.suggest import suggest
 from fastcifar.runs.folder import describe_environment, source_commit
 from fastcifar.training.state import create_state
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaxLr:
-    """Train at several multiples of the rate that the range test suggests."""
+    """Train with several multiples of the learning rate that the range test suggests."""
 
     recipe: str = "era"
-    """Recipe whose pipeline is used, at rates of its own cycle's shape."""
-    betons: Path = Path("data/betons")
+    """Recipe whose pipeline and schedule are used."""
+    data_dir: Path = Path("data/betons")
     """Folder with train.beton."""
     device: str = "auto"
     """'cpu', 'cuda', …"""
@@ -42,46 +42,45 @@ class MaxLr:
     epochs: int = 6
     """Epochs of each training."""
     multiples: tuple[float, ...] = (1.0, 0.3, 3.0)
-    """What LRMAX is multiplied by."""
+    """Multiples of the suggested max_lr to train with."""
     seeds: int = 2
-    """Trainings at each rate."""
+    """Runs per learning rate."""
     val_fraction: float = 0.1
-    """Share of the training set that they are measured on."""
+    """Fraction of the training set to evaluate on."""
     resume: bool = False
-    """Go on with the trainings that --out has."""
+    """Keep the runs in --out, and add those that are missing."""
     out: Path = RESULTS / "max-lr.json"
-    """The JSON to write, again after each training."""
+    """The JSON to write, after each run."""
 
 
 def main(settings: MaxLr) -> None:
     base = get_recipe(
         settings.recipe,
-        betons=settings.betons,
+        data_dir=settings.data_dir,
         device=settings.device,
         compile=settings.compile,
         epochs=settings.epochs,
         val_fraction=settings.val_fraction,
         amp=True,
     )
-    results = load_for_resume(settings.out, _kept(settings)) if settings.resume else _begin(settings, base)
+    results = load_for_resume(settings.out, _kept(settings)) if settings.resume else _initial_results(settings, base)
     done = {(run["seed"], run["multiple"]) for run in results["runs"]}
     for seed in range(settings.seeds):
         for multiple in settings.multiples:
             if (seed, multiple) not in done:
                 lr = multiple * results["suggestion"]["max_lr"]
-                run = _train(dataclasses.replace(base, max_lr=lr, seed=seed))
+                run = _train(base.replace(max_lr=lr, seed=seed))
                 results["runs"].append({"multiple": multiple, **run})
-                results["figures"] = derive(results["runs"])
+                results["figures"] = summarize_runs(results["runs"])
                 write_results(settings.out, results)
     _print(results)
 
 
-def _begin(settings: MaxLr, base: TrainConfig) -> dict[str, Any]:
-    """The result file before the first training, with the range test."""
-    state = create_state(base)
-    curve = range_test(state)
-    environment = describe_environment(state.runtime, state.manifest)
-    state.close()
+def _initial_results(settings: MaxLr, base: TrainConfig) -> dict[str, Any]:
+    """Run the range test; the results before the first training."""
+    with create_state(base) as state:
+        curve = range_test(state)
+        environment = describe_environment(state.runtime, state.manifest)
     return {
         "benchmark": "max_lr",
         **environment,
@@ -93,14 +92,14 @@ def _begin(settings: MaxLr, base: TrainConfig) -> dict[str, Any]:
 
 
 def _kept(settings: MaxLr) -> dict[str, Any]:
-    """The settings that make a file's trainings what they are."""
+    """The settings that must be equal when a benchmark is resumed."""
     return {
-        name: value for name, value in dataclasses.asdict(settings).items() if name not in ("betons", "resume", "out")
+        name: value for name, value in dataclasses.asdict(settings).items() if name not in ("data_dir", "resume", "out")
     }
 
 
-def derive(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean accuracy of each multiple, and how far the suggestion, 1, is below the best, as a share of all images."""
+def summarize_runs(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean accuracy of each multiple, and the difference between the best mean and that of the suggestion, 1."""
     by_multiple: dict[float, list[float]] = {}
     for run in runs:
         by_multiple.setdefault(run["multiple"], []).append(run["test_accuracy"])
@@ -110,17 +109,14 @@ def derive(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig) -> dict[str, Any]:
-    state = create_state(config)
-    history = [result.to_json() for result in fit(config, state=state)]
-    return {
-        "device": state.runtime.describe_device(),
-        "commit": source_commit(),
-        **describe_run(config, history),
-    }
+    with create_state(config) as state:
+        history = [result.to_json() for result in fit(state)]
+    device = state.runtime.describe_device()
+    return {"device": device, "commit": source_commit(), **describe_run(config, history)}
 
 
 def _print(results: dict[str, Any]) -> None:
-    table = Table("LRMAX", "multiple", "seed", "validation accuracy", title="Trainings around the suggested rate")
+    table = Table("max_lr", "multiple", "seed", "validation accuracy", title="Trainings around the suggestion")
     for run in results["runs"]:
         lr = run["config"]["max_lr"]
         table.add_row(f"{lr:.3g}", f"{run['multiple']:g}", str(run["seed"]), f"{run['test_accuracy']:.2%}")

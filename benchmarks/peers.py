@@ -1,7 +1,7 @@
-"""Other projects' trainings, run from their own checkout, beside ours.
+"""Trainings of other projects, run from their own checkouts, in turn with ours.
 
-Their code is read from the checkout, changed as little as the machine needs, and run as it is otherwise; what was
-changed, and the checkout's commit, go into the results. Nothing of theirs is kept here.
+Their code is read from the checkout, changed only where the machine requires it, and run unchanged otherwise; the
+changes and the checkout's commit are recorded in the results. None of their code is kept here.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from fastcifar.data.loader import decode_all
 from fastcifar.errors import ConfigError
 
 Change = tuple[str, str]
-"""A piece of their code, which must be in it, and what stands for it."""
+"""A piece of their code, which must occur in it, and its replacement."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A script that has `CifarLoader(path, …)`, `CifarNet()` and `main(run, model)`, and trains when it is run."""
+    """A project whose script defines `CifarLoader(path, …)`, `CifarNet()` and `main(run, model)`."""
 
     name: str
-    """On GitHub."""
+    """OWNER/REPOSITORY on GitHub."""
     script: str
     length: str
-    """Where the code says how many epochs it trains, in front of ` * len(train_loader))`."""
+    """The number of epochs in the code, in front of ` * len(train_loader))`."""
     results: tuple[Change, ...]
-    """So that `main` returns its accuracy with test-time augmentation and without, the seconds of training, None where
-    it does not stop its clock between the two, and the seconds of both."""
+    """Changes after which `main` returns the accuracy with and without test-time augmentation, the seconds of training
+    (None if its clock does not stop before the evaluation), and the seconds of training and evaluation."""
     on_the_cpu: tuple[Change, ...]
 
 
-ON_ANY_CPU: tuple[Change, ...] = (  # what both scripts need
+ON_ANY_CPU: tuple[Change, ...] = (  # for both scripts
     ('torch.device("cuda")', 'torch.device("cpu")'),
     (".half()", ".bfloat16()"),
     ("torch.cuda.Event(enable_timing=True)", "HostEvent()"),
@@ -75,35 +75,35 @@ HIVERGE = Project(
 
 
 class HostEvent:
-    """A CUDA event's two methods, on the host's clock."""
+    """The two methods of a CUDA event, with the host's clock."""
 
     def record(self) -> None:
-        """Take the time."""
+        """Record the time."""
         self.seconds = time.perf_counter()
 
     def elapsed_time(self, later: HostEvent) -> float:
-        """Milliseconds from this one to another."""
+        """Milliseconds between this event and a later one."""
         return 1e3 * (later.seconds - self.seconds)
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A project's training, cut to so many epochs or so many: each of them a training of its own."""
+    """A project's training with other numbers of epochs, one training for each."""
 
     project: Project
     checkout: Path
     epochs: tuple[float, ...]
     device: torch.device
-    betons: Path
+    data_dir: Path
 
     @property
     def names(self) -> dict[float, str]:
-        """By epochs, as in the results."""
+        """The trainings' names in the results, by number of epochs."""
         return {epochs: f"{Path(self.project.script).stem}, {epochs:g} epochs" for epochs in self.epochs}
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What differs from their file."""
+        """All changes to their file."""
         return (
             (f"{self.project.length} * len(train_loader))", "ceil(EPOCHS * len(train_loader))"),
             *self.project.results,
@@ -111,24 +111,24 @@ class Peer:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Project, commit and changes.
+        """The project, the commit and the changes.
 
         Raises:
-            ConfigError: it is no checkout.
+            ConfigError: the folder is not a checkout.
         """
         return {"project": self.project.name, "commit": checkout_commit(self), "changes": list(self.changes)}
 
     def load(self, folder: Path) -> dict[str, Callable[[int], dict[str, Any]]]:
-        """Their trainings by name, as functions of the seed; compiled, where they compile, and warmed up as they do.
+        """The trainings by name, as functions of the seed; compiled and warmed up if the project does so.
 
-        What a run takes is their own clock's time and the time in which they load the training set to the device, which
+        The time of a run is that of the project's own clock plus the time to load the training set to the device, which
         their clock leaves out.
 
         Args:
-            folder: where to put the data as they keep it, which each training reads.
+            folder: where to put the data in their format, which each training reads.
 
         Raises:
-            ConfigError: the script is not there, or is not the one that the changes are for.
+            ConfigError: the script is missing, or is not the version that the changes belong to.
         """
         space = self._run_script(folder)
         space["EPOCHS"] = max(self.epochs)
@@ -154,18 +154,18 @@ class Peer:
         return {name: functools.partial(train, epochs) for epochs, name in self.names.items()}
 
     def _run_script(self, folder: Path) -> dict[str, Any]:
-        """The changed script's names, once the data are where it looks for them."""
+        """Write the data in their format, run the changed script, and return its global names."""
         script = self.checkout / self.project.script
         try:
             code = script.read_text()
         except OSError as error:
-            raise ConfigError(f"{script}: {error.strerror}; clone {self.project.name} there") from None
+            raise ConfigError(f"{script}: {error.strerror}; clone {self.project.name} to this folder") from None
         for old, new in (*self.changes, ('"cifar10"', repr(str(folder)))):
             if old not in code:
-                raise ConfigError(f"{script}: has no {old!r}: is it another version?")
+                raise ConfigError(f"{script}: does not contain {old!r}; is it another version?")
             code = code.replace(old, new)
         for split in ("train", "test"):
-            images, labels = decode_all(self.betons / f"{split}.beton")
+            images, labels = decode_all(self.data_dir / f"{split}.beton")
             values = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels), "classes": []}
             torch.save(values, folder / f"{split}.pt")
         space: dict[str, Any] = {"__name__": script.stem, "HostEvent": HostEvent}
@@ -178,20 +178,20 @@ class Peer:
 
 
 def checkout_commit(peer: Peer) -> str:
-    """Of a peer's checkout.
+    """The commit of a peer's checkout.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the folder is not a checkout.
     """
     command = ["git", "-C", str(peer.checkout), "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ConfigError(f"{peer.checkout}: is no checkout of {peer.project.name}; clone it there")
+        raise ConfigError(f"{peer.checkout}: is not a checkout of {peer.project.name}; clone it to this folder")
     return done.stdout.strip()
 
 
 def _time_loading(space: dict[str, Any], device: torch.device) -> list[float]:
-    """Seconds in which each training set is loaded from now on."""
+    """A list to which each later loading of a training set adds its seconds."""
     seconds: list[float] = []
 
     class Timed(space["CifarLoader"]):  # type: ignore[misc]

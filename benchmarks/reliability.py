@@ -1,13 +1,13 @@
-"""What damaged and hostile files do to the parts that read them.
+"""Damaged and hostile files, and killed processes: a robustness test of the code that reads and writes files.
 
     python -m benchmarks.reliability --out benchmarks/results/reliability-cpu.json
 
-Mutants of a .beton (bits flipped, ends cut off or added, lengths and offsets changed, headers of another file) go
-through the checker in forked processes, with the manifest and without. Of those that pass without it, some go through
-the loader, each in a process of its own with a time limit. Hostile checkpoints and archives carry code to run, paths
-out of their folder, or more than they say. Processes that write .betons or train are killed at random moments, and what
-they did is gone on with. What counts is that nothing crashes, hangs, runs code, writes elsewhere, trains on other
-pictures than the manifest names, or loses an epoch that was run_reporting_errors.
+Mutants of a .beton (flipped bits, truncated or extended files, changed lengths and offsets, headers of other files) are
+given to the checker in forked processes, with the manifest and without. Some of those that pass without it are loaded,
+each in a new process with a time limit. Hostile checkpoints and archives contain code to run, paths outside of their
+folder, or false sizes. Processes that write .betons or train are killed at random moments, and their work is resumed.
+Nothing may crash, hang, run code, write outside of its folder, train on other images than those that the manifest
+names, or lose an epoch that was reported.
 """
 
 from __future__ import annotations
@@ -35,39 +35,40 @@ import torch
 
 from benchmarks.common import RESULTS, run_command, write_results
 from fastcifar import fit, get_recipe
-from fastcifar.data.manifest import manifest_path, open_beton
-from fastcifar.data.writer import write_beton
 from fastcifar.data.beton_format import ALLOCATION, FIELD, HEADER, SAMPLE, read_index
 from fastcifar.data.cifar10 import open_archive
+from fastcifar.data.manifest import manifest_path, open_beton
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
+from fastcifar.data.writer import write_beton
+from fastcifar.device import resolve_runtime
 from fastcifar.errors import CheckpointError, FastCifarError
 from fastcifar.machine import usable_cores
-from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint
-from fastcifar.training.resume import restore
+from fastcifar.runs.checkpoint import FORMAT_VERSION, checkpoint_path, newest_checkpoint, read_checkpoint
 from fastcifar.runs.folder import describe_environment, read_metrics
-from fastcifar.device import resolve_runtime
+from fastcifar.settings import RuntimeSettings
+from fastcifar.training.resume import restore
 from fastcifar.training.state import create_state
 
-SECONDS = 60
-"""After which a process hangs."""
+TIMEOUT_SECONDS = 60
+"""A process that takes longer counts as hanging."""
 
 Mutation = Callable[[np.random.Generator, bytearray], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """Feed damaged and hostile files to the checker, the loader, the checkpoints and the archives."""
+    """Read damaged and hostile .betons, checkpoints and archives, and kill processes that write."""
 
     mutants: int = 10_000
     """Damaged .betons."""
     loaded: int = 200
-    """Of those that pass without the manifest, how many go through the loader."""
+    """Number of mutants to load, of those that pass the checker without the manifest."""
     hostile: int = 1_000
-    """Checkpoints and archives."""
+    """Hostile checkpoints and archives."""
     kills: int = 100
-    """Processes that are killed as they write .betons, or train."""
+    """Processes that are killed while they write .betons or train."""
     seed: int = 0
-    """Of the damage."""
+    """Seed of the damage and of the moments of the kills."""
     out: Path = RESULTS / "reliability.json"
     """The JSON to write."""
 
@@ -84,7 +85,7 @@ def main(settings: Reliability) -> None:
         _, manifest = open_beton(beton)
         results: dict[str, Any] = {
             "benchmark": "reliability",
-            **describe_environment(resolve_runtime(get_recipe("era", device="cpu")), manifest),
+            **describe_environment(resolve_runtime(RuntimeSettings(device="cpu")), manifest),
             "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k != "out"},
             "runs": [
                 {"part": "mutants through the checker", **betons},
@@ -100,14 +101,14 @@ def main(settings: Reliability) -> None:
 
 
 def write_test_betons(folder: Path, train: int = 60, test: int = 10) -> Path:
-    """Small .betons of made-up pictures with their manifests; the path of the training images."""
+    """Write small .betons of synthetic images, with manifests; the path of the training images."""
     for split, (images, labels) in zip(("train", "test"), draw_synthetic(train=train, test=test, seed=0), strict=True):
         write_beton(folder / f"{split}.beton", images, labels, class_names=tuple(SHAPES), name="synthetic")
     return folder / "train.beton"
 
 
 def mutate(number: int, seed: int, content: bytes) -> bytes:
-    """The damaged copy of that number; the same for the same seed."""
+    """Damaged copy number `number`; equal seeds give equal copies."""
     random = np.random.default_rng((seed, number))
     data = bytearray(content)
     for _ in range(int(random.integers(1, 4))):
@@ -121,7 +122,7 @@ def _flip_bit(random: np.random.Generator, data: bytearray) -> None:
 
 
 def _flip_bit_of_a_table(random: np.random.Generator, data: bytearray) -> None:
-    """Most of a file is pixels; the header and the tables are where damage can lead astray."""
+    """Most of a file is pixels, but damage to the header and the tables is more dangerous."""
     ends = HEADER.itemsize + 2 * FIELD.itemsize + 60 * SAMPLE.itemsize, 60 * ALLOCATION.itemsize
     at = int(random.integers(sum(ends)))
     at = at if at < ends[0] else len(data) - (at - ends[0]) - 1
@@ -138,7 +139,7 @@ def _append(random: np.random.Generator, data: bytearray) -> None:
 
 
 def _set_number(random: np.random.Generator, data: bytearray) -> None:
-    """A length or an offset of the header, of a sample or of the allocation table."""
+    """Change a length or an offset in the header, a sample or the allocation table."""
     starts = (0, 2, 4, 8, 16, HEADER.itemsize + 2 * FIELD.itemsize, len(data) - 60 * ALLOCATION.itemsize)
     at = starts[int(random.integers(len(starts)))] + 8 * int(random.integers(3))
     size = int(random.choice([1, 2, 4, 8]))
@@ -149,7 +150,7 @@ def _set_number(random: np.random.Generator, data: bytearray) -> None:
 
 
 def _swap_header(random: np.random.Generator, data: bytearray) -> None:
-    """The header of a file with more or fewer samples."""
+    """Use the header of a file with more or fewer samples."""
     header = np.zeros(1, dtype=HEADER)
     header[["version", "num_fields"]] = (2, 2)
     header["page_size"] = 1 << int(random.integers(10, 31))
@@ -162,7 +163,7 @@ MUTATIONS: tuple[Mutation, ...] = (_flip_bit, _flip_bit_of_a_table, _cut, _appen
 
 
 def check_mutants(beton: Path, count: int, seed: int) -> tuple[dict[str, Any], list[int]]:
-    """Outcomes of the checker, with the manifest and without, and the mutants that pass without it."""
+    """Counts of the checker's outcomes, with the manifest and without, and the mutants that pass without it."""
     context = multiprocessing.get_context("fork")
     counts: collections.Counter[str] = collections.Counter()
     passed = []
@@ -172,7 +173,7 @@ def check_mutants(beton: Path, count: int, seed: int) -> tuple[dict[str, Any], l
         ]
         for future in futures:
             try:
-                for number, without, manifested in future.result(timeout=SECONDS):
+                for number, without, manifested in future.result(timeout=TIMEOUT_SECONDS):
                     counts[f"without manifest: {without}"] += 1
                     counts[f"with manifest: {manifested}"] += 1
                     passed += [number] if without == "passed" else []
@@ -210,7 +211,7 @@ def _outcome(work: Callable[[], object]) -> str:
 
 
 def load_mutants(beton: Path, numbers: list[int], seed: int) -> dict[str, Any]:
-    """Outcomes of loading mutants that pass without a manifest: an epoch of batches, each in a process of its own."""
+    """Counts of the outcomes of loading an epoch of each mutant, each in a new process, without a manifest."""
     content = beton.read_bytes()
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
         outcomes = pool.map(lambda number: _load(mutate(number, seed, content)), numbers)
@@ -222,7 +223,7 @@ def _load(mutant: bytes) -> str:
         path = Path(folder) / "train.beton"
         path.write_bytes(mutant)
         try:
-            done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, timeout=SECONDS)
+            done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             return "hangs"
         return {0: "loaded", 1: "refused"}.get(done.returncode, "crashes")
@@ -242,7 +243,7 @@ except FastCifarError as error:
 
 
 def open_hostile(folder: Path, count: int, seed: int) -> dict[str, Any]:
-    """Outcomes of reading hostile checkpoints and archives."""
+    """Counts of the outcomes of reading hostile checkpoints and archives."""
     trap = folder / "trap"
     counts: collections.Counter[str] = collections.Counter()
     inside = folder / "hostile"
@@ -261,7 +262,7 @@ def open_hostile(folder: Path, count: int, seed: int) -> dict[str, Any]:
 
 
 class _Payload:
-    """Runs code when it is read from a pickle."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, trap: Path, random: np.random.Generator) -> None:
         self._calls = ((os.system, (f"touch {trap}",)), (Path.touch, (trap,)), (exec, (f"open({str(trap)!r}, 'w')",)))
@@ -272,11 +273,11 @@ class _Payload:
 
 
 def _pickled(path: Path, trap: Path, random: np.random.Generator) -> None:
-    path.write_bytes(pickle.dumps({"format_version": 2, "model": _Payload(trap, random)}))
+    path.write_bytes(pickle.dumps({"format_version": FORMAT_VERSION, "model": _Payload(trap, random)}))
 
 
 def _saved(path: Path, trap: Path, random: np.random.Generator) -> None:
-    values: dict[str, Any] = {"format_version": 2, "model": {"weight": torch.zeros(3)}, "sha256": "0" * 64}
+    values: dict[str, Any] = {"format_version": FORMAT_VERSION, "model": {"weight": torch.zeros(3)}, "sha256": "0" * 64}
     values[("config", "optimizer", "random")[int(random.integers(3))]] = _Payload(trap, random)
     torch.save(values, path)
 
@@ -290,8 +291,10 @@ def _damaged(path: Path, trap: Path, random: np.random.Generator) -> None:
 
 
 def _bomb(path: Path, trap: Path, random: np.random.Generator) -> None:
-    """A tensor that says it is far larger than its storage."""
-    torch.save({"format_version": 2, "model": torch.zeros(1).expand(10 ** int(random.integers(6, 13)))}, path)
+    """Save a tensor that claims to be far larger than its storage."""
+    torch.save(
+        {"format_version": FORMAT_VERSION, "model": torch.zeros(1).expand(10 ** int(random.integers(6, 13)))}, path
+    )
 
 
 def _traversing(path: Path, trap: Path, random: np.random.Generator) -> None:
@@ -320,21 +323,22 @@ def _oversized_member(path: Path, trap: Path, random: np.random.Generator) -> No
 
 HOSTILE = (_pickled, _saved, _damaged, _bomb, _traversing, _linked, _oversized_member)
 CHECKPOINTS = 4
-"""The first of them are checkpoints, the others archives."""
+"""The number of kinds at the start of HOSTILE that are checkpoints; the others are archives."""
 
 
 def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
-    """SIGKILL at random moments of `write_beton` over an older file; what is there then, and after another try."""
+    """Kill `write_beton` at random moments while it replaces a file, then write again; counts of the outcomes."""
     counts: collections.Counter[str] = collections.Counter({"temporary files left": 0})
     folder.mkdir()
     beton = write_test_betons(folder)
 
-    def load_for_resume() -> bool:
+    def is_writing() -> bool:
         return any(folder.glob(".*.tmp"))
 
-    span = _seconds(write_test_betons, (folder,), load_for_resume)
+    duration = _measure(write_test_betons, (folder,), is_writing)
     for number in range(count):
-        _kill_after(write_test_betons, (folder,), load_for_resume, np.random.default_rng((seed, number)).uniform(0, span))
+        delay = np.random.default_rng((seed, number)).uniform(0, duration)
+        _kill_after(delay, write_test_betons, (folder,), is_writing)
         outcome = _outcome(lambda: open_beton(beton))
         counts["old or new file, whole" if outcome == "passed" else f"file {outcome}"] += 1
         write_test_betons(folder)
@@ -344,78 +348,80 @@ def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
 
 
 def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
-    """SIGKILL at random moments of a training, then go on with it, or start again, to its end."""
+    """Kill a training at random moments, then resume it, or start again, and train to the end; counts of outcomes."""
     counts: collections.Counter[str] = collections.Counter({"damaged files": 0})
     run = folder / "run"
 
-    def load_for_resume() -> bool:
+    def is_writing() -> bool:
         return (run / "config.json").exists()
 
-    span = _seconds(_train_on, (folder, run), load_for_resume)
+    duration = _measure(_train_or_resume, (folder, run), is_writing)
     shutil.rmtree(run)
     for number in range(count):
-        _kill_after(_train_on, (folder, run), load_for_resume, np.random.default_rng((seed, number)).uniform(0, span))
-        run_reporting_errors = len(read_metrics(run)) if (run / "metrics.jsonl").exists() else 0
+        delay = np.random.default_rng((seed, number)).uniform(0, duration)
+        _kill_after(delay, _train_or_resume, (folder, run), is_writing)
+        reported = len(read_metrics(run)) if (run / "metrics.jsonl").exists() else 0
         try:
             path, values, damage = newest_checkpoint(run)
         except CheckpointError:
             counts["before the first checkpoint"] += 1
             kept = 0
         else:
-            counts[f"went on from {path.stem}"] += 1
+            counts[f"resumed from {path.stem}"] += 1
             counts["damaged files"] += damage is not None
-            kept = values["epoch"]
-        counts["lost epochs that had been run_reporting_errors"] += max(0, run_reporting_errors - kept)
-        process = FORKS.Process(target=_train_on, args=(folder, run))
+            kept = values["progress"]["epochs_done"]
+        counts["reported epochs that were lost"] += max(0, reported - kept)
+        process = FORKS.Process(target=_train_or_resume, args=(folder, run))
         process.start()
-        process.join(SECONDS)
+        process.join(TIMEOUT_SECONDS)
         ended = process.exitcode == 0 and len(read_metrics(run)) == KILLED_EPOCHS
-        counts["ended well after it" if ended else "did not end well after it"] += 1
+        counts["ended well afterwards" if ended else "did not end well afterwards"] += 1
         shutil.rmtree(run)
     return {"count": count, **counts}
 
 
 FORKS = multiprocessing.get_context("forkserver")
-SpawnedProcess = multiprocessing.context.ForkServerProcess
-"""Processes that have imported all and used nothing."""
+ForkedProcess = multiprocessing.context.ForkServerProcess
+"""A process in which everything is imported and nothing was used yet."""
 FORKS.set_forkserver_preload(["benchmarks.common", "fastcifar.data.cifar10", "fastcifar.training.loop", "tyro"])
 KILLED_EPOCHS = 8
 
 
-def _train_on(folder: Path, run: Path) -> None:
-    """A short training of a small network in a folder: from the start, or on from where it is."""
+def _train_or_resume(folder: Path, run: Path) -> None:
+    """Train a small network briefly, from the start or from the checkpoint in `run`."""
     torch.set_num_threads(1)
     config = get_recipe(
-        "dilated-cnn", betons=folder, run_dir=run, batch_size=10, epochs=KILLED_EPOCHS, device="cpu", workers=1,
+        "dilated-cnn", data_dir=folder, run_dir=run, batch_size=10, epochs=KILLED_EPOCHS, device="cpu", workers=1,
         checkpoint_every=2,
     )  # fmt: skip
-    state = create_state(config)
-    if checkpoint_path(run, "last").exists():
-        restore(run, state)
-    collections.deque(fit(config, state=state), maxlen=0)
+    with create_state(config) as state:
+        if checkpoint_path(run, "last").exists():
+            restore(run, state)
+        fit(state)
 
 
-def _start(work: Callable[..., object], arguments: tuple[Path, ...], load_for_resume: Callable[[], bool]) -> SpawnedProcess:
-    """A process that does the work, at the moment when it has load_for_resume to write."""
+def _start(work: Callable[..., object], arguments: tuple[Path, ...], is_writing: Callable[[], bool]) -> ForkedProcess:
+    """Start a process that does the work, and return when it has begun to write."""
     process = FORKS.Process(target=work, args=arguments)
     process.start()
-    while process.is_alive() and not load_for_resume():
+    while process.is_alive() and not is_writing():
         time.sleep(0.001)
     return process
 
 
-def _seconds(work: Callable[..., object], arguments: tuple[Path, ...], load_for_resume: Callable[[], bool]) -> float:
-    """How long the work takes undisturbed from when it has load_for_resume to write."""
-    process = _start(work, arguments, load_for_resume)
+def _measure(work: Callable[..., object], arguments: tuple[Path, ...], is_writing: Callable[[], bool]) -> float:
+    """Seconds that the work takes from its first write to its end."""
+    process = _start(work, arguments, is_writing)
     start = time.perf_counter()
     process.join()
     return time.perf_counter() - start
 
 
 def _kill_after(
-    work: Callable[..., object], arguments: tuple[Path, ...], load_for_resume: Callable[[], bool], seconds: float
+    seconds: float, work: Callable[..., object], arguments: tuple[Path, ...], is_writing: Callable[[], bool]
 ) -> None:
-    process = _start(work, arguments, load_for_resume)
+    """Do the work in a new process, and kill it so many seconds after its first write."""
+    process = _start(work, arguments, is_writing)
     process.join(seconds)
     process.kill()
     process.join()

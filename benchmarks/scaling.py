@@ -1,12 +1,12 @@
-"""How time and memory grow with the number of images, and with the batch.
+"""Growth of time and memory with the number of images and with the batch size.
 
     python -m benchmarks.scaling --source $FASTCIFAR_DATA --out benchmarks/results/scaling-cpu.json
 
-Images: the training set, cut or repeated, is written to .beton files of several sizes; fresh processes, the sizes in
-turn, then run epochs of loading and augmentation, at least 100,000 images each, and read their anonymous memory
-(RssAnon: what a process has taken for itself, the mapped file aside). The figures that count are the power of
-the number of images with which the time grows, and how much the memory grows from the fewest images to the most.
-Batch: a fresh process makes training steps of `era`.
+Images: the training set, cut or repeated, is written to .beton files of several sizes. New processes, one per size in
+turn, run epochs of loading and augmentation, at least 100,000 images each, and read their anonymous memory (RssAnon:
+memory that the process allocated, without mapped files). The main results are the exponent with which the time grows
+with the number of images, and the growth of the memory from the fewest to the most images.
+Batch size: a new process runs training steps of `era`.
 """
 
 from __future__ import annotations
@@ -24,41 +24,42 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import RESULTS, run_in_subprocess, run_command, write_results
+from benchmarks.common import RESULTS, run_command, run_in_subprocess, write_results
 from fastcifar import create_augmentation, create_loader, get_recipe
-from fastcifar.data.manifest import open_beton
-from fastcifar.data.writer import write_beton
 from fastcifar.data.images import Source
+from fastcifar.data.manifest import open_beton
 from fastcifar.data.sources import open_source
+from fastcifar.data.writer import write_beton
+from fastcifar.device import apply_process_settings, resolve_runtime
 from fastcifar.machine import anonymous_bytes, peak_memory_bytes
 from fastcifar.runs.folder import describe_environment
-from fastcifar.device import resolve_runtime
+from fastcifar.settings import RuntimeSettings
 from fastcifar.training.state import create_state
 from fastcifar.training.step import train_step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """Measure epochs over more and more images, and steps of larger and larger batches."""
+    """Measure epochs with more and more images, and steps with larger and larger batches."""
 
     source: str = "auto"
-    """As `fastcifar write-beton --source`."""
+    """Source of the images, as in `fastcifar write-beton --source`."""
     device: str = "auto"
-    """Where the batches go."""
+    """Device of the batches: 'cpu', 'cuda', …"""
     images: tuple[int, ...] = (5_000, 15_000, 50_000, 150_000, 500_000)
     """Sizes of the training set."""
     batches: tuple[int, ...] = (128, 256, 512, 1024, 2048)
-    """Images a step."""
+    """Images per step."""
     rounds: int = 5
-    """Processes for each number of images; steps of each batch that count."""
+    """Processes per number of images; steps per batch size that are counted."""
     least_images: int = 100_000
-    """Images that a process loads while it is timed, in as many epochs as that takes."""
+    """Images that a process loads while it is timed, in as many epochs as necessary."""
     out: Path = RESULTS / "scaling.json"
     """The JSON to write."""
 
 
 def main(settings: Scaling) -> None:
-    runtime = resolve_runtime(get_recipe("era", device=settings.device))
+    runtime = resolve_runtime(RuntimeSettings(device=settings.device))
     source = open_source(settings.source)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -68,32 +69,40 @@ def main(settings: Scaling) -> None:
         parts: dict[int, list[dict[str, Any]]] = {count: [] for count in settings.images}
         for _ in range(settings.rounds):
             for count, measured in parts.items():
-                measured.append(_apart("epochs", folder / str(count), 512, settings.device, settings.least_images))
+                measured.append(
+                    _in_subprocess("epochs", folder / str(count), 512, settings.device, settings.least_images)
+                )
         for count, measured in parts.items():
             middle = {key: statistics.median(each[key] for each in measured) for key in measured[0]}
             runs.append({"images": count, **middle, "all": measured})
             print(runs[-1], flush=True)
         _write(folder, source, max(len(source.train.labels), *settings.batches))
         for batch in settings.batches:
-            runs.append({"batch_size": batch, **_apart("steps", folder, batch, settings.device, settings.rounds)})
+            runs.append(
+                {
+                    "batch_size": batch,
+                    **_in_subprocess("steps", folder, batch, settings.device, settings.rounds),
+                }
+            )
             print(runs[-1], flush=True)
         _, manifest = open_beton(folder / "train.beton")
     results = {
         "benchmark": "scaling",
         **describe_environment(runtime, manifest),
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("source", "out")},
-        "figures": derive([run for run in runs if "images" in run]),
+        "figures": summarize_runs([run for run in runs if "images" in run]),
         "runs": runs,
     }
     write_results(settings.out, results)
 
 
-def derive(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """How far from linear the time is, and how far from constant the memory.
+def summarize_runs(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Deviation of the time from linear growth, and of the memory from constant size.
 
-    The time grows as the number of images to the power of `exponent`, the slope of the line through their logarithms.
-    As shares: the largest difference of a size's seconds from those of a straight line through all of them, and the
-    anonymous memory of the most images less that of the fewest, by the latter.
+    The time grows with the number of images to the power of `exponent`, the slope of a line through the logarithms.
+    `largest_deviation` is the largest difference between a size's seconds and a line through all sizes, relative to the
+    line. `memory_growth` is the increase of the anonymous memory from the fewest to the most images, relative to the
+    former.
     """
     counts = np.array([run["images"] for run in runs], dtype=np.float64)
     seconds = np.array([run["seconds"] for run in runs])
@@ -119,14 +128,14 @@ def _write(folder: Path, source: Source, count: int) -> None:
         )  # fmt: skip
 
 
-def _apart(work: str, folder: Path, batch: int, device: str, amount: int) -> dict[str, Any]:
-    """Run `_epochs` or `_steps` in a process of its own."""
+def _in_subprocess(work: str, folder: Path, batch: int, device: str, amount: int) -> dict[str, Any]:
+    """Run `_epochs` or `_steps` in a new process."""
     printed = run_in_subprocess(["-m", "benchmarks.scaling", work, str(folder), str(batch), device, str(amount)])
     return dict(json.loads(printed.splitlines()[-1]))
 
 
 def _epochs(folder: Path, batch: int, device: str, least_images: int) -> dict[str, Any]:
-    runtime = resolve_runtime(get_recipe("era", device=device))
+    runtime = resolve_runtime(RuntimeSettings(device=device))
     augment = runtime.place(create_augmentation()).train()
     with create_loader(
         folder / "train.beton", batch_size=batch, train=True, device=runtime.device, verify=False
@@ -135,7 +144,7 @@ def _epochs(folder: Path, batch: int, device: str, least_images: int) -> dict[st
         for number in range(1 + epochs):
             if number == 1:  # the first compiles, and maps the file's pages
                 start = time.perf_counter()
-            for images, _ in loader:
+            for images, _ in loader.batches(number):
                 augment(images)
             runtime.synchronize()
         seconds = (time.perf_counter() - start) / epochs
@@ -143,7 +152,7 @@ def _epochs(folder: Path, batch: int, device: str, least_images: int) -> dict[st
 
 
 def _steps(folder: Path, batch: int, device: str, rounds: int) -> dict[str, Any]:
-    state = create_state(get_recipe("era", betons=folder, batch_size=batch, device=device, amp=True, verify=False))
+    state = create_state(get_recipe("era", data_dir=folder, batch_size=batch, device=device, amp=True, verify=False))
     images = torch.randint(0, 256, (batch, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(state.runtime.device)
     labels = torch.randint(0, 10, (batch,), device=state.runtime.device)
     state.classifier.train()
@@ -162,6 +171,7 @@ def _steps(folder: Path, batch: int, device: str, rounds: int) -> dict[str, Any]
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["epochs"], ["steps"]):
+        apply_process_settings(RuntimeSettings(device=sys.argv[4]))
         work = {"epochs": _epochs, "steps": _steps}[sys.argv[1]]
         print(json.dumps(work(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))))
     else:

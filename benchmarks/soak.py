@@ -1,15 +1,14 @@
-"""Whether a process that trains again and again keeps anything: memory, threads, open files.
+"""Growth of memory, threads and open files in a process that trains again and again.
 
     python -m benchmarks.soak --minutes 40 --out benchmarks/results/soak-cpu.json
 
-Round by round, each recipe in turn: a short training on made-up pictures with a run folder, then its checkpoint
-measured again, all in one process. After each round the anonymous memory, the threads and the open files are counted.
-The figure is the slope of a line through each, as a share of its mean an hour, after a first part in which caches fill.
+In each round, each recipe trains briefly on synthetic images with a run folder, and its checkpoint is evaluated again,
+all in one process. After each round the anonymous memory, the threads and the open files are counted. The result is the
+slope of a line through each count, per hour and relative to its mean, without the first minutes, in which caches fill.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import gc
 import os
@@ -26,26 +25,27 @@ from benchmarks.common import RESULTS, run_command, write_results
 from benchmarks.reliability import write_test_betons
 from fastcifar import fit, get_recipe
 from fastcifar.data.manifest import open_beton
-from fastcifar.machine import anonymous_bytes
-from fastcifar.inference.evaluate import evaluate_checkpoint
-from fastcifar.runs.folder import describe_environment
 from fastcifar.device import resolve_runtime
+from fastcifar.inference.evaluate import evaluate_checkpoint
+from fastcifar.machine import anonymous_bytes
+from fastcifar.runs.folder import describe_environment
+from fastcifar.settings import RuntimeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """Train and evaluate for a time, and count what the process holds."""
+    """Train and evaluate for some time, and count the resources of the process."""
 
     recipes: tuple[str, ...] = ("speedrun", "dilated-cnn")
-    """Recipes, in turn."""
+    """Recipes to train, in turn."""
     minutes: float = 40
-    """How long."""
+    """Duration."""
     settle: float = 10
-    """Minutes at the start that the lines leave out."""
+    """Minutes at the start that are left out of the slopes."""
     train: int = 1_000
-    """Made-up pictures to train on."""
+    """Synthetic images to train on."""
     test: int = 500
-    """Made-up pictures to test on."""
+    """Synthetic images to evaluate on."""
     device: str = "cpu"
     """'cpu', 'cuda', …"""
     out: Path = RESULTS / "soak.json"
@@ -59,7 +59,7 @@ def main(settings: Soak) -> None:
         _, manifest = open_beton(beton)
         results: dict[str, Any] = {
             "benchmark": "soak",
-            **describe_environment(resolve_runtime(get_recipe("era", device=settings.device)), manifest),
+            **describe_environment(resolve_runtime(RuntimeSettings(device=settings.device)), manifest),
             "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name != "out"},
             "runs": [],
         }
@@ -67,7 +67,7 @@ def main(settings: Soak) -> None:
         while (minutes := (time.monotonic() - start) / 60) < settings.minutes or not results["runs"]:
             for recipe in settings.recipes:
                 _round(recipe, folder, settings.device)
-            results["runs"].append({"minutes": minutes, **count_held()})
+            results["runs"].append({"minutes": minutes, **count_resources()})
     results["figures"] = {
         "rounds": len(results["runs"]) * len(settings.recipes),
         **slopes(results["runs"], settings.settle),
@@ -76,7 +76,7 @@ def main(settings: Soak) -> None:
     write_results(settings.out, results)
 
 
-def count_held() -> dict[str, int]:
+def count_resources() -> dict[str, int]:
     """Bytes of anonymous memory, threads and open files of this process."""
     gc.collect()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -88,7 +88,7 @@ def count_held() -> dict[str, int]:
 
 
 def slopes(runs: list[dict[str, float]], settle: float) -> dict[str, float | None]:
-    """Of each count, the rise of a straight line an hour as a share of the mean; None with fewer than two counts."""
+    """The slope of a line through each count, per hour and relative to its mean; None for fewer than two counts."""
     kept = [run for run in runs if run["minutes"] >= settle]
     hours = [run["minutes"] / 60 for run in kept]
     found: dict[str, float | None] = {}
@@ -100,8 +100,8 @@ def slopes(runs: list[dict[str, float]], settle: float) -> dict[str, float | Non
 
 def _round(recipe: str, folder: Path, device: str) -> None:
     run = folder / "run"
-    config = get_recipe(recipe, betons=folder, run_dir=run, epochs=2, batch_size=250, device=device, amp=True)
-    collections.deque(fit(config), maxlen=0)
+    config = get_recipe(recipe, data_dir=folder, run_dir=run, epochs=2, batch_size=250, device=device, amp=True)
+    fit(config)
     evaluate_checkpoint(run, device=device)
     shutil.rmtree(run)
 

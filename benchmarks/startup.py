@@ -1,10 +1,10 @@
-"""How long a command takes until it works: `fastcifar --help`, and `fastcifar train` until its first training step.
+"""The start-up time of commands: `fastcifar --help`, and `fastcifar train` until its first training step.
 
     python -m benchmarks.startup era speedrun --out benchmarks/results/startup-cpu.json
 
-Each command is a process of its own, started in turn with the others, and one round that does not count fills the
-caches. A training has read and checked its files, made its network and compiled what it compiles when its first step
-begins; there it is stopped.
+Each command runs in a new process, in turn with the others; one round that is not counted fills the caches. When the
+first step of a training begins, it has read and checked its files, created its network and compiled it; the process is
+stopped there.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.common import RESULTS, run_in_subprocess, run_command, summarize, write_results
-from fastcifar import get_recipe
+from benchmarks.common import RESULTS, run_command, run_in_subprocess, summarize, write_results
 from fastcifar.data.manifest import open_beton
-from fastcifar.runs.folder import describe_environment
 from fastcifar.device import resolve_runtime
+from fastcifar.runs.folder import describe_environment
+from fastcifar.settings import RuntimeSettings
 
 COMMAND = "import sys; from fastcifar.cli import main; sys.exit(main(sys.argv[1:]))"
 TO_THE_FIRST_STEP = """
@@ -31,7 +31,7 @@ from fastcifar.cli import main
 from fastcifar.training import loop
 
 def stop(*_):
-    print(f"begun {time.monotonic()}", flush=True)
+    print(f"first step {time.monotonic()}", flush=True)
     os._exit(0)
 
 loop.train_epoch = stop
@@ -41,25 +41,25 @@ sys.exit(main(sys.argv[1:]))
 
 @dataclass(frozen=True, kw_only=True)
 class Startup:
-    """Start commands, in turn, and measure how long they take to get to work."""
+    """Start commands, in turn, and measure the time until they do their work."""
 
     recipes: Annotated[tuple[str, ...], tyro.conf.Positional] = ("era", "speedrun")
-    """Recipes to start training."""
-    betons: Path = Path("data/betons")
+    """Recipes whose training is started."""
+    data_dir: Path = Path("data/betons")
     """Folder with train.beton and test.beton."""
     device: str = "auto"
     """'cpu', 'cuda', …"""
     compile: bool = False
     """Compile network and augmentation."""
     rounds: int = 5
-    """Starts of each that count."""
+    """Starts of each command that are counted."""
     out: Path = RESULTS / "startup.json"
     """The JSON to write."""
 
 
 def main(settings: Startup) -> None:
-    runtime = resolve_runtime(get_recipe("era", device=settings.device))
-    _, manifest = open_beton(settings.betons / "train.beton")
+    runtime = resolve_runtime(RuntimeSettings(device=settings.device))
+    _, manifest = open_beton(settings.data_dir / "train.beton")
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         for number in range(settings.rounds + 1):
@@ -89,12 +89,12 @@ def _help() -> float:
 
 
 def _first_step(recipe: str, run: Path, settings: Startup) -> float:
-    arguments = ["train", "--recipe", recipe, "--betons", str(settings.betons), "--run-dir", str(run)]
+    arguments = ["train", "--recipe", recipe, "--data-dir", str(settings.data_dir), "--run-dir", str(run)]
     arguments += ["--device", settings.device, "--amp", *(["--compile"] if settings.compile else [])]
     start = time.monotonic()
     printed = run_in_subprocess(["-c", TO_THE_FIRST_STEP, *arguments])
-    (line,) = (line for line in printed.splitlines() if line.startswith("begun "))
-    return float(line.split()[1]) - start
+    (line,) = (line for line in printed.splitlines() if line.startswith("first step "))
+    return float(line.split()[2]) - start
 
 
 if __name__ == "__main__":

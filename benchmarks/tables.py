@@ -1,224 +1,290 @@
-"""The tables of README.md and benchmarks/README.md, made from the committed results.
+"""The tables of README.md and benchmarks/README.md, generated from the committed results.
 
-    python -m benchmarks.tables           # print them
-    python -m benchmarks.tables --write   # put them where the two files have them
+    python -m benchmarks.tables            # print them
+    python -m benchmarks.tables --write    # write them to the two files
+    python -m benchmarks.tables --check    # fail if the files are not up to date, or if a result file lacks a field
 
-Each stands between two comments, <!-- NAME --> and <!-- end NAME -->.
+Each table stands between two comments, <!-- NAME --> and <!-- end NAME -->. A row whose run had other settings than
+today's recipe is marked with †.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from benchmarks.ablation import without
+from benchmarks.ablation import ablations
 from benchmarks.common import RESULTS
+from benchmarks.result_files import changed_settings, changes_of, find_problems, read_results
 from benchmarks.work import ERA_EPOCH
 
 ROOT = Path(__file__).parent.parent
-NOT_YET = "Not measured yet."
+NOT_MEASURED = "Not measured yet."
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
-
-def runs_table(*names: str) -> str:
-    """A row a run: recipe, device, epochs, accuracy, times."""
-    rows = ["| recipe | device | epochs | test accuracy | training | last evaluation | peak memory |", "|" + "---|" * 7]
-    for name in names:
-        results = _load(name)
-        for run in results["runs"] if results else []:
-            rows.append(
-                f"| `{run['recipe']}` | {results['device']}, {results['precision'].split(' ')[0]} | {run['epochs']} "
-                f"| {run['test_accuracy']:.2%} | {_duration(run['train_seconds'])} | {_duration(run['eval_seconds'])} "
-                f"| {run['peak_memory_bytes'] / 2**30:.2f} GiB |"
-            )
-    return "\n".join(rows)
+Results = dict[str, Any]
+"""A result file, from `read_results`."""
 
 
-def throughput_table(name: str) -> str:
-    """A row a part of a training step, and the two ratios below, for each batch size."""
-    results = _load(name)
-    settings = results["settings"]
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+
+
+class Marks:
+    """Marks for rows whose settings differ from today's recipe, and the footnote that names these settings."""
+
+    def __init__(self) -> None:
+        self._changed: dict[str, list[str]] = {}
+
+    def label(self, label: str, runs: Iterable[Mapping[str, Any]], on_purpose: Sequence[str] = ()) -> str:
+        """The label of a row that summarises `runs`, with a mark if it needs one.
+
+        Args:
+            label: the text of the label.
+            runs: entries of a result file; changes in a training's name are on purpose.
+            on_purpose: names of other settings that the benchmark changed.
+        """
+        changed: dict[str, None] = {}
+        for run in runs:
+            if "config" in run:  # peers have none
+                on_purpose = [*on_purpose, *changes_of(run.get("name", ""))]
+                changed |= dict.fromkeys(changed_settings(run["config"], on_purpose))
+        if changed:
+            self._changed[label] = list(changed)
+        return f"{label} †" if changed else label
+
+    def footnote(self) -> str:
+        """The explanation of the marks; no text if no row is marked."""
+        labels: dict[str, list[str]] = {}
+        for label, names in self._changed.items():
+            labels.setdefault(", ".join(names), []).append(label)
+        differences = "; ".join(f"{', '.join(rows)} in {names}" for names, rows in labels.items())
+        return differences and f"† The settings differ from today's recipe: {differences}."
+
+
+def runs_table(*files: Results) -> str:
+    """One row per run: recipe, device, epochs, accuracy, times."""
+    marks = Marks()
     rows = [
-        f"{results['device']}, {results['precision']}, medians of {settings['rounds']} blocks of {settings['steps']} "
-        "steps:",
-        "",
-        "| batch | part | seconds | images/s | GFLOP/s | of the ceiling |",
-        "|" + "---|" * 6,
-    ]
-    for run in results["runs"]:
-        batch, part = run["batch_size"], run["part"]
-        cells = (
-            _cell(results["figures"][str(batch)][key], part, form)
-            for key, form in (("images_per_second", ",.0f"), ("gflop_per_second", ",.0f"), ("share_of_ceiling", ".0%"))
+        (
+            marks.label(f"`{run['recipe']}`", [run]),
+            _device(results),
+            run["epochs"],
+            _percent(run["test_accuracy"]),
+            _duration(run["train_seconds"]),
+            _duration(run["eval_seconds"]),
+            f"{run['peak_memory_bytes'] / 2**30:.2f} GiB",
         )
-        rows.append(f"| {batch} | {PARTS.get(part, part)} | {run['seconds']['median']:.4g} | {' | '.join(cells)} |")
-    for batch, figures in results["figures"].items():
-        rows += [
-            "",
-            f"Batch {batch}: whole step by model step {figures['whole_by_model']:.3f}; the model step is "
-            f"{figures['plain_by_model']:.2f} times faster than in float32 without channels-last.",
-        ]
-    return "\n".join(rows)
-
-
-def max_lr_table(name: str) -> str:
-    """A row a multiple of the range test's rate."""
-    results = _load(name)
-    settings, suggested = results["settings"], results["suggestion"]["max_lr"]
-    devices = "; ".join(dict.fromkeys(run["device"] for run in results["runs"]))
-    rows = [
-        f"{devices}; recipe `{settings['recipe']}`, {settings['epochs']} epochs, measured on "
-        f"{settings['val_fraction']:.0%} of the training set. The range test suggests {suggested:.3g}:",
-        "",
-        "| LRMAX | by the suggestion | validation accuracy, seed by seed | mean |",
-        "|---|---|---|---|",
+        for results in files
+        for run in results["runs"]
     ]
+    columns = ("recipe", "device", "epochs", "test accuracy", "training time", "last evaluation", "peak memory")
+    return _section(markdown_table(columns, rows), marks.footnote())
+
+
+def step_parts_table(results: Results) -> str:
+    """One row per part of a training step and batch size, and ratios of parts."""
+    settings, marks = results["settings"], Marks()
+    rows = []
+    for run in results["runs"]:
+        figures, part = results["figures"][str(run["batch_size"])], run["part"]
+        cells = (
+            form(figures[key][part]) if part in figures[key] else ""
+            for key, form in (
+                ("images_per_second", "{:,.0f}".format),
+                ("gflop_per_second", "{:,.0f}".format),
+                ("fraction_of_ceiling", lambda value: _percent(value, 0)),
+            )
+        )
+        rows.append((run["batch_size"], PARTS.get(part, part), f"{run['seconds']['median']:.4g}", *cells))
+    columns = ("batch size", "part", "median seconds", "images/s", "GFLOP/s", "relative to the ceiling")
+    ratios = (
+        f"Batch size {batch_size}: the whole step takes {figures['whole_relative_to_model']:.3f} times as long as the "
+        f"model step, which takes {figures['plain_relative_to_model']:.2f} times as long in float32 and contiguous "
+        "memory format."
+        for batch_size, figures in results["figures"].items()
+    )
+    recipe = marks.label(f"`{results['config']['base_recipe']}`", [results])
+    heading = f"{results['device']}, {results['precision']}, {recipe}; "
+    heading += f"medians of {settings['rounds']} blocks of {settings['steps']} steps:"
+    return _section(heading, markdown_table(columns, rows), *ratios, marks.footnote())
+
+
+PARTS = {
+    "matrix product": "bfloat16 matrix product (the ceiling)",
+    "plain model step": "model step, float32, contiguous",
+}
+
+
+def max_lr_table(results: Results) -> str:
+    """One row per multiple of the suggested learning rate."""
+    settings, suggested, marks = results["settings"], results["suggestion"]["max_lr"], Marks()
+    devices = "; ".join(dict.fromkeys(run["device"] for run in results["runs"]))
+    recipe = marks.label(f"`{settings['recipe']}`", results["runs"], on_purpose=("epochs", "max_lr"))
+    rows = []
     for multiple, mean in sorted(results["figures"]["mean_accuracy"].items(), key=lambda item: float(item[0])):
         runs = [run for run in results["runs"] if run["multiple"] == float(multiple)]
-        each = ", ".join(f"{run['test_accuracy']:.2%}" for run in runs)
-        rows.append(f"| {float(multiple) * suggested:.3g} | {multiple} × | {each} | {mean:.2%} |")
-    below = 100 * results["figures"]["below_best"]
+        each = ", ".join(_percent(run["test_accuracy"]) for run in runs)
+        rows.append((f"{float(multiple) * suggested:.3g}", f"{multiple} ×", each, _percent(mean)))
     seeds = len({run["seed"] for run in results["runs"]})
-    run = f"{seeds} of {settings['seeds']} seeds were run"
-    return "\n".join([*rows, "", f"The suggestion is {below:.2f} points below the best of them; {run}."])
-
-
-def time_to_target_table(name: str) -> str:
-    """A row a recipe or a peer: what a recipe computes, runs, accuracies, time, and its median by the first row's."""
-    results = _load(name)
-    if not results:
-        return NOT_YET
-    first = next(iter(results["figures"]))
-    heading = (
-        "| training | epochs' worth | runs | accuracy | without TTA | runs at 90 % | seconds | median | by the first |"
+    return _section(
+        f"{devices}; recipe {recipe}, {settings['epochs']} epochs, evaluated on "
+        f"{_percent(settings['val_fraction'], 0)} of the training set. The range test suggests {suggested:.3g}:",
+        markdown_table(("max_lr", "relative to the suggestion", "validation accuracy of each seed", "mean"), rows),
+        f"The suggestion is {100 * results['figures']['below_best']:.2f} points below the best mean; {seeds} of "
+        f"{settings['seeds']} seeds were run.",
+        marks.footnote(),
     )
-    rows = [f"{results['device']}:", "", heading, "|" + "---|" * 9]
-    fastest = results["figures"][first]["seconds"]["median"]
-    digits = 1 if fastest > 10 else 3
-    for training, values in results["figures"].items():
-        accuracy, plain, seconds = values["accuracy"], values["accuracy_without_tta"], values["seconds"]
-        worth = values.get("epochs_worth")
-        cells = (
-            f"`{training}`",
-            "–" if worth is None else f"{worth:.2f}",
-            str(values["runs"]),
-            f"{accuracy['mean']:.2%}{_spread(values, 100 * accuracy['stdev'], 2)}",
-            f"{plain['mean']:.2%}{_spread(values, 100 * plain['stdev'], 2)}",
-            f"{values['share_reaching_target']:.0%}",
-            f"{seconds['mean']:.{digits}f}{_spread(values, seconds['stdev'], digits)}",
-            f"{seconds['median']:.{digits}f}",
-            f"{seconds['median'] / fastest:.2f} ×",
+
+
+def time_to_target_table(results: Results) -> str:
+    """One row per recipe or peer: compute, runs, accuracies, times, and the median relative to the first row."""
+    first, marks, rows = next(iter(results["figures"].values())), Marks(), []
+    target, digits = results["settings"]["target_accuracy"], 1 if first["seconds"]["median"] > 10 else 3
+    for name, values in results["figures"].items():
+        seconds, several = values["seconds"], values["runs"] > 1
+        runs = [run for run in results["runs"] if run["name"] == name]
+        equivalents = values.get("era_epoch_equivalents")
+        accuracies = (
+            f"{_percent(accuracy['mean'])}{_deviation(100 * accuracy['stdev'], 2, several)}"
+            for accuracy in (values["accuracy"], values["accuracy_without_tta"])
         )
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*rows, *(["", results["note"]] if "note" in results else [])])
-
-
-def headline_table(*names: str) -> str:
-    """A row a device: the first recipe's accuracy and time, and its time by that of the fastest peer whose mean reaches
-    the target, the median over the seeds that both have."""
-    rows = ["| device | runs | mean accuracy | median seconds | by the peer's |", "|" + "---|" * 5]
-    for results in filter(None, map(_load, names)):
-        figures = results["figures"]
-        first, own = next(iter(figures.items()))
-        seconds = {
-            name: {run["seed"]: run["seconds"] for run in results["runs"] if run["name"] == name} for name in figures
-        }
-        peers = [
-            name
-            for name in figures.keys() & results["peers"].keys()
-            if figures[name]["mean_reaches_target"] and seconds[name].keys() & seconds[first].keys()
-        ]
-        beside = "–"
-        if peers:
-            peer = min(peers, key=lambda name: figures[name]["seconds"]["median"])
-            both = seconds[first].keys() & seconds[peer].keys()
-            ratio = statistics.median(seconds[first][seed] / seconds[peer][seed] for seed in both)
-            beside = f"{ratio:.2f} × {peer}"
         rows.append(
-            f"| {results['device']} | {own['runs']} | {own['accuracy']['mean']:.2%} "
-            f"| {own['seconds']['median']:.3g} | {beside} |"
+            (
+                marks.label(f"`{name}`", runs),
+                "–" if equivalents is None else f"{equivalents:.2f}",
+                values["runs"],
+                *accuracies,
+                _percent(values["fraction_reaching_target"], 0),
+                f"{seconds['mean']:.{digits}f}{_deviation(seconds['stdev'], digits, several)}",
+                f"{seconds['median']:.{digits}f}",
+                f"{seconds['median'] / first['seconds']['median']:.2f} ×",
+            )
         )
-    return "\n".join(rows)
+    columns = (
+        "training", "era-epoch equivalents", "runs", "accuracy", "accuracy without TTA",
+        f"runs at {_percent(target, 0)} or more", "seconds", "median seconds", "relative to the first row",
+    )  # fmt: skip
+    return _section(f"{results['device']}:", markdown_table(columns, rows), marks.footnote())
 
 
-def throughput_table(name: str) -> str:
-    """A row a training: what it gets through in a second of its training."""
-    results = _load(name)
-    if not results:
-        return NOT_YET
-    rows = [f"{results['device']}, medians:", "", "| training | runs | images/s | GFLOP/s |", "|---|---|---|---|"]
-    for training in results["figures"]:
-        runs = [run for run in results["runs"] if run["name"] == training]
+TIME_TO_TARGET_LEGEND = (
+    "± is the standard deviation over the runs. One era-epoch equivalent is the compute of one epoch of `era` "
+    "(3 × 379.27 M multiply-adds per image). TTA is test-time augmentation."
+)
+
+
+def headline_table(*files: Results) -> str:
+    """One row per device: the first recipe's accuracy and time, and its time relative to the fastest peer that reaches
+    the target (median ratio over common seeds)."""
+    rows, marks = [], Marks()
+    for results in files:
+        first, figures = next(iter(results["figures"].items()))
+        rows.append(
+            (
+                marks.label(results["device"], [run for run in results["runs"] if run["name"] == first]),
+                figures["runs"],
+                _percent(figures["accuracy"]["mean"]),
+                f"{figures['seconds']['median']:.3g}",
+                _relative_to_fastest_peer(results, first),
+            )
+        )
+    columns = ("device", "runs", "mean accuracy", "median seconds", "relative to the fastest peer")
+    return _section(markdown_table(columns, rows), marks.footnote())
+
+
+def _relative_to_fastest_peer(results: Results, name: str) -> str:
+    figures = results["figures"]
+    seconds = {
+        each: {run["seed"]: run["seconds"] for run in results["runs"] if run["name"] == each} for each in figures
+    }
+    peers = [
+        peer
+        for peer in figures.keys() & results["peers"].keys()
+        if figures[peer]["mean_reaches_target"] and seconds[peer].keys() & seconds[name].keys()
+    ]
+    if not peers:
+        return "–"
+    peer = min(peers, key=lambda peer: figures[peer]["seconds"]["median"])
+    common = seconds[name].keys() & seconds[peer].keys()
+    ratio = statistics.median(seconds[name][seed] / seconds[peer][seed] for seed in common)
+    return f"{ratio:.2f} × {peer}"
+
+
+def throughput_table(results: Results) -> str:
+    """One row per training: images and multiply-adds per second of training time."""
+    rows, marks = [], Marks()
+    for name in results["figures"]:
+        runs = [run for run in results["runs"] if run["name"] == name]
         images = statistics.median(_images(run) / run["train_seconds"] for run in runs)
-        flops = statistics.median(2 * ERA_EPOCH * run["epochs_worth"] / run["train_seconds"] for run in runs)
-        rows.append(f"| `{training}` | {len(runs)} | {images:,.0f} | {flops / 1e9:,.0f} |")
-    return "\n".join(rows)
+        flops = statistics.median(2 * ERA_EPOCH * run["era_epoch_equivalents"] / run["train_seconds"] for run in runs)
+        rows.append((marks.label(f"`{name}`", runs), len(runs), f"{images:,.0f}", f"{flops / 1e9:,.0f}"))
+    table = markdown_table(("training", "runs", "images/s", "GFLOP/s"), rows)
+    return _section(f"{results['device']}, medians:", table, marks.footnote())
 
 
-def _images(run: dict[str, Any]) -> float:
-    """How many images the run trained on, those seen again counted again."""
+def _images(run: Mapping[str, Any]) -> float:
+    """Training images over all epochs of a run."""
     return sum(epoch["images_per_second"] * epoch["train_seconds"] for epoch in run["history"])
 
 
-def _spread(values: dict[str, Any], deviation: float, digits: int) -> str:
-    return f" ± {deviation:.{digits}f}" if values["runs"] > 1 else ""
-
-
-def ablation_table(name: str, recipe: str) -> str:
-    """A row a part: accuracy and time of the recipe without it, against the whole recipe's from the same seeds."""
-    results = _load(name)
-    runs: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in results.get("runs", []):
+def ablation_table(results: Results, recipe: str) -> str:
+    """One row per part: accuracy and time of the recipe without it, relative to the whole recipe from equal seeds."""
+    runs: dict[str, dict[int, Results]] = {}
+    for run in results["runs"]:
         runs.setdefault(run["name"], {})[run["seed"]] = run
-    if recipe not in runs:
-        return NOT_YET
-    whole = runs[recipe]
-    lacking = {part: runs.get(each, {}) for each, part in without(recipe).items()}
-    plain = {seed: _without_tta(run) for seed, run in whole.items() if run["tta_accuracy"] is not None}
-    rows = [
-        f"{results['device']}. The differences are between runs from one seed: their mean ± its standard error, in "
-        "points.",
-        "",
-        f"| `{recipe}` without | seeds | accuracy | difference | time |",
-        "|" + "---|" * 5,
-        f"| – | {len(whole)} | {statistics.fmean(run['quoted_accuracy'] for run in whole.values()):.2%} | – | 1 × |",
-    ]
-    for part, others in {"test-time augmentation": plain, **lacking}.items():
+    whole, marks = runs[recipe], Marks()
+    without_tta = {
+        seed: {**run, "final_accuracy": run["test_accuracy"], "seconds": run["train_seconds"] + run["eval_seconds"]}
+        for seed, run in whole.items()
+        if run["tta_accuracy"] is not None
+    }
+    parts = {part: runs.get(name, {}) for name, part in ablations(recipe).items()}
+    mean = statistics.fmean(run["final_accuracy"] for run in whole.values())
+    rows = [(marks.label("(the whole recipe)", whole.values()), len(whole), _percent(mean), "–", "1 ×")]
+    for part, others in {"test-time augmentation": without_tta, **parts}.items():
         pairs = [(run, whole[seed]) for seed, run in others.items() if seed in whole]
         if pairs:
-            accuracy = statistics.fmean(run["quoted_accuracy"] for run, _ in pairs)
-            differences = [100 * (run["quoted_accuracy"] - base["quoted_accuracy"]) for run, base in pairs]
+            mean = statistics.fmean(run["final_accuracy"] for run, _ in pairs)
+            differences = [100 * (run["final_accuracy"] - base["final_accuracy"]) for run, base in pairs]
             error = f"{statistics.stdev(differences) / len(pairs) ** 0.5:.2f}" if len(pairs) > 1 else "?"
             time = statistics.median(run["seconds"] / base["seconds"] for run, base in pairs)
+            difference = f"{statistics.fmean(differences):+.2f} ± {error}"
             rows.append(
-                f"| {part} | {len(pairs)} | {accuracy:.2%} | {statistics.fmean(differences):+.2f} ± {error} "
-                f"| {time:.2f} × |"
+                (marks.label(part, [run for run, _ in pairs]), len(pairs), _percent(mean), difference, f"{time:.2f} ×")
             )
-    return "\n".join(rows)
+    columns = (f"`{recipe}` without", "seeds", "accuracy", "difference in points", "time relative to the whole recipe")
+    heading = (
+        f"{results['device']}. The difference is the mean over pairs of runs from equal seeds, ± its standard error."
+    )
+    return _section(heading, markdown_table(columns, rows), marks.footnote())
 
 
-def _without_tta(run: dict[str, Any]) -> dict[str, float]:
-    """The accuracy and time that a run had without its test-time augmentation."""
-    return {"quoted_accuracy": run["test_accuracy"], "seconds": run["train_seconds"] + run["eval_seconds"]}
-
-
-def course_table(*names: str) -> str:
-    """A row a course recipe and device: its epochs and accuracies beside the course's own figure."""
-    rows = ["| recipe | device | epochs | test accuracy | best | the course, 24 epochs |", "|" + "---|" * 6]
-    for name in names:
-        results = _load(name)
-        for run in results.get("runs", []):
-            rows.append(
-                f"| `{run['recipe']}` | {results['device']}, {results['precision'].split(' ')[0]} | {run['epochs']} "
-                f"| {run['test_accuracy']:.2%} | {run['best_accuracy']:.2%} | {COURSE[run['recipe']]} |"
-            )
-    return "\n".join(rows)
+def course_table(*files: Results) -> str:
+    """One row per course recipe and device: its epochs and accuracies, and the course's own accuracy."""
+    marks = Marks()
+    rows = [
+        (
+            marks.label(f"`{run['recipe']}`", [run]),
+            _device(results),
+            run["epochs"],
+            _percent(run["test_accuracy"]),
+            _percent(run["best_accuracy"]),
+            COURSE[run["recipe"]],
+        )
+        for results in files
+        for run in results["runs"]
+    ]
+    columns = ("recipe", "device", "epochs", "test accuracy", "best", "the course, 24 epochs")
+    return _section(markdown_table(columns, rows), marks.footnote())
 
 
 COURSE = {
@@ -232,163 +298,178 @@ COURSE = {
 """The best test accuracies that the course solutions' pages name."""
 
 
-def data_table(name: str) -> str:
-    """A row a piece of work on the data."""
-    results = _load(name)
-    rows = [f"| {run['part']} | {run['seconds']['median']:.3f} |" for run in results["runs"]]
-    return "\n".join([f"{results['device']}:", "", "| work | seconds (median) |", "|---|---|", *rows])
+def data_table(results: Results) -> str:
+    """One row per piece of work on the data."""
+    rows = [(run["part"], f"{run['seconds']['median']:.3f}") for run in results["runs"]]
+    return _section(f"{results['device']}:", markdown_table(("work", "median seconds"), rows))
 
 
-def augmentation_table(name: str) -> str:
-    """A row a way of augmenting."""
-    results = _load(name)
-    if not results:
-        return NOT_YET
+def augmentation_table(results: Results) -> str:
+    """One row per implementation of the augmentation."""
     figures, settings = results["figures"], results["settings"]
+    relative = figures["relative_to_fastcifar"]
     rows = [
+        (part, f"{1e3 * run['seconds']['median']:.4g}", f"{relative[part]:.1f} ×" if part in relative else "")
+        for run in results["runs"]
+        for part in [run["part"]]
+    ]
+    return _section(
         f"{results['device']}, batches of {settings['batch_size']}, medians of {settings['rounds']}:",
-        "",
-        "| augmentation | milliseconds | by ours |",
-        "|---|---|---|",
-    ]
-    for run in results["runs"]:
-        ratio = figures["by_ours"].get(run["part"])
-        rows.append(
-            f"| {run['part']} | {1e3 * run['seconds']['median']:.4g} | {'' if ratio is None else f'{ratio:.1f}'} |"
-        )
-    return "\n".join([*rows, "", f"The augmentation's share of the step is {figures['share_of_step']:.1%}."])
+        markdown_table(("augmentation", "milliseconds per batch", "relative to fastcifar"), rows),
+        f"fastcifar's augmentation takes {_percent(figures['fraction_of_step'], 1)} of the time of a step.",
+    )
 
 
-def loaders_table(name: str) -> str:
-    """A row a way of loading."""
-    results = _load(name)
-    if not results:
-        return NOT_YET
+def loaders_table(results: Results) -> str:
+    """One row per data loader."""
+    settings = results["settings"]
     rows = [
-        f"{results['device']}, batches of {results['settings']['batch_size']}, augmented and on the device, medians of "
-        f"{results['settings']['rounds']} epochs:",
-        "",
-        "| loader | images/s | an epoch | its first batch | the very first epoch |",
-        "|" + "---|" * 5,
-    ]
-    for run in results["runs"]:
-        rows.append(
-            f"| {run['part']} | {run['images_per_second']:,.0f} | {run['seconds']['median']:.3f} s "
-            f"| {1e3 * run['first_batch_seconds']['median']:.1f} ms | {run['first_epoch']['seconds']:.2f} s |"
+        (
+            run["part"],
+            f"{run['images_per_second']:,.0f}",
+            f"{run['seconds']['median']:.3f}",
+            f"{run['first_batch_seconds']['median']:.4f}",
+            f"{run['first_epoch']['seconds']:.2f}",
         )
-    return "\n".join(rows)
+        for run in results["runs"]
+    ]
+    columns = ("loader", "images/s", "seconds per epoch", "seconds to the first batch", "seconds of the first epoch")
+    heading = (
+        f"{results['device']}, batches of {settings['batch_size']}, augmented and on the device, medians of "
+        f"{settings['rounds']} epochs after the first:"
+    )
+    return _section(heading, markdown_table(columns, rows))
 
 
-def scaling_table(name: str) -> str:
-    """A row a number of images, then one a batch size."""
-    results = _load(name)
-    if not results:
-        return NOT_YET
+def scaling_table(results: Results) -> str:
+    """One row per number of images, then one per batch size."""
     images = [run for run in results["runs"] if "images" in run]
     steps = [run for run in results["runs"] if "batch_size" in run]
     figures = results["figures"]
-    rows = [f"{results['device']}:", "", "| images | an epoch of loading and augmentation | anonymous memory |"]
-    rows += ["|---|---|---|"]
-    rows += [f"| {r['images']:,} | {r['seconds']:.3f} s | {r['anonymous_bytes'] / 2**20:,.0f} MiB |" for r in images]
-    rows += [
-        "",
-        f"The time grows as the number of images to the power of {figures['exponent']:.3f}, with single sizes up to "
-        f"{figures['largest_deviation']:.1%} off a straight line; memory by {figures['memory_growth']:+.1%} from the "
-        "fewest images to the most.",
-        "",
-        "| batch | a step of `era` | images/s | peak memory |",
-        "|---|---|---|---|",
-    ]
-    rows += [
-        f"| {r['batch_size']} | {r['seconds']:.3g} s | {r['images_per_second']:,.0f} "
-        f"| {r['peak_bytes'] / 2**30:.2f} GiB |"
-        for r in steps
-    ]
-    return "\n".join(rows)
+    return _section(
+        f"{results['device']}:",
+        markdown_table(
+            ("images", "seconds per epoch of loading and augmentation", "anonymous memory"),
+            [(f"{r['images']:,}", f"{r['seconds']:.3f}", f"{r['anonymous_bytes'] / 2**20:,.0f} MiB") for r in images],
+        ),
+        f"The time grows with the number of images to the power of {figures['exponent']:.3f}; single sizes are up to "
+        f"{_percent(figures['largest_deviation'], 1)} off a straight line. From the fewest to the most images, the "
+        f"memory changes by {100 * figures['memory_growth']:+.1f} %.",
+        markdown_table(
+            ("batch size", "seconds per step of `era`", "images/s", "peak memory"),
+            [
+                (
+                    run["batch_size"],
+                    f"{run['seconds']:.3g}",
+                    f"{run['images_per_second']:,.0f}",
+                    f"{run['peak_bytes'] / 2**30:.2f} GiB",
+                )
+                for run in steps
+            ],
+        ),
+    )
 
 
-def startup_table(name: str) -> str:
-    """A row a command."""
-    results = _load(name)
-    rows = [f"| `{run['command']}` | {run['seconds']['median']:.2f} |" for run in results["runs"]]
-    heading = ["| command | seconds until it works (median) |", "|---|---|"]
-    return "\n".join([f"{results['device']}:", "", *heading, *rows])
+def startup_table(results: Results) -> str:
+    """One row per command."""
+    rows = [(f"`{run['command']}`", f"{run['seconds']['median']:.2f}") for run in results["runs"]]
+    return _section(f"{results['device']}:", markdown_table(("command", "median seconds"), rows))
 
 
-PARTS = {
-    "matrix product": "bfloat16 matrix product (the ceiling)",
-    "plain model step": "model step, float32, contiguous",
-}
-
-
-def survival_table(reliability: str, faults: str, soak: str, coverage: str) -> str:
-    """A row a kind of damage: how often, what came of it; below, what a long run keeps and what the tests reach."""
-    lines = ["| what was done | times | what came of it |", "|---|---|---|"]
-    for run in [*_load(reliability).get("runs", []), *_load(faults).get("runs", [])]:
-        times = run.get("count", run.get("faults"))
+def survival_table(reliability: Results, faults: Results, soak: Results, coverage: Results) -> str:
+    """One row per kind of damage; below, the growth in a long run and the coverage of the tests."""
+    rows = []
+    for run in [*reliability["runs"], *faults["runs"]]:
         outcomes = (f"{name}: {number:,}" for name, number in run.items() if name not in ("part", "count", "faults"))
-        lines.append(f"| {run['part']} | {times:,} | {'; '.join(outcomes)} |")
-    if results := _load(soak):
-        lines += ["", _soak_sentence(results)]
-    if results := _load(coverage):
-        reached = results["figures"]
-        lines += [
-            "",
-            f"The tests reach {reached['share']:.1%} of the package's lines and branches; {reached['gpu_statements']} "
-            "statements that only a GPU reaches are not counted in it.",
-        ]
-    return "\n".join(lines)
+        rows.append((run["part"], f"{run.get('count', run.get('faults')):,}", "; ".join(outcomes)))
+    reached = coverage["figures"]
+    return _section(
+        markdown_table(("test", "times", "outcomes"), rows),
+        _soak_sentence(soak),
+        f"The tests reach {_percent(reached['fraction'], 1)} of the package's lines and branches, not counting "
+        f"{reached['gpu_statements']} statements that only a GPU reaches.",
+    )
 
 
-def _soak_sentence(results: dict[str, Any]) -> str:
+def _soak_sentence(results: Results) -> str:
     settings, figures, held = results["settings"], results["figures"], results["runs"][-1]
     named = {"anonymous_bytes": "anonymous memory", "threads": "threads", "open_files": "open files"}
-    grew = ", ".join(f"{name} {round(100 * figures[key], 2) + 0.0:+.2f} %" for key, name in named.items())
-    memory = held["anonymous_bytes"] / 2**30
+    growth = ", ".join(f"{name} {round(100 * figures[key], 2) + 0.0:+.2f} %" for key, name in named.items())
     return (
-        f"{figures['rounds']} trainings and evaluations in one process over {settings['minutes']:g} minutes, the first "
-        f"{settings['settle']:g} of which are left out: growth an hour {grew}; at the end it holds {memory:.2f} GiB, "
-        f"{held['threads']} threads, {held['open_files']} open files."
+        f"{figures['rounds']} trainings and evaluations ran in one process for {settings['minutes']:g} minutes. Growth "
+        f"per hour, without the first {settings['settle']:g} minutes: {growth}. At the end the process has "
+        f"{held['anonymous_bytes'] / 2**30:.2f} GiB of anonymous memory, {held['threads']} threads and "
+        f"{held['open_files']} open files."
     )
+
+
+def _together(table: Callable[..., str], *names: str) -> Callable[[], str]:
+    """A function that makes one table of several result files, of those that exist."""
+    return lambda: table(*filter(None, map(_load, names)))
+
+
+def _each(table: Callable[[Results], str], *names: str, legend: str = "") -> Callable[[], str]:
+    """A function that makes one table per result file, and a legend below all of them."""
+    return lambda: _section(*(table(results) if (results := _load(name)) else NOT_MEASURED for name in names), legend)
 
 
 TIMES_TO_90 = ("time-to-90-gpu", "time-to-90-cpu", "time-to-90-amx-cpu")
 TABLES: dict[str, Callable[[], str]] = {
-    "headline": lambda: headline_table(*TIMES_TO_90),
-    "runs": lambda: runs_table("era-gpu", "era-cpu", "quick-cpu"),
-    "course": lambda: course_table("course-gpu", "dilated-cnn-gpu", "course-cpu", "dilated-cnn-cpu"),
-    "throughput": lambda: "\n\n".join(map(throughput_table, ("throughput-cpu", "throughput-amx-cpu"))),
-    "soonest": lambda: "\n\n".join(map(time_to_target_table, TIMES_TO_90)),
-    "ablation_speedrun": lambda: ablation_table("ablation-speedrun-cpu", "speedrun"),
-    "ablation_era_fast": lambda: ablation_table("ablation-era-fast-cpu", "era-fast"),
-    "frontier": lambda: time_to_target_table("frontier-cpu"),
-    "pace": lambda: throughput_table("pace-cpu"),
-    "augmentation": lambda: augmentation_table("augmentation-cpu"),
-    "loaders": lambda: loaders_table("loaders-cpu"),
-    "scaling": lambda: scaling_table("scaling-cpu"),
-    "data": lambda: data_table("data-cpu"),
-    "startup": lambda: startup_table("startup-cpu"),
-    "rates": lambda: max_lr_table("max-lr-cpu"),
-    "survival": lambda: survival_table("reliability-cpu", "faults-cpu", "soak-cpu", "coverage-cpu"),
+    "headline": _together(headline_table, *TIMES_TO_90),
+    "runs": _together(runs_table, "era-gpu", "era-cpu", "quick-cpu"),
+    "course": _together(course_table, "course-gpu", "dilated-cnn-gpu", "course-cpu", "dilated-cnn-cpu"),
+    "step_parts": _each(step_parts_table, "throughput-cpu", "throughput-amx-cpu"),
+    "time_to_target": _each(time_to_target_table, *TIMES_TO_90, legend=TIME_TO_TARGET_LEGEND),
+    "ablation_speedrun": _each(lambda results: ablation_table(results, "speedrun"), "ablation-speedrun-cpu"),
+    "ablation_era_fast": _each(lambda results: ablation_table(results, "era-fast"), "ablation-era-fast-cpu"),
+    "frontier": _each(time_to_target_table, "frontier-cpu"),
+    "throughput": _each(throughput_table, "pace-cpu"),
+    "augmentation": _each(augmentation_table, "augmentation-cpu"),
+    "loaders": _each(loaders_table, "loaders-cpu"),
+    "scaling": _each(scaling_table, "scaling-cpu"),
+    "data": _each(data_table, "data-cpu"),
+    "startup": _each(startup_table, "startup-cpu"),
+    "max_lr": _each(max_lr_table, "max-lr-cpu"),
+    "survival": _together(survival_table, "reliability-cpu", "faults-cpu", "soak-cpu", "coverage-cpu"),
 }
+"""The tables by the name in their comments."""
 
 
 def filled(text: str) -> str:
-    """`text` with each table between its comments made anew."""
+    """`text` with each table between its comments generated again."""
 
     def fill(match: re.Match[str]) -> str:
-        name = match[1]
-        return f"<!-- {name} -->\n\n{TABLES[name]()}\n\n<!-- end {name} -->"
+        return f"<!-- {match[1]} -->\n\n{TABLES[match[1]]()}\n\n<!-- end {match[1]} -->"
 
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- end \1 -->", fill, text, flags=re.DOTALL)
 
 
-def main(*, write: bool = False) -> None:
-    """Print the tables, or put them into the two files.
+def find_outdated() -> list[str]:
+    """Problems of the committed result files, and of the two files that have their tables."""
+    problems = [problem for path in sorted(RESULTS.glob("*.json")) for problem in find_problems(path)]
+    if problems:
+        return problems
+    for path in FILES:
+        text = path.read_text()
+        try:
+            if filled(text) != text:
+                problems.append(f"{path}: its tables are not up to date; run `python -m benchmarks.tables --write`")
+        except KeyError as error:
+            problems.append(f"{path}: a table cannot be generated: a result file or TABLES has no {error}")
+    return problems
+
+
+def main(*, write: bool = False, check: bool = False) -> None:
+    """Print the tables, write them to the two files, or check that these are up to date.
 
     Args:
-        write: put them into README.md and benchmarks/README.md.
+        write: write the tables to README.md and benchmarks/README.md.
+        check: exit with 1 and one line per problem if the tables are not up to date or a result file lacks a field.
     """
+    if check:
+        problems = find_outdated()
+        print("\n".join(problems), file=sys.stderr, end="\n" * bool(problems))
+        sys.exit(bool(problems))
     if write:
         for path in FILES:
             path.write_text(filled(path.read_text()))
@@ -396,13 +477,24 @@ def main(*, write: bool = False) -> None:
         print("\n\n".join(table() for table in TABLES.values()))
 
 
-def _load(name: str) -> dict[str, Any]:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def _load(name: str) -> Results:
+    return read_results(RESULTS / f"{name}.json")
 
 
-def _cell(values: dict[str, float], name: str, form: str) -> str:
-    return format(values[name], form) if name in values else ""
+def _section(*parts: str) -> str:
+    return "\n\n".join(filter(None, parts))
+
+
+def _device(results: Results) -> str:
+    return f"{results['device']}, {results['precision'].split(' ')[0]}"
+
+
+def _percent(fraction: float, digits: int = 2) -> str:
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def _deviation(value: float, digits: int, several: bool) -> str:
+    return f" ± {value:.{digits}f}" if several else ""
 
 
 def _duration(seconds: float) -> str:
