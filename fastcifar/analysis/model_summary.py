@@ -1,7 +1,7 @@
-"""What a network is made of: layers, shapes, parameters, multiply-adds, receptive fields, memory.
+"""Summary of a network: layers, shapes, parameters, multiply-adds, memory and receptive fields.
 
-Counted by torchinfo (github.com/TylerYep/torchinfo), but for the receptive fields. Its multiply-adds are those of the
-convolutions and linear layers, and one for each bias of each output and each parameter of a batch norm.
+All but the receptive fields comes from torchinfo (github.com/TylerYep/torchinfo). It counts the multiply-adds of
+convolutions and linear layers, one per output that has a bias, and one per parameter of a batch norm.
 """
 
 from __future__ import annotations
@@ -14,51 +14,50 @@ from typing import Any
 
 import torchinfo
 from torch import nn
-from torchinfo.layer_info import LayerInfo
 
 from fastcifar.analysis.receptive_field import Field, receptive_fields
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSummary:
-    """One module, with all that is inside it."""
+    """One module, including its children."""
 
     name: str
-    """Its qualified name, such as "layer1.0.conv"."""
+    """Qualified name, such as "layer1.0.conv"."""
     kind: str
-    """Its class, such as "Conv2d"."""
+    """Class, such as "Conv2d"."""
     depth: int
-    """1 for a stage: a module that is directly in the network."""
+    """1 for a stage, which is a direct child of the network."""
     has_children: bool
     output_shape: tuple[int, ...]
-    """Without the batch."""
+    """Without the batch dimension."""
     parameters: int
     multiply_adds: int
-    """Of the whole batch."""
+    """For the whole batch."""
     receptive_field: Field | None
-    """Height and width in pixels; None if what it gives is not a tensor."""
+    """Height and width in pixels; None if the output is not a tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSummary:
-    """A network for a batch of one size. Bytes are of float32 values."""
+    """A network at one batch size. Bytes are for float32 values."""
 
     input_shape: tuple[int, ...]
-    """With the batch: [B, C, H, W]."""
+    """[B, C, H, W]."""
     layers: tuple[LayerSummary, ...]
-    """In the order in which they are called, each before what is inside it."""
+    """In the order of the calls, each module before its children."""
     parameters: int
     trainable_parameters: int
     multiply_adds: int
-    """Of the whole batch."""
+    """For the whole batch."""
     input_bytes: int
     forward_backward_bytes: int
-    """Of the outputs of the layers that have parameters, and as much again for their gradients."""
+    """Outputs of the layers that have parameters, and their gradients, which take as much again."""
     parameter_bytes: int
 
     @property
     def stages(self) -> tuple[LayerSummary, ...]:
-        """The modules that are directly in the network."""
+        """The direct children of the network."""
         return tuple(layer for layer in self.layers if layer.depth == 1)
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +66,7 @@ class ModelSummary:
 
 
 def summarize(model: nn.Module, image_shape: Sequence[int] = (3, 32, 32), *, batch_size: int = 1) -> ModelSummary:
-    """Run a network once and count.
+    """Run a network and summarize it.
 
     Args:
         model: a network from float32 images [B, C, H, W]; a copy of it is run, on the CPU.
@@ -90,7 +89,8 @@ def summarize(model: nn.Module, image_shape: Sequence[int] = (3, 32, 32), *, bat
     )
 
 
-def _layer(layer: LayerInfo, name: str, fields: dict[str, Field]) -> LayerSummary:
+def _layer(layer: Any, name: str, fields: dict[str, Field]) -> LayerSummary:
+    """Convert one of torchinfo's layers."""
     return LayerSummary(
         name=name,
         kind=layer.class_name,
@@ -103,6 +103,6 @@ def _layer(layer: LayerInfo, name: str, fields: dict[str, Field]) -> LayerSummar
     )
 
 
-def _multiply_adds(layer: LayerInfo) -> int:
-    inside = layer.children if layer.children else [layer]  # those of all depths
-    return sum(each.macs for each in inside if each.is_leaf_layer)
+def _multiply_adds(layer: Any) -> int:
+    modules = layer.children or [layer]  # torchinfo lists the descendants of all depths here
+    return sum(module.macs for module in modules if module.is_leaf_layer)

@@ -1,176 +1,109 @@
-"""Receptive fields: how much of the image one position of a layer's output can depend on.
+"""Receptive fields: the part of the image that one position of a layer's output can depend on.
 
-The network runs once, in eval mode, and each operation that it calls passes on what its inputs depended on, so that
-residual branches, concatenations and functional calls are all followed. The field is the theoretical one, along the
-longest path: the height and width in pixels between the outermost that can matter, whatever the weights, those of the
-padding around the image counted. Only convolutions and pooling widen it; of other operations, one that keeps height
-and width is taken to act on each position alone, and one that does not (flatten, mean) to read them all.
-
-Source of the arithmetic: Araujo, Norris, Sim, *Computing Receptive Fields of Convolutional Neural Networks*, 2019.
+Rows of the image are set to NaN, which every operation passes on: the output positions that become NaN depend on those
+rows. The fields are the theoretical ones, whatever the weights, and count pixels in the padding around the image; for
+those, the image is surrounded by a margin. Definition: Araujo, Norris, Sim, *Computing Receptive Fields of
+Convolutional Neural Networks*, 2019.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 Field = tuple[int, int]
 """Height and width in pixels."""
 
-
-@dataclass(frozen=True)
-class ReceptiveField1d:
-    """Along one axis, output position i depends on the pixels from i · jump + first to i · jump + last."""
-
-    jump: int = 1
-    first: int = 0
-    last: int = 0
-
-    @property
-    def size(self) -> int:
-        """Pixels from the first to the last."""
-        return self.last - self.first + 1
-
-    def through(self, window: Window) -> ReceptiveField1d:
-        """After an operation each of whose outputs reads such a window."""
-        first = self.first - window.padding * self.jump
-        last = self.last + (window.dilation * (window.kernel - 1) - window.padding) * self.jump
-        return ReceptiveField1d(self.jump * window.stride, first, last)
-
-    def over_all(self, positions: int) -> ReceptiveField1d:
-        """After an operation each of whose outputs reads all positions."""
-        return ReceptiveField1d(0, self.first, self.last + (positions - 1) * self.jump)
-
-    def joined(self, other: ReceptiveField1d, positions: int) -> ReceptiveField1d:
-        """What depends on both; where they move differently, as the middle one of the positions sees it."""
-        jump, middle = max(self.jump, other.jump), positions // 2
-        shifts = [(reach.jump - jump) * middle for reach in (self, other)]
-        return ReceptiveField1d(
-            jump,
-            min(self.first + shifts[0], other.first + shifts[1]),
-            max(self.last + shifts[0], other.last + shifts[1]),
-        )
-
-
-@dataclass(frozen=True)
-class Window:
-    """What a convolution or a pooling reads along one axis."""
-
-    kernel: int
-    stride: int
-    dilation: int = 1
-    padding: int = 0
+MARGIN = 192
+"""Pixels added on each side of the image: the largest field that can be measured; divisible by the usual strides."""
 
 
 def receptive_fields(model: nn.Module, image_shape: Sequence[int] = (3, 32, 32)) -> dict[str, Field]:
-    """The receptive field of each module's output by its qualified name, "" for the network's own.
+    """Measure the receptive field of each module's output, by the module's qualified name ("" for the network).
+
+    An output whose positions depend on the whole image, such as a mean, or on more than about `MARGIN` pixels, gets the
+    field of all positions of the last output before it for which this is not so.
 
     Args:
         model: a network from float32 images [B, C, H, W]; a copy of it is run, on the CPU.
         image_shape: C, H, W.
 
     Returns:
-        An entry for each module that was called and gave one tensor; of its last call, if there were more.
+        An entry for each module that was called and returned one tensor; for its last call if there were several.
     """
-    fields: dict[str, Field] = {}
-    tracer = _Tracer()
-
-    def note(name: str, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output in tracer.reaches:
-            height, width = tracer.reaches[output]
-            fields[name] = height.size, width.size
-
-    model = copy.deepcopy(model).cpu().eval()
-    for name, module in model.named_modules():
-        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-    images = torch.zeros(1, *image_shape)
-    tracer.reaches[images] = (ReceptiveField1d(), ReceptiveField1d())
-    with torch.no_grad(), tracer:
-        model(images)
-    return fields
+    model = copy.deepcopy(model).cpu().double().eval()  # no algorithm for float64, such as Winograd's, mixes positions
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.forward = partial(_convolve_mean, module)  # type: ignore[method-assign]
+    pools = [module for module in model.modules() if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)]
+    hooks = [pool.register_forward_hook(_fix_window) for pool in pools]
+    shapes = _each_output(model, torch.zeros(1, *image_shape), lambda output: output.shape)
+    for hook in hooks:
+        hook.remove()
+    heights, widths = (_extents(model, image_shape, shapes, axis) for axis in (2, 3))
+    return {name: (heights[name], widths[name]) for name in shapes}
 
 
-class _Tracer(TorchDispatchMode):
-    """Keeps, for each tensor that depends on the image, its reach in rows and in columns."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.reaches: Any = WeakIdKeyDictionary()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        sources = [
-            (self.reaches[tensor], _places(tensor))
-            for tensor in tree_leaves((args, kwargs))
-            if isinstance(tensor, torch.Tensor) and tensor in self.reaches
-        ]
-        outputs = func(*args, **kwargs)
-        if sources:
-            windows = _windows(func, args, kwargs)
-            for output in tree_leaves(outputs):
-                if isinstance(output, torch.Tensor):
-                    places = _places(output)
-                    self.reaches[output] = tuple(
-                        _reach([(reach[axis], there[axis]) for reach, there in sources], places[axis], windows, axis)
-                        for axis in (0, 1)
-                    )
-        return outputs
+def _extents(model: nn.Module, image_shape: Sequence[int], shapes: dict[str, torch.Size], axis: int) -> dict[str, int]:
+    """The heights (axis 2) or widths (axis 3) of the fields, given the outputs' shapes for the image alone."""
+    shape = [1, *image_shape]
+    shape[axis] += 2 * MARGIN
+    grown = _each_output(model, torch.zeros(shape), lambda output: output.shape, Exception)
+    strides = {
+        name: round(2 * MARGIN / (large[axis] - shapes[name][axis]))
+        for name, large in grown.items()
+        if len(large) == 4 and large[axis] > shapes[name][axis]
+    }
+    rows = torch.arange(max(strides.values(), default=1))  # in image i, row i after the middle one is NaN
+    images = torch.zeros(len(rows), *shape[1:])
+    images.transpose(1, axis)[rows, shape[axis] // 2 + rows] = torch.nan
+    found = _each_output(model, images, lambda output: output.isnan().movedim(axis, 1).flatten(2).any(2), Exception)
+    extents, of_all_positions = {}, 1
+    for name in shapes:
+        extents[name] = of_all_positions
+        if name in strides and not found[name][:, [0, -1]].any():
+            row, position = found[name].nonzero().T
+            distance = row - strides[name] * position
+            extents[name] = int(distance.max() - distance.min()) + 1
+            of_all_positions = extents[name] + (shapes[name][axis] - 1) * strides[name]
+    return extents
 
 
-def _reach(
-    sources: list[tuple[ReceptiveField1d, int]], places: int, windows: list[Window] | None, axis: int
-) -> ReceptiveField1d:
-    """Of an output with so many places along an axis, from the reach and the places of what it was computed from."""
-    if windows:
-        return sources[0][0].through(windows[axis])
-    joined, *others = (reach if there == places else reach.over_all(there) for reach, there in sources)
-    for other in others:
-        joined = joined.joined(other, places)
-    return joined
+def _each_output(
+    model: nn.Module, images: torch.Tensor, see: Callable[[torch.Tensor], Any], *errors: type[Exception]
+) -> dict[str, Any]:
+    """Return see(output) by the module's name, in the order of the calls, up to an error of the given types."""
+    seen: dict[str, Any] = {}
+
+    def hook(_: nn.Module, __: object, output: object, name: str) -> None:
+        if isinstance(output, torch.Tensor):
+            seen.pop(name, None)
+            seen[name] = see(output)
+
+    handles = [module.register_forward_hook(partial(hook, name=name)) for name, module in model.named_modules()]
+    with torch.no_grad(), suppress(*errors):  # a linear layer takes images of one size only
+        model(images.double())
+    for handle in handles:
+        handle.remove()
+    return seen
 
 
-def _places(tensor: torch.Tensor) -> tuple[int, int]:
-    """Height and width of [B, C, H, W]; anything else has one place."""
-    return (tensor.shape[2], tensor.shape[3]) if tensor.dim() == 4 else (1, 1)
+def _convolve_mean(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+    """Convolve the channels' mean, which reads the same windows at a fraction of the cost."""
+    window, mean = images.new_ones(1, 1, *layer.kernel_size), images.mean(dim=1, keepdim=True)
+    return F.conv2d(mean, window, None, layer.stride, layer.padding, layer.dilation).repeat(1, layer.out_channels, 1, 1)
 
 
-def _windows(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Window] | None:
-    """Of a convolution or a pooling in rows and in columns; None for other operations."""
-    names = [argument.name for argument in func._schema.arguments]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    match func.overloadpacket.__name__:
-        case "convolution" if not given["transposed"]:
-            kernel = given["weight"].shape[2:]
-            options = (given["stride"], given["dilation"], given["padding"])
-        case "max_pool2d_with_indices" | "avg_pool2d":
-            kernel = given["kernel_size"]
-            options = (given.get("stride") or kernel, given.get("dilation", 1), given.get("padding", 0))
-        case "_adaptive_avg_pool2d" | "adaptive_max_pool2d":
-            return [
-                _adaptive_window(inside, outside)
-                for inside, outside in zip(given["self"].shape[2:], _pair(given["output_size"]), strict=True)
-            ]
-        case _:
-            return None
-    return [Window(*values) for values in zip(*map(_pair, (kernel, *options)), strict=True)]
-
-
-def _adaptive_window(inside: int, outside: int) -> Window:
-    """The largest of an adaptive pooling's windows, which differ where the sizes do not divide."""
-    largest = max(-(-(i + 1) * inside // outside) - i * inside // outside for i in range(outside))
-    return Window(kernel=largest, stride=inside // outside)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    first, *others = value
-    return (first, *others) if others else (first, first)
+def _fix_window(pool: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    """Let an adaptive pooling read the largest of this call's windows from now on, at any image size."""
+    sizes = list(zip(inputs[0].shape[2:], output.shape[2:], strict=True))
+    kernel = [max(-(-(i + 1) * size // count) - i * size // count for i in range(count)) for size, count in sizes]
+    stride = [size // count if count > 1 else 1 for size, count in sizes]
+    pool.forward = partial(F.max_pool2d, kernel_size=kernel, stride=stride)
