@@ -6,17 +6,16 @@ A setting's name is unique over all groups. It is the flag (`--max-lr`), the key
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_type_hints
+from typing import Any, Literal, Self
 
-import msgspec
-
-from fastcifar.errors import ConfigError
+from fastcifar.errors import ConfigError, closest
 from fastcifar.settings import (
+    ABOVE_0_TO_1,
     AT_LEAST_1,
     BELOW_1,
     POSITIVE,
@@ -30,6 +29,7 @@ from fastcifar.settings import (
     RuntimeSettings,
     TTASettings,
     check,
+    type_hints,
 )
 
 MIN_POINTS = 10
@@ -58,7 +58,7 @@ class LrFinderSettings:
             self,
             start_lr=POSITIVE,
             end_lr=(lambda value: self.start_lr < value < math.inf, f"finite and above start_lr, {self.start_lr}"),
-            iterations=(lambda value: isinstance(value, int) and value >= MIN_POINTS, f"at least {MIN_POINTS}"),
+            iterations=(lambda value: value >= MIN_POINTS, f"at least {MIN_POINTS}"),
             smoothing=BELOW_1,
             diverge=(lambda value: 1 < value < math.inf, "above 1 and finite"),
         )
@@ -69,13 +69,13 @@ class TrainConfig:
     """The configuration of one training run."""
 
     epochs: float = 24
-    """Passes over the training set; the last one may be partial. The schedule spans all of them."""
+    """Passes over the training set, which the schedule spans; the last one may be partial."""
     target_accuracy: float | None = None
     """Stop after the first evaluation with at least this accuracy (0 to 1)."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; only at the end of each epoch if not given."""
     run_dir: Path | None = None
-    """Folder for the run's files; runs/<time>-<recipe> on the command line if not given, none in Python."""
+    """Run folder; runs/<time>-<recipe> on the command line if not given, none in Python."""
     data: DataSettings = field(default_factory=DataSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
@@ -85,20 +85,16 @@ class TrainConfig:
     freezing: FreezeSettings = field(default_factory=FreezeSettings)
     resize: ResizeSettings = field(default_factory=ResizeSettings)
     tta: TTASettings = field(default_factory=TTASettings)
+    base_recipe: str | None = field(default=None, init=False, compare=False)
+    """The recipe that this configuration was derived from: provenance, not a setting. `get_recipe` sets it."""
 
     def __post_init__(self) -> None:
-        target = (lambda value: 0 < value <= 1, "above 0 and at most 1, such as 0.90")
-        check(self, epochs=POSITIVE, checkpoint_every=AT_LEAST_1, target_accuracy=target)
+        check(self, epochs=POSITIVE, checkpoint_every=AT_LEAST_1, target_accuracy=ABOVE_0_TO_1)
         if self.runtime.cuda_graphs and self.optim.peak_momentum is not None:
             raise ConfigError(
-                "cuda_graphs is set and the momentum cycles (peak_momentum), which a captured step cannot follow; "
-                "leave out one of them"
+                "cuda_graphs is True; it must be False if the momentum cycles (peak_momentum), which a captured step "
+                "cannot do"
             )
-
-    @property
-    def base_recipe(self) -> str | None:
-        """The recipe that this configuration was derived from: provenance, not a setting. `get_recipe` sets it."""
-        return self.__dict__.get("_base_recipe")
 
     @property
     def name(self) -> str:
@@ -106,32 +102,33 @@ class TrainConfig:
         return self.base_recipe or "custom"
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values of some settings, by name, such as `replace(max_lr=1e-3, epochs=2)`.
+        """Return a copy with other values of some settings, by name, such as `replace(max_lr=1e-3, epochs=2)`.
+
+        A path may be given as text, and a tuple as a list. The copy keeps `base_recipe`.
 
         Raises:
-            ConfigError: there is no such setting, or a value is not allowed.
+            ConfigError: there is no such setting, or a value has the wrong type or is not allowed.
         """
-        groups: dict[str | None, dict[str, Any]] = {}
+        groups: dict[str | None, dict[str, Any]] = {None: {}}
         for name, value in changes.items():
             if name not in SETTINGS:
-                near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0)[0]
-                raise ConfigError(f"there is no setting {name!r}: did you mean {near}?")
+                raise ConfigError(f"there is no setting {name!r}: did you mean {closest(name, SETTINGS)}?")
             group, hint = SETTINGS[name]
-            value = Path(value) if isinstance(value, str) and hint in (Path, Path | None) else value
+            if isinstance(value, str) and hint in (Path, Path | None):
+                value = Path(value)
             groups.setdefault(group, {})[name] = tuple(value) if isinstance(value, list) else value
-        top = groups.pop(None, {})
-        nested = {group: dataclasses.replace(getattr(self, str(group)), **values) for group, values in groups.items()}
-        return dataclasses.replace(self, **top, **{str(group): value for group, value in nested.items()}).labelled(
-            self.base_recipe
-        )
+        own = groups.pop(None)
+        nested = {str(group): dataclasses.replace(getattr(self, str(group)), **new) for group, new in groups.items()}
+        return dataclasses.replace(self, **own, **nested).derived_from(self.base_recipe)
 
-    def labelled(self, recipe: str | None) -> Self:
-        """This configuration, after its `base_recipe` was set. For `get_recipe` and for reading a run's files."""
-        object.__setattr__(self, "_base_recipe", recipe)
-        return self
+    def derived_from(self, recipe: str | None) -> Self:
+        """Return a copy with another `base_recipe`. For `get_recipe`, and for readers of a run's files."""
+        derived = copy.copy(self)
+        object.__setattr__(derived, "base_recipe", recipe)
+        return derived
 
     def to_json(self) -> dict[str, Any]:
-        """The settings by name as plain JSON values: paths as text, tuples as lists."""
+        """Return the settings by name as plain JSON values: paths as text, tuples as lists."""
         values: dict[str, Any] = {"base_recipe": self.base_recipe}
         for name, (group, _) in SETTINGS.items():
             value = getattr(self if group is None else getattr(self, group), name)
@@ -140,31 +137,24 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The configuration that `to_json` wrote; settings that are missing have their defaults.
+        """Return the configuration that `to_json` wrote; settings that are missing have their defaults.
 
         Raises:
             ConfigError: a setting is unknown, has the wrong type, or has a value that is not allowed.
         """
         settings = dict(values)
-        recipe = _convert("base_recipe", settings.pop("base_recipe", None), str | None)
-        if unknown := sorted(settings.keys() - SETTINGS.keys()):
-            raise ConfigError(f"unknown setting {', '.join(unknown)}: was this written by another version?")
-        typed = {name: _convert(name, value, SETTINGS[name][1]) for name, value in settings.items()}
-        return cls().replace(**typed).labelled(recipe)
-
-
-def _convert(name: str, value: Any, hint: Any) -> Any:
-    try:
-        return msgspec.convert(value, hint, dec_hook=lambda wanted, given: wanted(given))
-    except (msgspec.ValidationError, TypeError) as error:
-        raise ConfigError(f"{name} is {value!r}: {error}") from None
+        recipe = settings.pop("base_recipe", None)
+        if not isinstance(recipe, str | None):
+            raise ConfigError(f"base_recipe is {recipe!r}; it must be text or None")
+        return cls().replace(**settings).derived_from(recipe)
 
 
 def _settings() -> dict[str, tuple[str | None, Any]]:
     settings: dict[str, tuple[str | None, Any]] = {}
-    for name, hint in get_type_hints(TrainConfig).items():
-        if dataclasses.is_dataclass(hint):
-            settings |= {inner: (name, inner_hint) for inner, inner_hint in get_type_hints(hint).items()}
+    for name, hint in type_hints(TrainConfig).items():
+        is_group = dataclasses.is_dataclass(hint)
+        if is_group:
+            settings |= {inner: (name, inner_hint) for inner, inner_hint in type_hints(hint).items()}
         else:
             settings[name] = (None, hint)
     return settings

@@ -1,36 +1,35 @@
-"""The recipes: functions whose docstrings give the command and its measured result."""
+"""The recipes: functions whose docstrings give a line of description, the command, and its measured result."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 from fastcifar.config import TrainConfig
-from fastcifar.errors import ConfigError
+from fastcifar.errors import ConfigError, closest
 
 
 def era() -> TrainConfig:
-    """The 24 epochs of the exercise: batch 512, Adam, one-cycle with its peak at the end of epoch 5.
+    """The exercise: Adam, one-cycle schedule, 24 epochs.
 
         fastcifar train --recipe era --amp
 
-    The learning rate falls back to a tenth of its peak and not below. The exercise uses max_lr = 5.34e-3, which ends at
-    5.34e-4, too high to converge; 2e-3 converges. The LR finder suggests 1.3e-3; on a validation split, 1.3e-3 and
-    3.9e-3 are within one point of each other (benchmarks/results/max-lr-cpu.json). One run reached 92.64 %
-    (benchmarks/results/era-cpu.json).
+    Batches of 512. The learning rate peaks at the end of epoch 5; it falls back to a tenth of its peak and not below.
+    The exercise uses max_lr = 5.34e-3, which ends at 5.34e-4, too high to converge; 2e-3 converges. The LR finder
+    suggests 1.3e-3; on a validation split, 1.3e-3 and 3.9e-3 are within one point of each other
+    (benchmarks/results/max-lr-cpu.json). One run reached 92.64 % (benchmarks/results/era-cpu.json).
     """
     return TrainConfig().replace(max_lr=2e-3)
 
 
 def quick() -> TrainConfig:
-    """The network of `era` for two epochs, a quarter of an hour on two CPU cores, with AMP.
+    """The network of era for two epochs, for a CPU.
 
         fastcifar train --recipe quick
 
-    Batches are smaller, which gives more steps, the augmentation is weaker, and the learning rate falls to nearly zero.
-    The settings were tried once, on a validation split; one run on the test set reached 85.76 %
-    (benchmarks/results/quick-cpu.json).
+    It takes about a quarter of an hour on two CPU cores with bfloat16. Batches are smaller, which gives more steps, the
+    augmentation is weaker, and the learning rate falls to nearly zero. The settings were tried once, on a validation
+    split; one run on the test set reached 85.76 % (benchmarks/results/quick-cpu.json).
     """
     return TrainConfig().replace(
         epochs=2,
@@ -74,19 +73,20 @@ _AIRBENCH: dict[str, Any] = {
 }
 """Settings that both speed recipes share: progressive resizing from 16 to 24 to 32 pixels, and a smaller crop.
 
-Source of the other settings: KellerJordan/cifar10-airbench (airbench94_muon). Its learning rates for biases and the last
-layer are converted to a mean loss and scaled from its batch size of 2000 in proportion to ours.
+Source of the other settings: KellerJordan/cifar10-airbench (airbench94_muon). Its learning rates for biases and the
+last layer are converted to a mean loss and scaled from its batch size of 2000 in proportion to ours.
 """
 
 
 def era_fast() -> TrainConfig:
-    """The network of `era` trained to 90 % with the multiply-adds of 1.05 epochs of `era`.
+    """The network of era to 90 % with the work of 1.05 epochs.
 
         fastcifar train --recipe era-fast
 
-    The first stages train while images are small. The first convolution has fixed whitening filters, and its norm is
-    frozen after a tenth of the steps; layer1 is frozen when images reach their full size, layer2 soon after. Five runs
-    reached 90.45 % on average (benchmarks/results/time-to-90-amx-cpu.json).
+    The work is that of 1.05 epochs of era, in multiply-adds. The first stages train while images are small. The first
+    convolution has fixed whitening filters, and its norm is frozen after a tenth of the steps; layer1 is frozen when
+    images reach their full size, layer2 soon after. Five runs reached 90.45 % on average
+    (benchmarks/results/time-to-90-amx-cpu.json).
     """
     return TrainConfig().replace(
         **_AIRBENCH,
@@ -104,13 +104,14 @@ def era_fast() -> TrainConfig:
 
 
 def speedrun() -> TrainConfig:
-    """The shortest time to 90 %, with a small network whose first group is narrow.
+    """The shortest time to 90 %, with a small network.
 
         fastcifar train --recipe speedrun
 
-    bias_lr is airbench's × 1.702²: activations are 1.702 × larger here, so the same relative change needs a bias step
-    that is 1.702 × larger, from a gradient that is 1.702 × smaller. The first group is frozen when images reach their
-    full size. Ten runs reached 90.17 % on average (benchmarks/results/time-to-90-amx-cpu.json).
+    The first group of the network is narrow. bias_lr is airbench's × 1.702²: activations are 1.702 × larger here, so
+    the same relative change needs a bias step that is 1.702 × larger, from a gradient that is 1.702 × smaller. The
+    first group is frozen when images reach their full size. Ten runs reached 90.17 % on average
+    (benchmarks/results/time-to-90-amx-cpu.json).
     """
     return TrainConfig().replace(
         **_AIRBENCH,
@@ -130,7 +131,7 @@ def speedrun() -> TrainConfig:
 
 
 def course_a() -> TrainConfig:
-    """Course solution A: the biased variant with a residual block in each stage.
+    """Course solution A: convolution biases, three residual blocks.
 
         fastcifar train --recipe course-a --amp
 
@@ -143,7 +144,7 @@ def course_a() -> TrainConfig:
 
 
 def course_b() -> TrainConfig:
-    """Course solution B: the plain network at the learning rate that its range test found.
+    """Course solution B: era with a higher learning rate.
 
         fastcifar train --recipe course-b --amp
 
@@ -155,7 +156,7 @@ def course_b() -> TrainConfig:
 
 
 def course_c() -> TrainConfig:
-    """Course solution C: more geometric augmentation, a larger cutout and a steeper cycle.
+    """Course solution C: stronger augmentation, a steeper cycle.
 
         fastcifar train --recipe course-c --amp
 
@@ -178,7 +179,7 @@ def course_c() -> TrainConfig:
 
 
 def course_d() -> TrainConfig:
-    """Course solution D: the plain network with dropout after every ReLU.
+    """Course solution D: dropout after every ReLU.
 
         fastcifar train --recipe course-d --amp
 
@@ -192,25 +193,28 @@ def course_d() -> TrainConfig:
 
 
 def course_e() -> TrainConfig:
-    """Course solution E: SGD with a momentum that cycles inversely to the learning rate.
+    """Course solution E: SGD with a cycling momentum.
 
         fastcifar train --recipe course-e --amp
         fastcifar train --recipe course-e --amp --max-lr 3.5e-2 --cutout 16
 
-    Crop, flip and cutout; max_lr 2.3e-2 or 3.5e-2. Its page: 88.9, 88.94 and 89.17 % at best, with overfitting, which
-    `--l1`, `--weight-decay` and `--dropout` can reduce. It names no momentum; 0.85 and 0.95 are torch's defaults.
+    The momentum is lowest where the learning rate is highest. Crop, flip and cutout; max_lr 2.3e-2 or 3.5e-2. Its page:
+    88.9, 88.94 and 89.17 % at best, with overfitting, which `--l1`, `--weight-decay` and `--dropout` can reduce. It
+    names no momentum; 0.85 and 0.95 are torch's defaults.
 
-    Two epochs on two CPU cores with the first of these learning rates reached 54.88 % here (benchmarks/results/course-cpu.json).
+    Two epochs on two CPU cores with the first of these learning rates reached 54.88 % here
+    (benchmarks/results/course-cpu.json).
     """
     return TrainConfig().replace(optimizer="sgd", max_lr=2.3e-2, momentum=0.95, peak_momentum=0.85, weight_decay=0.0)
 
 
 def dilated_cnn() -> TrainConfig:
-    """The exercise before `era`: under 200,000 parameters, strides and dilation instead of pooling.
+    """The exercise before era: dilation, under 200,000 parameters.
 
         fastcifar train --recipe dilated-cnn --amp
 
-    Solution D's augmentation. The target is 85 %; one run reached 85.64 % (benchmarks/results/dilated-cnn-cpu.json).
+    Strides and dilation instead of pooling; solution D's augmentation. The target is 85 %; one run reached 85.64 %
+    (benchmarks/results/dilated-cnn-cpu.json).
     """
     return TrainConfig().replace(
         model="dilated_cnn",
@@ -237,12 +241,17 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
 
 
 def get_recipe(name: str, **changes: Any) -> TrainConfig:
-    """A recipe's configuration with changes to its settings, by name, such as `get_recipe("era", epochs=2)`.
+    """Return a recipe's configuration with changes to its settings, by name, such as `get_recipe("era", epochs=2)`.
 
     Raises:
         ConfigError: there is no recipe of that name, no such setting, or a value that is not allowed.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0)[0]
-        raise ConfigError(f"recipe is {name!r}; there is {', '.join(RECIPES)}: did you mean {near}?")
-    return RECIPES[name]().replace(**changes).labelled(name)
+        known = ", ".join(RECIPES)
+        raise ConfigError(f"recipe is {name!r}; it must be one of {known}: did you mean {closest(name, RECIPES)}?")
+    return RECIPES[name]().replace(**changes).derived_from(name)
+
+
+def describe_recipe(name: str) -> str:
+    """Return the first line of a recipe's docstring, without its full stop."""
+    return (RECIPES[name].__doc__ or "").splitlines()[0].removesuffix(".")

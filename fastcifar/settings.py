@@ -16,47 +16,68 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastcifar.errors import ConfigError
 
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is allowed, and the allowed values in words."""
+"""A test that allowed values pass, and the allowed values in words."""
 
-AT_LEAST_1: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, at least 1")
+AT_LEAST_1: Rule = (lambda value: value >= 1, "a whole number, at least 1")
 POSITIVE: Rule = (lambda value: 0 < value < math.inf, "positive and finite")
 NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "0 or more, and finite")
 FRACTION: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
+ABOVE_0_TO_1: Rule = (lambda value: 0 < value <= 1, "above 0 and at most 1")
 BELOW_1: Rule = (lambda value: 0 <= value < 1, "from 0 up to, but not including, 1")
-PIXELS: Rule = (lambda value: isinstance(value, int) and 0 <= value < 32, "a whole number from 0 to 31")
+
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
 
 
 def each(rule: Rule) -> Rule:
-    """The rule for a tuple whose elements all follow `rule`."""
+    """Return the rule for a tuple whose elements all follow `rule`."""
     return lambda values: all(map(rule[0], values)), f"{rule[1]}, for each value"
 
 
 def check(settings: Any, **rules: Rule) -> None:
-    """Check fields of a dataclass against rules, and its Literal fields against their choices.
+    """Check the type of every field of a dataclass, and some fields against rules, unless they are None.
 
     Raises:
         ConfigError: a value is not allowed; the message names the field, the value and what is allowed.
     """
-    for name, hint in _type_hints(settings.__class__).items():
-        if get_origin(hint) is Literal:
-            choices = get_args(hint)
-            rules[name] = (choices.__contains__, "one of " + ", ".join(map(repr, choices)))
-    defaults = {item.name: item.default for item in dataclasses.fields(settings)}
-    for name, (allowed, expected) in rules.items():
+    for name, hint in type_hints(settings.__class__).items():
         value = getattr(settings, name)
-        if value is None and defaults[name] is None:
-            continue
-        try:
-            passed = allowed(value)
-        except TypeError:
-            passed = False
-        if not passed:
+        allowed, expected = rules.get(name, (lambda _: True, ""))
+        if not _has_type(value, hint):
+            raise ConfigError(f"{name} is {value!r}; it must be {_describe(hint)}")
+        if value is not None and not allowed(value):
             raise ConfigError(f"{name} is {value!r}; it must be {expected}")
 
 
 @functools.cache
-def _type_hints(group: type[object]) -> dict[str, Any]:
-    return get_type_hints(group)
+def type_hints(group: type[object]) -> dict[str, Any]:
+    """Return the types of a dataclass's settings by name. Computed once: reading the annotations takes time."""
+    hints = get_type_hints(group)
+    return {item.name: hints[item.name] for item in dataclasses.fields(group) if item.init}  # type: ignore[arg-type]
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in options
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_has_type(item, options[0]) for item in value)
+    if options:  # such as int | None
+        return any(_has_type(value, option) for option in options)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _describe(hint: Any) -> str:
+    """Return a type in words."""
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, options))
+    if get_origin(hint) is tuple:
+        return f"a tuple, each value {_describe(options[0])}"
+    if options:
+        return " or ".join(map(_describe, options))
+    return "None" if hint is type(None) else TYPE_NAMES.get(hint, hint.__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +145,7 @@ class InitSettings:
     """Standard deviation of the last layer's initial weights; torch's default if not given."""
 
     def __post_init__(self) -> None:
-        momentum = (lambda value: 0 < value <= 1, "above 0 and at most 1")
-        check(self, head_init_std=POSITIVE, norm_momentum=momentum)
+        check(self, head_init_std=POSITIVE, norm_momentum=ABOVE_0_TO_1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +192,11 @@ class AugmentSettings:
     """Crop and flip with Kornia's own operations instead of the single gather (equal results, slower)."""
 
     def __post_init__(self) -> None:
+        pixels = (lambda size: 0 <= size < 32, "a whole number from 0 to 31")
+        side = (lambda size: 0 <= size <= 32, "a whole number from 0 to 32")
         angle = (lambda value: 0 <= value <= 180, "from 0 to 180 degrees")
         check(
-            self, padding=PIXELS, cutout=(lambda size: isinstance(size, int) and 0 <= size <= 32, "a whole number from 0 to 32"), rotate_limit=angle, flip_p=FRACTION, rotate_p=FRACTION,
+            self, padding=pixels, cutout=side, rotate_limit=angle, flip_p=FRACTION, rotate_p=FRACTION,
             shift_scale_rotate_p=FRACTION, shift_limit=BELOW_1, scale_limit=BELOW_1,
         )  # fmt: skip
         if self.alternate_flip:
@@ -192,13 +214,10 @@ class ResizeSettings:
     """Fraction of the steps at each of these sizes."""
 
     def __post_init__(self) -> None:
-        sizes = self.resize_sizes
-        check(
-            self,
-            resize_sizes=each((lambda size: isinstance(size, int) and size >= 8, "a whole number, at least 8")),
-            resize_fractions=each(FRACTION),
-        )
-        check(self, resize_fractions=(lambda fractions: len(fractions) == len(sizes), "as many as resize_sizes"))
+        at_least_8 = (lambda size: size >= 8, "a whole number, at least 8")
+        same_length = (lambda fractions: len(fractions) == len(self.resize_sizes), "as many values as resize_sizes has")
+        check(self, resize_sizes=each(at_least_8), resize_fractions=each(FRACTION))
+        check(self, resize_fractions=same_length)
         check(self, resize_fractions=(lambda fractions: sum(fractions) <= 1, "at most 1 in total"))
 
 
@@ -264,14 +283,13 @@ class RuntimeSettings:
     """Device, precision and seed."""
 
     device: str = "auto"
-    """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA where a device is available and the CPU otherwise."""
+    """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA if available, and the CPU otherwise."""
     seed: int = 0
     """Seed of the weights, the sample order, the augmentation and the validation split."""
     amp: bool = False
-    """Automatic mixed precision: bfloat16 where the device multiplies it in hardware; otherwise float16 with loss
-    scaling on a GPU and float32 on a CPU."""
+    """Mixed precision: bfloat16; without hardware for it float16 on a GPU, float32 on a CPU."""
     amp_dtype: Literal["auto", "bfloat16", "float16"] = "auto"
-    """Precision of --amp, to override the choice by device."""
+    """Precision of --amp, to override the choice by device; float16 comes with loss scaling."""
     compile: bool = False
     """Compile the network and the augmentation with torch.compile."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
@@ -286,8 +304,7 @@ class RuntimeSettings:
     deterministic."""
 
     def __post_init__(self) -> None:
-        seed = (lambda value: isinstance(value, int) and 0 <= value < 2**63, "from 0 to 2**63 - 1")
-        check(self, seed=seed)
+        check(self, seed=(lambda value: 0 <= value < 2**63, "from 0 to 2**63 - 1"))
         if self.cuda_graphs and self.compile:
             expected = "a mode without its own CUDA graphs, such as 'max-autotune-no-cudagraphs', with cuda_graphs"
             check(self, compile_mode=(lambda mode: mode not in ("reduce-overhead", "max-autotune"), expected))
