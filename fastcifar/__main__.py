@@ -1,4 +1,4 @@
-"""`python -m fastcifar` is `fastcifar`."""
+"""Run the command line as `python -m fastcifar`."""
 
 import sys
 

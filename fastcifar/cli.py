@@ -1,32 +1,66 @@
-"""The command line: parse, call, turn errors into exit codes. The only place that catches them."""
+"""The command line: parse the arguments, run the command, turn errors into exit codes. Errors are caught only here."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol, Union
 
 import tyro
 
 from fastcifar.commands.doctor import Doctor
 from fastcifar.commands.evaluate import Evaluate
 from fastcifar.commands.export import Export
+from fastcifar.commands.help import show_help
 from fastcifar.commands.inspect import Inspect
 from fastcifar.commands.lr_find import LrFind, lr_find_default
 from fastcifar.commands.predict import Predict
+from fastcifar.commands.recipes import Recipes
 from fastcifar.commands.report import Report
 from fastcifar.commands.summary import Summary
 from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
-from fastcifar.errors import ConfigError, FastCifarError
+from fastcifar.errors import ConfigError, FastCifarError, closest
 
-Command = WriteBeton | Inspect | LrFind | Train | Evaluate | Report | Predict | Export | Summary | Doctor
+
+class Command(Protocol):
+    """A dataclass whose fields are flags."""
+
+    def run(self) -> int:
+        """Run the command and return the exit code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """Print the script that completes commands and options in a shell.
+
+    To install it for bash:
+
+    fastcifar completion bash > ~/.local/share/bash-completion/completions/fastcifar"""
+
+    shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]
+    """Shell to print the script for."""
+
+    def run(self) -> int:
+        """Print the script."""
+        commands = []
+        for name, command in COMMANDS.items():
+            default = DEFAULTS[name]([]) if name in DEFAULTS else tyro.MISSING_NONPROP
+            subcommand = tyro.conf.subcommand(name, default=default, description=_describe(command))
+            commands.append(Annotated[command, subcommand])
+        arguments = ["--tyro-write-completion", self.shell, "-"]
+        with contextlib.suppress(SystemExit):  # tyro exits when it has printed the script
+            tyro.cli(Union[tuple(commands)], prog="fastcifar", args=arguments, config=(tyro.conf.OmitArgPrefixes,))  # type: ignore[call-overload]  # noqa: UP007
+        return 0
+
 
 COMMANDS: dict[str, type[Command]] = {
+    "doctor": Doctor,
     "write-beton": WriteBeton,
     "inspect": Inspect,
+    "recipes": Recipes,
     "lr-find": LrFind,
     "train": Train,
     "evaluate": Evaluate,
@@ -34,7 +68,7 @@ COMMANDS: dict[str, type[Command]] = {
     "predict": Predict,
     "export": Export,
     "summary": Summary,
-    "doctor": Doctor,
+    "completion": Completion,
 }
 
 DEFAULTS: dict[str, Callable[[list[str]], Command]] = {"lr-find": lr_find_default, "train": train_default}
@@ -42,13 +76,13 @@ DEFAULTS: dict[str, Callable[[list[str]], Command]] = {"lr-find": lr_find_defaul
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; its exit code: 0, 2 for usage, 128 and its number for a signal, 1 for the rest."""
+    """Run one command and return its exit code: 0, 2 for wrong usage, 128 + a signal's number, 1 for other errors."""
     arguments = sys.argv[1:] if argv is None else argv
     return run_reporting_errors("fastcifar", lambda: _run(arguments))
 
 
 def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
-    """What `work` returns; where bad input, the machine or Ctrl-C ends it, one line on stderr and the exit code."""
+    """Return what `work` returns; after bad input, a failing machine or Ctrl-C, print one line and return the code."""
     try:
         return work()
     except FastCifarError as error:
@@ -76,20 +110,29 @@ def _run(arguments: list[str]) -> int:
 
 def _parse(name: str, arguments: list[str]) -> Command:
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `fastcifar --help`"
-        raise ConfigError(f"there is no command {name!r}: {hint}")
-    options: dict[str, Any] = {"config": (tyro.conf.OmitArgPrefixes,)}
+        near = closest(name, COMMANDS, cutoff=0.6)
+        raise ConfigError(
+            f"there is no command {name!r}: {f'did you mean {near}?' if near else 'see `fastcifar --help`'}"
+        )
+    options: dict[str, Any] = {"config": (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)}
     if name in DEFAULTS:
-        options["default"] = DEFAULTS[name](arguments)
+        options = {"config": (tyro.conf.OmitArgPrefixes,), "default": DEFAULTS[name](arguments)}
+        if {"-h", "--help"}.intersection(arguments):
+            show_help(options["default"], f"fastcifar {name}")
+            sys.exit()
     if name == "train":
         arguments = train_arguments(arguments)
     command: Command = tyro.cli(COMMANDS[name], prog=f"fastcifar {name}", args=arguments, **options)
     return command
 
 
+def _describe(command: type[Command]) -> str:
+    """Return the first line of a command's docstring."""
+    return (command.__doc__ or "").splitlines()[0]
+
+
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<12} {_describe(command)}" for name, command in COMMANDS.items())
     return f"""usage: fastcifar COMMAND [OPTIONS]
 
 CIFAR-10 to 90 % and beyond, every second counted.

@@ -1,5 +1,5 @@
-"""The commands of the command line, a file each.
+"""The commands of the command line, one file per command.
 
-A command is a dataclass: its fields are its flags, its docstring is its help, `run` is what it does and gives the exit
-code. Torch and FFCV are imported when a command runs, so that `--help` is quick.
+A command is a dataclass: its fields are its flags and their docstrings are the help. Its method `run` does the work and
+returns the exit code. torch and FFCV are imported when a command runs, so that `--help` is fast.
 """

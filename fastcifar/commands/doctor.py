@@ -9,10 +9,10 @@ from rich.console import Console
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Show versions, devices and FFCV's health, and what to do about each thing that is missing."""
+    """Show versions, devices and whether FFCV works, and how to fix what is missing."""
 
     def run(self) -> int:
-        """Exit code 1 if anything is missing."""
+        """Print all findings and return exit code 1 if anything is missing, 0 otherwise."""
         from fastcifar.doctor import examine, show
 
         findings = examine()

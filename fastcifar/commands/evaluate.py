@@ -10,31 +10,32 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fastcifar.commands.shared import show_notes
+from fastcifar.commands.shared import apply_settings_of, show_notes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Repeat the test accuracy of a run's checkpoint, with loss and class-wise accuracy."""
+    """Measure test accuracy, loss and accuracy per class of a run's checkpoint."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """The run's folder."""
+    """Run folder."""
     checkpoint: Literal["best", "last"] = "last"
-    """The last epoch's weights, or the best epoch's."""
+    """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     data_dir: Path | None = None
-    """Folder with test.beton; the run's own if not given."""
+    """Folder with test.beton; the one that the run used if not given."""
     device: str = "auto"
-    """'cpu', 'cuda', …; 'auto' takes CUDA where there is a device."""
+    """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA if available, and the CPU otherwise."""
     amp: bool | None = None
-    """Automatic mixed precision; as the run was trained if not given."""
+    """Mixed precision; as in the run's training if not given."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
     def run(self) -> int:
-        """Evaluate on the test set."""
+        """Evaluate the checkpoint on the test set and print the result."""
         from fastcifar.inference.evaluate import evaluate_checkpoint
         from fastcifar.report.summary import show_evaluation
 
+        apply_settings_of(self.folder, self.device)
         changes = {"data_dir": self.data_dir, "amp": self.amp}
         evaluation = evaluate_checkpoint(
             self.folder,

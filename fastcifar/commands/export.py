@@ -11,25 +11,26 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a run's network as ONNX, torch.export and safetensors files, each checked on the test set.
+    """Write a run's network as ONNX, torch.export and safetensors files.
 
-    The first two take uint8 images [N, 3, 32, 32], any number of them, and give float32 logits: normalisation is
-    inside. A file is kept if, on every test image, its logits are within 1e-4 of the checkpoint's and its prediction
-    is the same; images whose two highest logits are within 1e-4 are counted and not compared."""
+    The ONNX and torch.export files take uint8 images [N, 3, 32, 32], for any N, and return float32 logits [N, classes];
+    they normalise the images themselves. Each file is checked on the test set and kept if, for every image, its logits
+    are within 1e-4 of the checkpoint's and its predictions are the same. Images whose two highest logits are within
+    1e-4 of each other are counted but their predictions are not compared."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """The run's folder."""
+    """Run folder."""
     out: Path | None = None
-    """Folder to write to; the run's own folder `export` if not given."""
+    """Folder to write to; RUN/export if not given."""
     checkpoint: Literal["best", "last"] = "last"
-    """The last epoch's weights, or the best epoch's."""
+    """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     format: Literal["onnx", "torch", "safetensors", "all"] = "all"
-    """model.onnx, model.pt2, model.safetensors with config.json, or all of them."""
+    """Files to write: model.onnx, model.pt2, model.safetensors with config.json, or all of them."""
     data_dir: Path | None = None
-    """Folder with the test.beton to check on; the run's own if not given."""
+    """Folder with test.beton; the one that the run used if not given."""
 
     def run(self) -> int:
-        """Write, check and keep one file after the other."""
+        """Write and check one file after the other."""
         from fastcifar.inference.export import FORMATS, export_checkpoint
 
         out = self.folder / "export" if self.out is None else self.out

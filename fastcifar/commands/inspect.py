@@ -12,21 +12,21 @@ from rich.console import Console
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """Show what a .beton holds."""
+    """Show the content of a .beton file."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The .beton."""
+    """The .beton file."""
     png: Path | None = None
-    """Also draw some of its pictures, a row a class, into this PNG."""
+    """Also draw sample images, one row per class, into this PNG file."""
     verify: bool = True
-    """Compare the file's SHA-256 with its manifest's."""
+    """Compare the file's SHA-256 with the one in its manifest."""
 
     def run(self) -> int:
-        """Print the manifest and the number of images a class."""
+        """Print the manifest and the number of images per class."""
         from fastcifar.report.summary import draw_samples, show_beton
 
         show_beton(self.file, Console(highlight=False), verify=self.verify)
         if self.png is not None:
             draw_samples(self.file, self.png)
-            print(f"pictures: {self.png}")
+            print(f"Sample images: {self.png}")
         return 0

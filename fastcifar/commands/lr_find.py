@@ -17,56 +17,59 @@ from fastcifar.config import LrFinderSettings, TrainConfig
 
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import LrCurve, Suggestion
+    from fastcifar.runs.folder import Environment
     from fastcifar.training.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
 class LrFind:
-    """Find LRMAX and LRMIN with a range test: the loss while the learning rate rises from step to step.
+    """Find learning rates with a range test, and draw its curve.
 
-    The recipe gives the defaults of all settings of the training to find learning rates for."""
+    The learning rate rises from step to step until the loss diverges. The other options describe the training for
+    which to find learning rates; the recipe gives their defaults."""
 
     recipe: str = "era"
-    """Named set of defaults; `fastcifar recipes` lists them."""
+    """Named set of defaults, see below."""
     settings: Annotated[LrFinderSettings, tyro.conf.arg(name="")] = field(default_factory=LrFinderSettings)
     out: Path | None = None
     """Folder for lr_finder.png and lr_finder.json; runs/<time>-lr-find if not given."""
     source: str = "auto"
-    """Source of the images if the .beton files are missing: as in `fastcifar write-beton --source`."""
+    """Data source if the .beton files are missing, as in `fastcifar write-beton --source`."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
     def run(self) -> int:
         """Run the test, print the suggestions, and save them."""
-        from fastcifar.device import resolve_runtime
+        from fastcifar.device import apply_process_settings, resolve_runtime
 
-        config = self.config.labelled(self.recipe)
+        config = self.config.derived_from(self.recipe)
         ensure_betons(config.data.data_dir, self.source)
+        apply_process_settings(config.runtime)
         show_notes(resolve_runtime(config.runtime).notes)
         found = find_lr(config, self.settings)
         folder = self.out or new_folder("lr-find")
         found.save(folder)
         found.show(Console(highlight=False))
-        print(f"figure and data: {folder / 'lr_finder.png'}, {folder / 'lr_finder.json'}")
+        print(f"Figure and data: {folder / 'lr_finder.png'}, {folder / 'lr_finder.json'}")
         return 0
 
 
 def lr_find_default(arguments: list[str]) -> LrFind:
-    """The defaults of the flags: those of the recipe."""
+    """Return the defaults of the flags: those of the recipe."""
     config = chosen_recipe(arguments)
     return LrFind(recipe=config.name, config=config)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LrFinderResult:
-    """The curve of a range test, its suggestions, and what they depend on."""
+    """The curve of a range test, the learning rates that it suggests, the configuration and the environment."""
 
     curve: LrCurve
     suggestion: Suggestion
     config: TrainConfig
-    environment: dict[str, Any]
+    environment: Environment
 
     def save(self, folder: Path) -> None:
-        """Write lr_finder.png and lr_finder.json to a folder, which is created if it is missing."""
+        """Write lr_finder.png and lr_finder.json to a folder, and create it if it is missing."""
         from fastcifar.files import atomic_write
         from fastcifar.report.lr_plot import draw_lr_curve
 
@@ -92,7 +95,7 @@ class LrFinderResult:
         console.print(table)
 
     def to_json(self) -> dict[str, Any]:
-        """Learning rates, losses, suggestions, settings and environment as plain JSON values, without paths."""
+        """Return learning rates, losses, suggestions, settings and environment as plain JSON values, without paths."""
         config = self.config.to_json()
         return {
             "suggestion": self.suggestion.to_json(),
@@ -105,16 +108,16 @@ class LrFinderResult:
 def find_lr(config: TrainConfig, settings: LrFinderSettings | None = None) -> LrFinderResult:
     """Run the range test for a training, with a progress bar on a terminal.
 
+    Call `apply_process_settings` before.
+
     Raises:
         TrainingError: the loss diverged at once, or never fell.
         FastCifarError: bad input, as one of its other subclasses.
     """
-    from fastcifar.device import apply_process_settings
     from fastcifar.lr_finder.suggest import suggest
     from fastcifar.runs.folder import describe_environment
     from fastcifar.training.state import create_state
 
-    apply_process_settings(config.runtime)
     with create_state(config) as state:
         curve = _with_bar(state, settings or LrFinderSettings())
         environment = describe_environment(state.runtime, state.manifest)
@@ -126,7 +129,7 @@ def _with_bar(state: TrainState, settings: LrFinderSettings) -> LrCurve:
 
     from fastcifar.lr_finder.range_test import range_test
 
-    console = Console(file=sys.stderr)  # this very stream: the range test redirects `sys.stderr` meanwhile
+    console = Console(file=sys.stderr)  # the stream itself: the range test redirects `sys.stderr`
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("range test", total=settings.iterations)
         return range_test(

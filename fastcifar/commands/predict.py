@@ -10,42 +10,44 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from fastcifar.commands.shared import apply_settings_of
 from fastcifar.errors import ConfigError
+from fastcifar.settings import AT_LEAST_1, check
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Show the most likely classes of pictures, with their probabilities.
+    """Show the most likely classes of image files, with their probabilities.
 
-    Pictures of any size are resized to the network's input with Pillow's antialiased bicubic filter, their proportions
-    given up. Probabilities are the softmax of the logits, computed in float32."""
+    Images of any size are resized to the network's input size with Pillow's antialiased bicubic filter, without keeping
+    their aspect ratio. Probabilities are the softmax of the logits, computed in float32."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
-    """The run's folder."""
+    """Run folder."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
-    """Picture files, folders of them (.png, .jpg, .jpeg, .webp, .bmp; sorted, folders inside too), or '-' for one
-    picture on the standard input."""
+    """Image files, folders that are searched for them (.png, .jpg, .jpeg, .webp, .bmp; sorted by path, with
+    subfolders), or '-' to read one image from standard input."""
     checkpoint: Literal["best", "last"] = "last"
-    """The last epoch's weights, or the best epoch's."""
+    """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     top: int = 5
-    """Classes to show of each picture."""
+    """Number of classes to show per image."""
     device: str = "auto"
-    """'cpu', 'cuda', …; 'auto' takes CUDA where there is a device."""
+    """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA if available, and the CPU otherwise."""
     json: bool = False
-    """Print one JSON object a line, a line a picture, instead of a table."""
+    """Print one JSON object per line and image instead of a table."""
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise ConfigError(f"top is {self.top}; it must be at least 1")
+        check(self, top=AT_LEAST_1)
         if not self.images:
-            raise ConfigError("no picture is named; name files or folders, or - for the standard input")
+            raise ConfigError("no image is given; name files or folders, or - for standard input")
 
     def run(self) -> int:
-        """Read the pictures and classify them."""
+        """Read the images, classify them and print the result."""
         from fastcifar.inference.evaluate import load_classifier
         from fastcifar.inference.predict import find_pictures, predict_pictures
         from fastcifar.report.summary import show_predictions
 
+        apply_settings_of(self.folder, self.device)
         saved = load_classifier(self.folder, self.checkpoint, device=self.device, amp=False)
         predictions = predict_pictures(saved, find_pictures(self.images), top=self.top)
         if not self.json:

@@ -8,33 +8,35 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fastcifar.commands.shared import apply_settings_of
 from fastcifar.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Make a run's pictures and its page, or one page that compares several runs."""
+    """Write a run's figures and report.html, or one page that compares runs."""
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN...")]
-    """The run's folder; of several, the page compares their curves, results and settings."""
+    """Run folder; with several, the page compares their curves, results and settings."""
     out: Path | None = None
-    """Folder to write into; if not given RUN/report, or, to compare, runs-report beside the first run's folder."""
+    """Folder to write to; if not given, RUN/report, or for several runs runs-report next to the first run folder."""
     top: int = 20
-    """How many of the most confidently misclassified images to show, from 1 to 200."""
+    """Number of the most confidently misclassified images to show, from 1 to 200."""
     checkpoint: Literal["best", "last"] = "last"
-    """The weights to look at the test set with: the last epoch's, or the best epoch's."""
+    """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     data_dir: Path | None = None
-    """Folder with train.beton and test.beton; the run's own if not given."""
+    """Folder with train.beton and test.beton; the one that the run used if not given."""
     device: str = "auto"
-    """'cpu', 'cuda', …; 'auto' takes CUDA where there is a device."""
+    """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA if available, and the CPU otherwise."""
 
     def run(self) -> int:
-        """Write the page and say where it is."""
+        """Write the page and print its path."""
         if not self.folders:
-            raise ConfigError("report needs the folder of a run, such as runs/20250101-120000-era")
+            raise ConfigError("no run folder is given; name one, such as runs/20250101-120000-era")
         if len(self.folders) == 1:
             from fastcifar.report.run_page import write_report
 
+            apply_settings_of(self.folders[0], self.device)
             path = write_report(
                 self.folders[0],
                 out=self.out,
@@ -47,5 +49,5 @@ class Report:
             from fastcifar.report.comparison import write_comparison
 
             path = write_comparison(self.folders, out=self.out)
-        print(f"report: {path}")
+        print(f"Report: {path}")
         return 0

@@ -1,8 +1,9 @@
-"""Shared by several commands: the recipe's defaults, the .beton files, notes, folders."""
+"""Helpers that several commands share: one flag's value, the .beton files, process-wide settings, notes, folders."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Iterable
@@ -11,19 +12,35 @@ from pathlib import Path
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.config import TrainConfig
 from fastcifar.recipes import get_recipe
+from fastcifar.settings import RuntimeSettings
+
+
+def take_flag(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """Return the value of a flag that decides the defaults of other flags, and the arguments without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, f"--{flag[2:].replace('-', '_')}", nargs="?", dest="value")
+    known, others = parser.parse_known_args(arguments)
+    return known.value, others
 
 
 def chosen_recipe(arguments: list[str]) -> TrainConfig:
-    """The recipe that the arguments name; it decides the defaults that the other flags change."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--recipe", default="era")
-    return get_recipe(parser.parse_known_args(arguments)[0].recipe)
+    """Return the configuration of the recipe that the arguments name: the defaults of the other flags."""
+    return get_recipe(take_flag(arguments, "--recipe")[0] or "era")
 
 
 def ensure_betons(folder: Path, source: str) -> None:
     """Write train.beton and test.beton if one of them is missing."""
     if not all((folder / f"{split}.beton").exists() for split in ("train", "test")):
         WriteBeton(source=source, out=folder).run()
+
+
+def apply_settings_of(run: Path, device: str) -> None:
+    """Apply the process-wide settings of a run, for a command that computes with its checkpoint on `device`."""
+    from fastcifar.device import apply_process_settings
+    from fastcifar.runs.folder import read_config
+
+    runtime = read_config(run).runtime if (run / "config.json").exists() else RuntimeSettings()
+    apply_process_settings(dataclasses.replace(runtime, device=device))
 
 
 def show_notes(notes: Iterable[str]) -> None:
@@ -33,5 +50,5 @@ def show_notes(notes: Iterable[str]) -> None:
 
 
 def new_folder(name: str) -> Path:
-    """Such as runs/20260102-030405-era, not made yet."""
+    """Return the path of a new run folder, such as runs/20260102-030405-era, without creating it."""
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from fastcifar.errors import ConfigError
-from fastcifar.settings import ModelSettings
+from fastcifar.settings import AT_LEAST_1, ModelSettings, check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,30 +20,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(ModelSettings):
-    """Show a network's layers, shapes, parameters, multiply-adds, receptive fields and memory.
+    """Show a network's layers, parameters, multiply-adds and receptive fields.
 
-    The receptive field is the theoretical one: the pixels, along the longest path through the network, from the first
-    to the last that can matter to one position of a layer's output, those of the padding around the image counted."""
+    The table also has shapes and memory. The receptive field is the theoretical one: the side of the square of input
+    pixels, padding included, that can affect one position of a layer's output, along the longest path through the
+    network."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = "custom_resnet"
     """Name of the network."""
     num_classes: int = 10
-    """Logits that it gives."""
+    """Number of classes, which is the number of logits."""
     batch_size: int = 1
-    """Images that multiply-adds and memory are counted for."""
+    """Images per batch, for the multiply-adds and the memory."""
     folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """Take the network of the run in this folder, in place of a name and its variants."""
+    """Run folder whose network to show, instead of a network by name."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("num_classes", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        check(self, num_classes=AT_LEAST_1, batch_size=AT_LEAST_1)
 
     def run(self) -> int:
-        """Run the network once on a blank batch."""
+        """Run the network once on a batch of zeros and print the table."""
         from fastcifar.analysis.model_summary import summarize
         from fastcifar.models import model_from_config
         from fastcifar.report.summary import show_summary
@@ -52,7 +51,7 @@ class Summary(ModelSettings):
             title, image_shape = self.model, (3, 32, 32)
             model = model_from_config(self, self.num_classes)
         else:
-            title, model, image_shape = self._of_run(self.folder)
+            title, model, image_shape = self._from_run(self.folder)
         summary = summarize(model, image_shape, batch_size=self.batch_size)
         if self.json:
             print(json.dumps(summary.to_json()))
@@ -60,13 +59,13 @@ class Summary(ModelSettings):
             show_summary(title, summary, Console(highlight=False))
         return 0
 
-    def _of_run(self, folder: Path) -> tuple[str, nn.Module, tuple[int, int, int]]:
+    def _from_run(self, folder: Path) -> tuple[str, nn.Module, tuple[int, int, int]]:
         from fastcifar.runs.checkpoint import checkpoint_path, create_saved_model, read_checkpoint
 
         network = [field.name for field in dataclasses.fields(ModelSettings)] + ["num_classes"]
         defaults = Summary()
         if changed := [name for name in network if getattr(self, name) != getattr(defaults, name)]:
-            raise ConfigError(f"--run names a network, and so does {', '.join(changed)}: give one of them")
+            raise ConfigError(f"--run cannot be combined with {', '.join(changed)}: both choose the network")
         path = checkpoint_path(folder, "last")
         values = read_checkpoint(path)
         height, width, channels = values["image_shape"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import signal
@@ -15,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from fastcifar.commands.lr_find import find_lr
-from fastcifar.commands.shared import chosen_recipe, ensure_betons, new_folder
+from fastcifar.commands.shared import chosen_recipe, ensure_betons, new_folder, take_flag
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError
 
@@ -27,16 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a network. The recipe gives the defaults of all other settings.
+    """Train a network. The recipe gives the defaults of all other options.
 
     With --resume, the settings are those of the run that is continued. With --max-lr find or --min-lr find, a range
     test finds the learning rate first, as `fastcifar lr-find` does, and the run folder keeps its curve."""
 
     recipe: str = "era"
-    """Named set of defaults; `fastcifar recipes` lists them."""
+    """Named set of defaults, see below."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    find_max_lr: bool = False
-    """The same as --max-lr find."""
+    find_max_lr: tyro.conf.Suppress[bool] = False  # what `train_arguments` makes of `--max-lr find`
     min_lr: float | Literal["find"] | None = None
     """First learning rate of the one-cycle schedule (LRMIN), instead of --div-factor."""
     resume: Path | None = None
@@ -49,19 +47,22 @@ class Train:
     log_dir: Path | None = None
     """Also write the settings and the results of each epoch as TensorBoard events to this folder."""
     source: str = "auto"
-    """Source of the images if the .beton files are missing: as in `fastcifar write-beton --source`."""
+    """Data source if the .beton files are missing, as in `fastcifar write-beton --source`."""
 
     def run(self) -> int:
-        """Write the .beton files if they are missing, find learning rates if asked to, train, and report."""
+        """Write missing .beton files, find learning rates if requested, train, and write the report."""
+        from fastcifar.device import apply_process_settings
+
         finds = self.find_max_lr or self.min_lr == "find"
         if finds and (self.dry_run or self.resume is not None):
             other = "--dry-run" if self.dry_run else "--resume"
             raise ConfigError(f"--max-lr find and --min-lr find cannot be combined with {other}: give numbers")
-        config = self.config.labelled(None if self.recipe == "custom" else self.recipe)
+        config = self.config.derived_from(None if self.recipe == "custom" else self.recipe)
         if self.dry_run:
             print(json.dumps(self._with_lrs(config, None).to_json(), indent=2))
             return 0
         ensure_betons(config.data.data_dir, self.source)
+        apply_process_settings(config.runtime)
         run_dir = self.resume or config.run_dir or new_folder(config.name)
         config = self._with_lrs(config, _find_for(config, run_dir) if finds else None).replace(run_dir=run_dir)
         _train(config, resume=self.resume is not None, log_dir=self.log_dir)
@@ -72,7 +73,7 @@ class Train:
         return 0
 
     def _with_lrs(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
-        """The configuration with the learning rates that were given, or with those that were found."""
+        """Return the configuration with the learning rates that were given or found."""
         min_lr = self.min_lr
         if found is not None and self.find_max_lr:
             config = config.replace(max_lr=found.max_lr)
@@ -83,28 +84,24 @@ class Train:
 
 def train_arguments(arguments: list[str]) -> list[str]:
     """Replace `--max-lr find` by its own flag, since the setting is a number."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--max-lr", "--max_lr", dest="max_lr", nargs="?")
-    known, others = parser.parse_known_args(arguments)
-    return [*others, "--find-max-lr"] if known.max_lr == "find" else arguments
+    value, others = take_flag(arguments, "--max-lr")
+    return [*others, "--find-max-lr"] if value == "find" else arguments
 
 
 def train_default(arguments: list[str]) -> Train:
-    """The defaults of the flags: those of the recipe, or the settings of the run to resume."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", type=Path)
-    resume: Path | None = parser.parse_known_args(arguments)[0].resume
+    """Return the defaults of the flags: those of the recipe, or the settings of the run to resume."""
+    resume, _ = take_flag(arguments, "--resume")
     if resume is None:
         config = chosen_recipe(arguments)
         return Train(recipe=config.name, config=config)
     from fastcifar.runs.folder import read_config
 
-    config = read_config(resume)
-    return Train(recipe=config.name, config=config, resume=resume)
+    config = read_config(Path(resume))
+    return Train(recipe=config.name, config=config, resume=Path(resume))
 
 
 def _find_for(config: TrainConfig, run_dir: Path) -> Suggestion:
-    """Run a range test, show it, and save it in the folder of the future run."""
+    """Run a range test, show its result, and save it in the folder of the run that will follow."""
     from fastcifar.runs.folder import RunFolder
 
     RunFolder(run_dir).require_empty()
@@ -122,7 +119,6 @@ def _starting_at(min_lr: float, config: TrainConfig) -> TrainConfig:
 
 
 def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
-    from fastcifar.device import apply_process_settings
     from fastcifar.report.console import TrainingConsole
     from fastcifar.report.tensorboard import TensorBoardLog
     from fastcifar.runs.folder import read_metrics
@@ -132,7 +128,6 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
     from fastcifar.training.state import create_state
 
     assert config.run_dir is not None
-    apply_process_settings(config.runtime)
     with TrainingConsole(target=config.target_accuracy) as console, ExitStack() as stack:
         state = stack.enter_context(create_state(config))
         if resume:
@@ -167,12 +162,12 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
 
 
 def _lost_terminal(error: OSError) -> bool:
-    """Whether the error is about a line written to a terminal that is gone; an error about a file names the file."""
+    """Return whether the error comes from writing to a terminal that is gone; an error of a file has a file name."""
     return error.errno == errno.EIO and error.filename is None
 
 
 def _where(state: TrainState) -> str:
-    """The progress of a run in words."""
+    """Return the progress of a run in words."""
     return f"after epoch {state.epochs_done}" + (
         f" and {state.epoch_steps_done} steps" if state.epoch_steps_done else ""
     )

@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteBeton:
-    """Turn a set of images into train.beton and test.beton, with a manifest beside each."""
+    """Convert a data set to train.beton and test.beton, each with a manifest."""
 
     source: str = "auto"
-    """A torchvision root, a folder of CIFAR-10's python or binary version, its archive, an image folder
-    (train/<class>/*.png, test/<class>/*.png), 'download', or 'synthetic' for made-up shapes. 'auto' takes the folder
-    named by FASTCIFAR_DATA, else a copy fetched before, else the download."""
+    """Data source: a torchvision root, a folder with CIFAR-10's python or binary version, its archive, an image folder
+    (train/<class>/*.png, test/<class>/*.png), 'download', or 'synthetic' for drawn shapes. 'auto' uses the folder in
+    the environment variable FASTCIFAR_DATA, or else an earlier download, or else downloads CIFAR-10."""
     out: Path = Path("data/betons")
     """Folder to write to."""
     resize: int | None = None
-    """Resize an image folder's pictures to this many pixels a side; without it, two sizes are an error."""
+    """Side in pixels to which the images of an image folder are resized; if not given, all must have one size."""
     workers: int | None = None
-    """Threads that decode an image folder's pictures; never more than the cores."""
+    """Threads that decode the images of an image folder; at most one per core."""
     cache: Path = Path("data/cifar10")
-    """Where the download is kept."""
+    """Folder for the download."""
     seed: int = 0
-    """Of the synthetic pictures."""
+    """Seed of the synthetic images."""
 
     def run(self) -> int:
         """Write both files."""
