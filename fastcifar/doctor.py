@@ -1,6 +1,6 @@
-"""What `fastcifar doctor` looks at: versions, FFCV's health, devices, data, and what to do about what is missing.
+"""The checks of `fastcifar doctor`: versions, FFCV, devices and data, and how to fix what is missing.
 
-The one place where every failure of an import is caught: to name it is what this module is for.
+Only this module catches every exception of an import, since its purpose is to report them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ REINSTALL_FFCV = "python -m pip install --force-reinstall --no-cache-dir --no-de
 BUILD_PACKAGES = "g++ pkg-config libopencv-dev libturbojpeg0-dev"
 BETONS = Path("data/betons")
 FREE_SPACE = 2e9
-"""Bytes that the archive, its unpacked copy, both .betons and a few runs' checkpoints take together."""
+"""Bytes for the archive, its unpacked copy, both .beton files and the checkpoints of a few runs together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at. `remedy` says what to do about it, unless it is "ok"."""
+    """The result of one check. `remedy` says how to fix a problem; it is empty if the status is "ok"."""
 
     name: str
     status: Status
@@ -44,14 +44,14 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; nothing that is missing raises."""
+    """Run all checks. A problem is returned as a finding and raises nothing."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a library's deprecations are no finding
+        warnings.simplefilter("ignore")  # deprecations inside a library are not a problem of this machine
         return [finding for check in CHECKS for finding in check()]
 
 
 def show(findings: list[Finding], console: Console) -> None:
-    """Print a line a finding, then what to do, in lines that are not broken, so that they can be copied."""
+    """Print one line per finding, then the remedies, each on one unwrapped line so that it can be copied."""
     colours: dict[Status, str] = {"ok": "green", "warning": "yellow", "missing": "red"}
     table = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(3):
@@ -67,8 +67,8 @@ def show(findings: list[Finding], console: Console) -> None:
 
 def _system() -> list[Finding]:
     python, linux = sys.version_info >= (3, 11), sys.platform == "linux"
-    newer = "install Python 3.11 or later, and make the virtual environment with it"
-    elsewhere = "FFCV runs on Linux only: on Windows use WSL 2, on macOS a container"
+    newer = "install Python 3.11 or later, and create the virtual environment with it"
+    elsewhere = "FFCV runs on Linux only: use WSL 2 on Windows, a container on macOS"
     return [
         _finding(python, "Python", platform.python_version(), newer),
         _finding(linux, "platform", platform.platform(terse=True), elsewhere),
@@ -84,11 +84,11 @@ def _finding(
 
 
 def _package(name: str, probe: Callable[[], str], remedy: str) -> Finding:
-    """Import a package, try it, and give its version with what `probe` adds."""
+    """Import a package, try it with `probe`, and report its version and what `probe` returns."""
     try:
         import_module(name)
         detail = ", ".join(filter(None, [metadata.version(name), probe()]))
-    except Exception as error:  # a binary that does not fit its partner fails with almost any of them
+    except Exception as error:  # mismatched binaries raise almost any exception
         reason = next(iter(str(error).splitlines()), "")
         return _finding(False, name, f"{type(error).__name__}: {reason}".rstrip(": "), remedy)
     return _finding(True, name, detail, remedy)
@@ -98,7 +98,7 @@ def _packages() -> list[Finding]:
     plain = ("numpy", "numba", "kornia", "rich", "tyro")
     return [
         _package("torch", _torch_build, REINSTALL_TORCH),
-        _package("torchvision", _try_torchvision, f"{REINSTALL_TORCH}  # the two must be of one build"),
+        _package("torchvision", _try_torchvision, f"{REINSTALL_TORCH}  # both must come from one build"),
         *(_package(name, str, f"python -m pip install --upgrade {name}") for name in plain),
         _package("ffcv", _try_ffcv, _ffcv_remedy()),
     ]
@@ -118,7 +118,7 @@ def _try_torchvision() -> str:
 
 
 def _try_ffcv() -> str:
-    """Have FFCV's compiled library copy a few bytes."""
+    """Copy a few bytes with FFCV's compiled library."""
     numpy, libffcv = import_module("numpy"), import_module("ffcv.libffcv")
     source = numpy.arange(16, dtype=numpy.uint8)
     copy = numpy.zeros_like(source)
@@ -129,7 +129,7 @@ def _try_ffcv() -> str:
 
 
 def _ffcv_remedy() -> str:
-    """How to build FFCV again, with the libraries that it is built against where they are not here."""
+    """Return the command that builds FFCV again, and first installs the libraries it needs if they are missing."""
     tools = shutil.which("g++") and shutil.which("pkg-config")
     if tools and subprocess.run(["pkg-config", "--exists", "opencv4", "libturbojpeg"], check=False).returncode == 0:
         return REINSTALL_FFCV
@@ -138,8 +138,8 @@ def _ffcv_remedy() -> str:
 
 def _cpu() -> list[Finding]:
     fast = has_fast_bfloat16()
-    detail = f"{cpu_name()}, {usable_cores()} usable cores, bfloat16 {'in hardware' if fast else 'emulated, slow'}"
-    return [_finding(fast, "CPU", detail, "train with --no-amp: on this CPU, bfloat16 is slower", "warning")]
+    bfloat16 = "in hardware" if fast else "emulated: --amp trains in float32"
+    return [_finding(True, "CPU", f"{cpu_name()}, {usable_cores()} usable cores, bfloat16 {bfloat16}", "")]
 
 
 def _cuda() -> list[Finding]:
@@ -149,18 +149,18 @@ def _cuda() -> list[Finding]:
             return [_cuda_device(index) for index in range(torch.cuda.device_count())]
         reason = "torch sees no CUDA device" if torch.version.cuda else "this torch is built for the CPU only"
     except Exception as error:
-        reason = f"torch cannot tell ({type(error).__name__})"
+        reason = f"torch cannot query it ({type(error).__name__})"
     if shutil.which("nvidia-smi") is None:
         return [_finding(True, "CUDA", "no device; training runs on the CPU", "")]
-    remedy = f"update NVIDIA's driver if nvidia-smi names an older CUDA than torch's; else {REINSTALL_TORCH}"
-    return [_finding(False, "CUDA", f"nvidia-smi is here, but {reason}", remedy, "warning")]
+    remedy = f"update the NVIDIA driver if nvidia-smi shows an older CUDA version than torch; else {REINSTALL_TORCH}"
+    return [_finding(False, "CUDA", f"nvidia-smi is installed, but {reason}", remedy, "warning")]
 
 
 def _cuda_device(index: int) -> Finding:
     cuda = import_module("torch").cuda
     properties = cuda.get_device_properties(index)
-    # Ampere (compute capability 8) is the first with bfloat16 in hardware; torch also counts emulation
-    bfloat16 = "in hardware" if properties.major >= 8 else "emulated: --amp takes float16"
+    # Ampere (compute capability 8) is the first generation with bfloat16 in hardware; torch also counts emulation
+    bfloat16 = "in hardware" if properties.major >= 8 else "emulated: --amp trains in float16"
     detail = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, bfloat16 {bfloat16}"
     return _finding(True, f"cuda:{index}", detail, "")
 
@@ -175,7 +175,7 @@ def _source() -> Finding:
     name = "FASTCIFAR_DATA"
     if not (folder := os.environ.get(name)):
         return _finding(True, name, "not set; CIFAR-10 is downloaded when it is needed", "")
-    remedy = f"name the folder that holds CIFAR-10: export {name}=/folder/with/cifar-10-batches-py"
+    remedy = f"set it to the folder that contains CIFAR-10: export {name}=/folder/with/cifar-10-batches-py"
     exists = Path(folder).is_dir()
     return _finding(exists, name, folder if exists else f"{folder}: there is no such folder", remedy, "warning")
 
@@ -183,8 +183,9 @@ def _source() -> Finding:
 def _betons() -> Finding:
     betons = [BETONS / "train.beton", BETONS / "test.beton"]
     absent = [path.name for path in betons if not path.is_file()]
-    detail = f"not there: {', '.join(absent)}" if absent else "train.beton and test.beton are there"
-    return _finding(not absent, str(BETONS), detail, "fastcifar write-beton  # train does it, too", "warning")
+    detail = f"missing: {', '.join(absent)}" if absent else "train.beton and test.beton exist"
+    remedy = "fastcifar write-beton  # fastcifar train also does it"
+    return _finding(not absent, str(BETONS), detail, remedy, "warning")
 
 
 def _data() -> list[Finding]:
