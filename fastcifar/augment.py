@@ -1,9 +1,9 @@
-"""Batched augmentation on the device, as Kornia operations: crop → flip → normalise → cutout, and others beside.
+"""Batched augmentation on the device with Kornia: crop → flip → normalise → cutout, and optional affine warps.
 
-Kornia's stock crop reads every box back to the host and slices sample by sample, and its stock flip blends two whole
-batches. `GatherCropFlip` does both in one gather on the uint8 pixels and gives the same images, bit for bit, for the
-same parameters. Each operation is a subclass of Kornia's bases, so it composes with Kornia's own. Random choices are
-drawn on the images' device from torch's generator there.
+Kornia's crop copies every box to the host and slices one image at a time, and its flip blends two whole batches.
+`GatherCropFlip` does both in one gather on the uint8 pixels; its images equal Kornia's bit for bit for the same
+parameters. Each operation subclasses a Kornia base class, so it composes with Kornia's own. Random numbers come from
+torch's default generator of the images' device.
 """
 
 from __future__ import annotations
@@ -26,30 +26,32 @@ from fastcifar.settings import AugmentSettings
 
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
-"""Per channel over the 50,000 training images, pixels in [0, 1]."""
+"""Per channel of the 50,000 training images, with pixels in [0, 1]."""
 
 Params = dict[str, torch.Tensor]
 
 
 class GatherCropFlip(GeometricAugmentationBase2D):
-    """Random crop after padding, then a horizontal flip, of a whole batch in one gather; the size stays.
+    """Random crop after padding, to the original size, and random horizontal flip of a batch in one gather.
 
-    Takes uint8 or float images [B, C, H, W] and gives the same dtype in channels-last order. Parameters: `offset`,
-    int64 [B, 2], row and column of the crop in the padded image, and `flip`, bool [B].
+    From uint8 or float images [B, C, H, W] to the same dtype in channels-last order. Random parameters: `offset`, int64
+    [B, 2], the row and column of the crop in the padded image, and `flip`, bool [B].
     """
+
+    _compute_matrix_lazily = True  # Kornia's switch: compute the transform's matrix only when it is read
 
     def __init__(self, padding: int = 4, padding_mode: str = "constant", flip_p: float = 0.5) -> None:
         super().__init__(p=1.0)
         self.padding, self.padding_mode, self.flip_p = padding, padding_mode, flip_p
 
     def validate_tensor(self, input: torch.Tensor) -> None:
-        """Any dtype will do: pixels are only moved."""
+        """Accept any dtype: pixels are only moved."""
 
     def transform_tensor(self, input: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return input
 
     def compute_transformation(self, input: torch.Tensor, params: Params, flags: dict[str, Any]) -> torch.Tensor:
-        """float32 [B, 3, 3]: from coordinates (x, y, 1) of the input to those of the result."""
+        """The matrices, float32 [B, 3, 3], from coordinates (x, y, 1) in the input to those in the result."""
         offset, flip = params["offset"].float(), params["flip"].float()
         matrix = torch.zeros(len(offset), 3, 3, device=offset.device)
         matrix[:, 0, 0] = 1 - 2 * flip
@@ -59,8 +61,6 @@ class GatherCropFlip(GeometricAugmentationBase2D):
         matrix[:, 1, 1] = matrix[:, 2, 2] = 1
         matrix[:, 1, 2] = self.padding - offset[:, 0]
         return matrix
-
-    _compute_matrix_lazily = True
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> Params:
         batch = batch_shape[0]
@@ -76,11 +76,11 @@ class GatherCropFlip(GeometricAugmentationBase2D):
         y = torch.arange(height, device=input.device)
         x = torch.arange(width, device=input.device)
         x = torch.where(params["flip"][:, None], width - 1 - x, x)
-        rows = y + (params["offset"][:, :1] - self.padding)  # [B, H], in the coordinates of the image before padding
+        rows = y + (params["offset"][:, :1] - self.padding)  # [B, H], in coordinates of the unpadded image
         columns = x + (params["offset"][:, 1:] - self.padding)
         if self.padding_mode == "reflect":
             inside = None
-            rows, columns = _reflected(rows, height), _reflected(columns, width)
+            rows, columns = _reflect(rows, height), _reflect(columns, width)
         else:
             inside = _within(rows, height)[:, :, None] & _within(columns, width)[:, None, :]
             rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
@@ -93,7 +93,7 @@ class GatherCropFlip(GeometricAugmentationBase2D):
 
 
 class PixelNormalize(IntensityAugmentationBase2D):
-    """uint8 images [B, 3, H, W] to `dtype`, (pixel / 255 - mean) / std a channel, computed in float32."""
+    """Normalise uint8 images [B, 3, H, W]: (pixel / 255 - mean) / std per channel in float32, converted to `dtype`."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -105,7 +105,7 @@ class PixelNormalize(IntensityAugmentationBase2D):
         self.out_dtype = dtype
 
     def validate_tensor(self, input: torch.Tensor) -> None:
-        """uint8, or a float image that holds 0 to 255."""
+        """Accept uint8, and floats from 0 to 255."""
 
     def transform_tensor(self, input: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return input
@@ -117,11 +117,11 @@ class PixelNormalize(IntensityAugmentationBase2D):
 
 
 class RandomCutout(IntensityAugmentationBase2D):
-    """Set one `size` × `size` square of each image to zero, wholly inside the image, all places alike likely.
+    """Set one `size` × `size` square of each image to zero; its position inside the image is uniformly random.
 
-    After normalisation zero is the training set's mean. Parameter: `corner`, int64 [B, 2], its first row and column.
-    Source: DeVries and Taylor, *Improved Regularization of Convolutional Neural Networks with Cutout*, 2017, whose
-    squares may reach over the edge; these do not.
+    After normalisation, zero is the training set's mean. Random parameter: `corner`, int64 [B, 2], the square's first
+    row and column. Source: DeVries and Taylor, *Improved Regularization of Convolutional Neural Networks with Cutout*,
+    2017; their squares may extend beyond the image, these do not.
     """
 
     def __init__(self, size: int = 8) -> None:
@@ -142,23 +142,25 @@ class RandomCutout(IntensityAugmentationBase2D):
         rows = _within(torch.arange(height, device=input.device) - corner[:, :1], self.size)
         columns = _within(torch.arange(width, device=input.device) - corner[:, 1:], self.size)
         square = (rows[:, :, None] & columns[:, None, :])[..., None]  # [B, H, W, 1]
-        return input.permute(0, 2, 3, 1).masked_fill(square, 0).permute(0, 3, 1, 2)  # in the order of the pixels
+        return input.permute(0, 2, 3, 1).masked_fill(square, 0).permute(0, 3, 1, 2)  # in channels-last memory order
 
 
 class Augmentation(nn.Module):
-    """uint8 images [B, 3, H, W] to normalised images; in eval mode it only normalises."""
+    """Augment and normalise uint8 images [B, 3, H, W]; in eval mode, only normalise."""
 
     def __init__(self, stages: Sequence[nn.Module], normalize: nn.Module) -> None:
         super().__init__()
         self.stages, self.normalize = nn.Sequential(*stages), normalize
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(images.device.type, enabled=False):  # Kornia would cast the result back to uint8 in one
+        with torch.autocast(
+            images.device.type, enabled=False
+        ):  # in autocast, Kornia would cast the result back to uint8
             return self.stages(images) if self.training else self.normalize(images)  # type: ignore[no-any-return]
 
 
 def hflip(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Images [B, C, H, W], flipped horizontally where `mask`, bool [B], is set."""
+    """Flip the images [B, C, H, W] horizontally where `mask`, bool [B], is set."""
     return torch.where(mask[:, None, None, None], images.flip(-1), images)
 
 
@@ -170,16 +172,16 @@ def create_augmentation(
     dtype: torch.dtype = torch.float32,
     size: int = 32,
 ) -> Augmentation:
-    """The augmentation of training batches, a module from uint8 images [B, 3, size, size] to normalised ones.
+    """Create the augmentation of training batches, a module from uint8 images [B, 3, size, size] to normalised ones.
 
     Crop and flip → normalise → shift, scale and rotate → cutout → rotate; an operation with probability or size 0 is
-    left out.
+    omitted.
 
     Args:
-        settings: the operations; the defaults if not given.
-        mean: per channel, pixels in [0, 1].
-        std: per channel, pixels in [0, 1].
-        dtype: of the result.
+        settings: the settings of the operations; the defaults if not given.
+        mean: mean per channel, with pixels in [0, 1].
+        std: standard deviation per channel, with pixels in [0, 1].
+        dtype: dtype of the result.
         size: height and width of the images.
 
     Raises:
@@ -189,7 +191,7 @@ def create_augmentation(
     padding, cutout, flip_p = settings.padding, settings.cutout, settings.flip_p
     if max(cutout, padding + 1) > size:
         raise ConfigError(
-            f"padding is {padding} and cutout {cutout}; images of {size} pixels per side are too small for that"
+            f"padding is {padding} and cutout is {cutout}; images of {size} × {size} pixels are too small"
         )
     border = "constant" if settings.padding_mode == "mean" else settings.padding_mode
     geometry: nn.Module = GatherCropFlip(padding, border, flip_p)
@@ -210,7 +212,7 @@ def create_augmentation(
 
 
 def _affine(p: float, rotate_limit: float, shift_limit: float, scale_limit: float) -> nn.Module:
-    """Kornia's affine warp of a batch, bilinear, the border mirrored."""
+    """Kornia's affine warp of a batch: bilinear, with mirrored borders."""
     shift = (shift_limit, shift_limit) if shift_limit else None
     scale = (1 - scale_limit, 1 + scale_limit) if scale_limit else None
     warp: nn.Module = RandomAffine(rotate_limit, translate=shift, scale=scale, padding_mode="reflection", p=p)
@@ -218,7 +220,7 @@ def _affine(p: float, rotate_limit: float, shift_limit: float, scale_limit: floa
 
 
 class _ToFloat(nn.Module):
-    """Kornia's stock operations take no uint8."""
+    """Convert to float32, since Kornia's crop and flip do not accept uint8."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.float()
@@ -228,6 +230,6 @@ def _within(index: torch.Tensor, size: int) -> torch.Tensor:
     return (index >= 0) & (index < size)
 
 
-def _reflected(index: torch.Tensor, size: int) -> torch.Tensor:
-    """Mirror indices outside [0, size) about the first and the last pixel, which are not repeated."""
+def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
+    """Mirror indices outside [0, size) at the first and last pixel, without repeating these."""
     return size - 1 - (size - 1 - index.abs()).abs()

@@ -1,24 +1,26 @@
-"""What the machine is, as far as Linux tells without torch."""
+"""Facts about the machine that Linux gives without torch, and how glibc's malloc treats freed memory."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import resource
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""glibc's names for what `mallopt` sets, from its malloc.h."""
+"""Parameters of glibc's `mallopt`, from its malloc.h."""
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on, which can be fewer than the machine has."""
+    """The number of cores that this process may run on, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0))
 
 
+@functools.cache
 def cpu_info() -> dict[str, str]:
-    """The first processor's entry in /proc/cpuinfo; empty where there is none."""
+    """The first processor's entry in /proc/cpuinfo; empty if there is no such file."""
     path = Path("/proc/cpuinfo")
     first, *_ = path.read_text().split("\n\n") if path.exists() else [""]
     pairs = (line.partition(":") for line in first.splitlines())
@@ -26,7 +28,7 @@ def cpu_info() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """Such as "AMD EPYC"."""
+    """The processor's name, such as "AMD EPYC"."""
     return cpu_info().get("model name") or platform.processor() or platform.machine()
 
 
@@ -41,16 +43,16 @@ def has_amx() -> bool:
 
 
 def cpu_flags() -> set[str]:
-    """The instruction sets that /proc/cpuinfo names."""
+    """The instruction sets that /proc/cpuinfo lists."""
     info = cpu_info()
     return set(info.get("flags", info.get("Features", "")).split())
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory that is freed for the next allocation, instead of giving it back to the kernel.
+    """Make glibc keep freed memory for later allocations instead of returning it to the kernel.
 
-    Each training step frees and takes about a gigabyte; given back, it is zeroed page by page when it is taken again,
-    which was a third of a step's time. Another C library is left as it is.
+    Each training step frees and allocates about a gigabyte. Once returned, it is zeroed page by page by the kernel when
+    it is allocated again, which took a third of a step's time. Does nothing with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -59,10 +61,10 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Have glibc give the kernel the memory that is free now, wherever in its heaps it lies.
+    """Make glibc return all memory that is free now to the kernel.
 
-    It would keep a training's gigabyte for as long as the process lives, and a little more with each training, as small
-    things come to lie between the large ones.
+    Otherwise the process would keep the gigabyte that a training needs, and a little more with each training, since
+    small allocations fragment the heap.
     """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
@@ -70,10 +72,10 @@ def give_back_freed_memory() -> None:
 
 
 def anonymous_bytes() -> int:
-    """Memory that this process holds for itself, mapped files aside (RssAnon).
+    """Resident memory of this process in bytes, without mapped files (RssAnon).
 
     Raises:
-        RuntimeError: the kernel is older than 4.5 and does not count it.
+        RuntimeError: the kernel is older than 4.5 and does not report it.
     """
     held = _status_bytes("RssAnon")
     if held is None:
@@ -82,9 +84,9 @@ def anonymous_bytes() -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Largest cache_on_device memory that this process has had (VmHWM).
+    """Peak resident memory of this process in bytes (VmHWM).
 
-    Where the kernel does not count it, getrusage's, which begins with that of the process that started this one.
+    If the kernel does not report it, the value is getrusage's, which includes the peak of the parent process.
     """
     return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

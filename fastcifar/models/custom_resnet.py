@@ -1,6 +1,6 @@
-"""The network of the exercise: a ResNet of three stages with residual blocks in the first and the last.
+"""The network of the exercise: a ResNet with three stages and residual blocks in the first and the last.
 
-Source: David Page's DAWNBench entry (davidcpage/cifar10-fast), in the form that "90 % in 24 epochs" courses give it.
+Source: David Page's DAWNBench entry (davidcpage/cifar10-fast), in the variant that "90 % in 24 epochs" courses use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ConvBlock(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """x + branch(x), the branch two blocks of the same width."""
+    """x + branch(x), where the branch has two blocks of the same width."""
 
     def __init__(self, width: int, *, bias: bool = False, dropout: float = 0.0):
         super().__init__()
@@ -41,11 +41,11 @@ class Residual(nn.Module):
 
 
 class CustomResNet(nn.Module):
-    """Images [B, 3, 32, 32] to logits [B, num_classes]; 6,573,130 parameters, 379.27 M multiply-adds an image.
+    """A network from images [B, 3, 32, 32] to logits [B, num_classes].
 
-    prep 64 × 32 × 32 → layer1 128 × 16 × 16 → layer2 256 × 8 × 8 → layer3 512 × 4 × 4 → head: the largest of the 4 × 4,
-    or of as many as images of another size leave → linear. With `conv_bias` and
-    `layer2_residual`, 7,756,554 parameters.
+    prep 64 × 32 × 32 → layer1 128 × 16 × 16 → layer2 256 × 8 × 8 → layer3 512 × 4 × 4 → head: global max pooling,
+    linear. 6,573,130 parameters and 379.27 M multiply-adds per image; with `conv_bias` and `layer2_residual`, 7,756,554
+    parameters. Images may have other sizes.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""A small network without pooling layers: under 200,000 parameters, strides and dilation in their place.
+"""A small network with strides and dilation instead of pooling layers and fewer than 200,000 parameters.
 
-Source: the exercise before the one that `custom_resnet` solves in the same courses.
+Source: an earlier exercise of the courses that `custom_resnet` comes from.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fastcifar.models.ops.kernels import ReLU
 
 
 class ConvNormReLU(nn.Sequential):
-    """3 × 3 convolution, its dilation padded for, → batch norm → ReLU → (dropout)."""
+    """3 × 3 convolution, padded for its dilation → batch norm → ReLU → (dropout)."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class ConvNormReLU(nn.Sequential):
 
 
 class SeparableConvNormReLU(nn.Sequential):
-    """Depthwise-separable 3 × 3 convolution: one filter a channel, then a 1 × 1 convolution across them."""
+    """Depthwise-separable convolution: one 3 × 3 filter per channel, then 1 × 1 → batch norm → ReLU → (dropout)."""
 
     def __init__(self, inputs: int, outputs: int, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class SeparableConvNormReLU(nn.Sequential):
 
 
 class DilatedCNN(nn.Module):
-    """Images [B, 3, 32, 32] to logits [B, num_classes]: four blocks of three convolutions, no pooling between them.
+    """A network from images [B, 3, 32, 32] to logits [B, num_classes]: four blocks of three convolutions.
 
-    block1 32 × 16 × 16 → block2 48 × 8 × 8 → block3 56 × 4 × 4 → block4 64 × 4 × 4 → mean over the places → linear.
-    The first three blocks end in a stride of 2; the second has the depthwise-separable convolution, the third the one
-    dilated by 2. 196,586 parameters; each of the last features sees 99 × 99 pixels, the padding counted.
+    block1 32 × 16 × 16 → block2 48 × 8 × 8 → block3 56 × 4 × 4 → block4 64 × 4 × 4 → global average pooling → linear.
+    The first three blocks end with stride 2; the second has a depthwise-separable convolution, the third one with
+    dilation 2. 196,586 parameters; the receptive field of block4 is 99 × 99 pixels, including padding.
     """
 
     def __init__(self, *, num_classes: int = 10, dropout: float = 0.0) -> None:

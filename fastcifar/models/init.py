@@ -1,7 +1,8 @@
-"""What a network starts from: whitening filters, identities, norms without a scale.
+"""Initial weights of a network: whitening filters, identity convolutions, batch norms with a fixed scale.
 
-Sources: Page, *How to Train Your ResNet*, 2019 (whitening of patches; batch norm without scale), tysam-code/hlb-CIFAR10
-(kept filters), KellerJordan/cifar10-airbench (filters and their negatives; identities).
+Sources: Page, *How to Train Your ResNet*, 2019 (whitening of patches, fixed batch-norm scales), tysam-code/hlb-CIFAR10
+(whitening filters that are not trained), KellerJordan/cifar10-airbench (`init_whiten`: the filters and their negatives,
+and the value of `EPSILON`; Dirac initialisation of the other convolutions).
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from fastcifar.errors import ConfigError
 from fastcifar.settings import InitSettings
 
 EPSILON = 5e-4
-"""Added to the patches' variances before their inverse root, so that no noise is blown up."""
+"""Added to the variances of the patches before the inverse square root, so that noise is not amplified."""
 
 
 @torch.no_grad()
 def initialize(model: nn.Module, settings: InitSettings) -> None:
-    """Do to a fresh network, in place, what needs no data; whitening filters are to be set by `whiten`.
+    """Initialise a new network in place, except for the whitening filters, which need images (`whiten`).
 
     Raises:
-        ConfigError: it is to be whitened, and its first layer with weights is no plain convolution of images.
+        ConfigError: the settings have `whiten`, and the network's first layer with weights is not a plain convolution.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -40,49 +41,51 @@ def initialize(model: nn.Module, settings: InitSettings) -> None:
 
 @torch.no_grad()
 def whiten(model: nn.Module, images: torch.Tensor) -> None:
-    """Set the first convolution's filters to the whitening directions of the images' patches, and their negatives.
+    """Set the first convolution's filters to the whitening filters of the images' patches, and their negatives.
 
     Args:
-        model: a network that `initialize` took.
+        model: a network after `initialize`.
         images: float32 [N, C, H, W], normalised, on the model's device.
+
+    Source: `init_whiten` of KellerJordan/cifar10-airbench.
     """
     weight = first_convolution(model).weight
     directions = whitening_filters(images, weight.shape[-1])
     both = torch.cat((directions, -directions))[: len(weight)]
-    if len(both) < len(weight):  # the filters left over look in directions between those
+    if len(both) < len(weight):  # the remaining filters are random mixtures of these
         mixed = F.normalize(torch.randn(len(weight) - len(both), len(directions), device=images.device), dim=1)
         both = torch.cat((both, (mixed @ directions.flatten(1)).view(-1, *directions.shape[1:])))
     weight.copy_(both)
 
 
 def whitening_filters(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Filters whose responses to the images' patches are uncorrelated and of variance 1, the strongest direction first.
+    """Compute filters whose responses to the images' patches are uncorrelated and have variance 1.
 
     Args:
         images: float32 [N, C, H, W].
         size: height and width of a patch.
 
     Returns:
-        float32 [C · size², C, size, size].
+        float32 [C · size², C, size, size], the direction with the largest variance first.
     """
     channels = images.shape[1]
     patches = images.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * size**2)
     covariance = patches.T @ patches / len(patches)
-    variances, directions = torch.linalg.eigh(covariance.cpu())  # so small a matrix takes a GPU longer
+    variances, directions = torch.linalg.eigh(covariance.cpu())  # faster than on a GPU for such a small matrix
     variances, directions = variances.to(images.device), directions.to(images.device)
     filters: torch.Tensor = directions.T / (variances[:, None] + EPSILON).sqrt()
     return filters.flip(0).view(-1, channels, size, size)
 
 
 def first_convolution(model: nn.Module) -> nn.Conv2d:
-    """The network's first layer with weights.
+    """Return the network's first layer with weights.
 
     Raises:
-        ConfigError: that is no plain convolution.
+        ConfigError: it is not a plain convolution.
     """
     layer = next(
         (module for module in model.modules() if isinstance(getattr(module, "weight", None), nn.Parameter)), None
     )
     if not isinstance(layer, nn.Conv2d) or layer.groups != 1:
-        raise ConfigError("whiten is set; this network does not begin with a plain convolution")
+        raise ConfigError("whiten is set, but this network does not begin with a plain convolution")
     return layer

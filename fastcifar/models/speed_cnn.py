@@ -1,7 +1,7 @@
 """A network that is small for its accuracy: a whitening convolution and three groups of two convolutions.
 
-Source: KellerJordan/cifar10-airbench (airbench94), after tysam-code/hlb-CIFAR10; the last pooling takes what is left,
-so that images may be smaller.
+Source: KellerJordan/cifar10-airbench (airbench94), which is based on tysam-code/hlb-CIFAR10. Here the last pooling is
+global, so that images may be smaller.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fastcifar.models.ops.kernels import MaxPool2x2
 from fastcifar.models.ops.pooling import GlobalMaxPool
 
 GELU_SCALE = 1.702
-"""x · σ(1.702 x) is GELU but for 0.02. SiLU gives 1.702 times that where its input is 1.702 times as large, in a third
-of GELU's time on a CPU; the next norm takes the factor away. Source: Hendrycks and Gimpel, *Gaussian Error Linear
-Units*, 2016."""
+"""QuickGELU, x · σ(1.702 x), differs from GELU by at most 0.02. SiLU(1.702 x) = 1.702 · QuickGELU(x), and SiLU takes a
+third of GELU's time on a CPU. So we scale the input of each activation by 1.702; the next batch norm removes the
+factor. Source: Hendrycks and Gimpel, *Gaussian Error Linear Units*, 2016."""
 
 
 class ScaledNorm(nn.BatchNorm2d):
-    """A norm whose scale starts at `GELU_SCALE`."""
+    """A batch norm whose scale starts at `GELU_SCALE`."""
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -30,7 +30,7 @@ class ScaledNorm(nn.BatchNorm2d):
 
 
 class ConvGroup(nn.Sequential):
-    """Convolution → 2 × 2 max pooling → norm → activation → convolution → norm → activation."""
+    """Convolution → 2 × 2 max pooling → batch norm → activation → convolution → batch norm → activation."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -44,10 +44,10 @@ class ConvGroup(nn.Sequential):
 
 
 class SpeedCNN(nn.Module):
-    """Images [B, 3, H, W] to logits [B, num_classes]; 1,972,792 parameters, 118.15 M multiply-adds at 32 × 32.
+    """A network from images [B, 3, H, W] to logits [B, num_classes].
 
-    whiten 24 × 31 × 31 → group1 64 × 15 × 15 → group2 256 × 7 × 7 → group3 256 × 3 × 3 → head; or groups of other
-    widths.
+    whiten 24 × 31 × 31 → group1 64 × 15 × 15 → group2 256 × 7 × 7 → group3 256 × 3 × 3 → head: global max pooling,
+    linear. 1,972,792 parameters and 118.15 M multiply-adds per 32 × 32 image, with the default widths.
 
     Raises:
         ValueError: there are not three widths.
@@ -58,7 +58,7 @@ class SpeedCNN(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != 3:
-            raise ValueError(f"widths are {list(widths)}; this network has three groups")
+            raise ValueError(f"widths is {list(widths)}; it must be three values, one per group")
         first, second, third = widths
         self.whiten = nn.Conv2d(3, 24, kernel_size=2)
         self.activation = nn.SiLU()

@@ -1,15 +1,13 @@
-"""3 × 3 convolutions that pick the fastest of three ways on the CPU.
+"""3 × 3 convolutions that use the fastest of three algorithms on the CPU.
 
-oneDNN's convolutions are fast only while the image is large. Of 2 × 2 positions or fewer, every one sees every other:
-the convolution is a linear layer from all of them to all of them, which spares the padding's products. On processors
-with matrix units (AMX), which take 16 or 32 positions of a row at once, images of up to 8 × 8 leave these idle: the
-weights' gradient runs at down to an eighth of the speed that it has where images lie side by side in one, with a column
-of zeros after each.
+oneDNN's convolutions are fast for large images only. For images of at most 2 × 2, every output pixel depends on every
+input pixel, so the convolution is a matrix product. That avoids multiplying padding zeros. AMX tiles need rows of 16 or
+32 pixels. Images up to 8 × 8 do not fill them, and the weight gradient can be 8 times slower. We therefore pack several
+images side by side into one wide image, separated by a zero column.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,22 +18,26 @@ from torch import nn
 from fastcifar.machine import has_amx
 
 MATMUL_MAX_SIDE = 2
-"""Height and width up to which each position is within reach of every other."""
+"""Largest height and width at which every output pixel depends on every input pixel."""
 PACK_MAX_PIXELS = 64
-"""Positions, height × width, up to which images side by side are faster on AMX; measured from 2 × 2 to 16 × 16."""
+"""Largest height × width at which packing is faster on AMX; measured from 2 × 2 to 16 × 16."""
 MAX_PACK = 50
-"""Images in a row, at most; from 10 on it makes no difference."""
+"""Largest number of images packed into one; from 10 on it makes no difference."""
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3 × 3 convolution with stride 1 and a padding of 1: torch's own, but for small bfloat16 images on the CPU."""
+    """A 3 × 3 convolution with stride 1 and padding 1; torch's, except for small bfloat16 images on the CPU.
+
+    Its attribute `amx` says whether the processor has AMX.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__(inputs, outputs, kernel_size=3, padding=1, bias=bias)
+        self.amx = has_amx()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, inputs, H, W] to [B, outputs, H, W]."""
-        convolve = _select_algorithm(images)
+        """Convolve images [B, inputs, H, W] to [B, outputs, H, W]."""
+        convolve = select_algorithm(images, self.amx)
         if convolve is None:
             return super().forward(images)
         dtype = torch.get_autocast_dtype("cpu")
@@ -44,7 +46,7 @@ class Conv3x3(nn.Conv2d):
 
 
 def conv3x3_as_matmul(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """What `F.conv2d(images, weight, padding=1)` gives for images of at most 2 × 2, as a linear layer.
+    """Compute `F.conv2d(images, weight, padding=1)` for images of at most 2 × 2 as a matrix product.
 
     Args:
         images: [B, I, H, W].
@@ -53,23 +55,24 @@ def conv3x3_as_matmul(images: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
     Returns:
         [B, O, H, W], channels-last.
     """
-    return _Dense.apply(images, weight)  # type: ignore[no-any-return]
+    return _MatmulConv3x3.apply(images, weight)  # type: ignore[no-any-return]
 
 
 def conv3x3_packed(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """What `F.conv2d(images, weight, padding=1)` gives, of images [B, I, H, W] that lie in rows in larger ones.
+    """Compute `F.conv2d(images, weight, padding=1)` with images packed side by side.
 
-    Args and result as those of `conv3x3_as_matmul`, with images of any size.
+    Arguments and result as for `conv3x3_as_matmul`, but for images of any size.
     """
     batch, width = len(images), images.shape[-1]
-    beside = next(count for count in range(min(MAX_PACK, batch), 0, -1) if batch % count == 0)
-    rows = images.permute(0, 2, 3, 1).unflatten(0, (-1, beside)).transpose(1, 2)  # [B / beside, H, beside, W, I]
-    large = F.pad(rows, (0, 0, 0, 1)).flatten(2, 3).permute(0, 3, 1, 2)
-    result = F.conv2d(large, weight, padding=1).permute(0, 2, 3, 1).unflatten(2, (beside, width + 1))
-    return _images(result[:, :, :, :width].transpose(1, 2), images.shape)
+    pack = next(count for count in range(min(MAX_PACK, batch), 0, -1) if batch % count == 0)
+    rows = images.permute(0, 2, 3, 1).unflatten(0, (-1, pack)).transpose(1, 2)  # [B / pack, H, pack, W, I]
+    wide = F.pad(rows, (0, 0, 0, 1)).flatten(2, 3).permute(0, 3, 1, 2)  # [B / pack, I, H, pack · (W + 1)]
+    result = F.conv2d(wide, weight, padding=1).permute(0, 2, 3, 1).unflatten(2, (pack, width + 1))
+    return _to_images(result[:, :, :, :width].transpose(1, 2), images.shape)
 
 
-def _select_algorithm(images: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+def select_algorithm(images: torch.Tensor, amx: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """Return the fastest algorithm for images [B, C, H, W] on a CPU with or without AMX; None for torch's own."""
     if (
         images.device.type != "cpu"
         or not torch.is_autocast_enabled("cpu")
@@ -80,13 +83,10 @@ def _select_algorithm(images: torch.Tensor) -> Callable[[torch.Tensor, torch.Ten
     height, width = images.shape[-2:]
     if max(height, width) <= MATMUL_MAX_SIDE:
         return conv3x3_as_matmul
-    return conv3x3_packed if height * width <= PACK_MAX_PIXELS and _has_amx() else None
+    return conv3x3_packed if height * width <= PACK_MAX_PIXELS and amx else None
 
 
-_has_amx = functools.cache(has_amx)
-
-
-class _Dense(torch.autograd.Function):
+class _MatmulConv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         (outputs, inputs), (height, width) = weight.shape[:2], images.shape[-2:]
@@ -97,7 +97,7 @@ class _Dense(torch.autograd.Function):
         rows = images.permute(0, 2, 3, 1).reshape(len(images), -1)
         ctx.save_for_backward(rows, matrix)
         ctx.image_shape, ctx.weight_shape = images.shape, weight.shape
-        return _images(rows @ matrix.t(), images.shape)
+        return _to_images(rows @ matrix.t(), images.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -106,7 +106,7 @@ class _Dense(torch.autograd.Function):
         grad = grad.permute(0, 2, 3, 1).reshape(len(grad), -1)
         images_grad = weight_grad = None
         if ctx.needs_input_grad[0]:
-            images_grad = _images(grad @ matrix, ctx.image_shape)
+            images_grad = _to_images(grad @ matrix, ctx.image_shape)
         if ctx.needs_input_grad[1]:
             matrix_grad = (grad.t() @ rows).view(height, width, outputs, height, width, inputs)
             sums = torch.zeros(outputs, 3, 3, inputs)
@@ -117,13 +117,13 @@ class _Dense(torch.autograd.Function):
 
 
 def _taps(weight: torch.Tensor, height: int, width: int) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """For each position (row, column) of an image, the taps of [O, 3, 3, I] with which it sees all the positions."""
+    """For each pixel (row, column), the taps of a weight [O, 3, 3, I] that multiply the pixels of the whole image."""
     for row in range(height):
         for column in range(width):
             yield row, column, weight[:, 1 - row : 1 - row + height, 1 - column : 1 - column + width]
 
 
-def _images(positions: torch.Tensor, image_shape: torch.Size) -> torch.Tensor:
-    """Positions in the order of the images, [..., C], to [B, C, H, W], channels-last."""
+def _to_images(pixels: torch.Tensor, image_shape: torch.Size) -> torch.Tensor:
+    """Reshape pixels [..., C] in the order of the images to [B, C, H, W], channels-last."""
     batch, _, height, width = image_shape
-    return positions.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+    return pixels.reshape(batch, height, width, -1).permute(0, 3, 1, 2)

@@ -8,10 +8,10 @@ from torch import nn
 
 
 class GlobalMaxPool(nn.AdaptiveMaxPool2d):
-    """The largest of each channel: [B, C, H, W] to [B, C, 1, 1].
+    """Global max pooling: [B, C, H, W] to [B, C, 1, 1].
 
-    A pooling with a window as large as the image: the gradient of torch's adaptive one, by atomic additions, takes as
-    long as a convolution on CUDA.
+    It pools with a window as large as the image. The backward pass of torch's adaptive pooling uses atomic additions,
+    which take as long as a convolution on CUDA.
     """
 
     def __init__(self) -> None:
