@@ -10,47 +10,70 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fastcifar.report import html
-from fastcifar.report.style import DASHES, FigureSpec, Theme, add_legend, name_axes, new_axes, renderable
-from fastcifar.report.units import format_duration
+from fastcifar.report.style import FigureSpec, add_legend, new_axes, shorten
+from fastcifar.report.units import format_duration, format_percent
 from fastcifar.runs.record import RunRecord, read_record
 from fastcifar.runs.results import EpochResult
 
-LONGEST_NAME = 36
-"""Characters of a run's name in a legend; of a longer one, such as a path, the end."""
+LEGEND_NAME_LENGTH = 36
+"""Characters of a run's name in a legend; of a longer name, such as a path, the end is shown."""
 
 Values = Callable[[RunRecord, EpochResult], float]
 
 
 def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> Path:
-    """Make a page that shows runs side by side, from their folders alone.
+    """Write a page that shows runs side by side, from their folders alone.
 
     Args:
-        runs: their folders, two or more.
-        out: where to write; `runs-report` beside the first run's folder if not given.
+        runs: the run folders, two or more.
+        out: folder to write into; `runs-report` beside the first run's folder if not given.
 
     Returns:
         The path of report.html.
 
     Raises:
-        CheckpointError: a folder is no run's, or has no finished epoch.
+        CheckpointError: a folder is not a run folder, or its run has no finished epoch.
     """
-    records = _named(runs)
+    records = _by_name(runs)
     out = out or runs[0].resolve().parent / "runs-report"
     out.mkdir(parents=True, exist_ok=True)
-    comparable = len({record.last.eval_split for record in records.values()}) == 1
-    best = max(records, key=lambda name: records[name].last.test_accuracy) if comparable else None
-    sections = [
-        html.section("Results", html.card(_results(records, best))),
-        html.section("Curves", html.cards(*html.save_figures(_pictures(records), out)), text=_measured_on(records)),
-        html.section("What differs", html.card(_differences(records))),
-    ]
-    subtitle = f"highest last-epoch accuracy: {best}, {100 * records[best].last.test_accuracy:.2f} %" if best else ""
-    html.write_page(out / "report.html", f"{len(records)} runs compared", subtitle, sections)
+    eval_splits = sorted({record.last.eval_split for record in records.values()})
+    best = max(records, key=lambda name: records[name].last.test_accuracy) if len(eval_splits) == 1 else None
+    html.write_page(
+        out / "report.html",
+        "comparison.html",
+        title=f"Comparison of {len(records)} runs",
+        subtitle=f"highest accuracy after the last epoch: {best}, {format_percent(records[best].last.test_accuracy)}"
+        if best
+        else "",
+        records=records,
+        best=best,
+        eval_splits=eval_splits,
+        times_to_target={name: _time_to_target(record) for name, record in records.items()},
+        curves=html.embed_figures(comparison_figures(records), out),
+        differences=_differences(records),
+    )
     return out / "report.html"
 
 
-def _named(runs: Sequence[Path]) -> dict[str, RunRecord]:
-    """The runs by their folders' names, or by their paths where two folders have one name."""
+def comparison_figures(records: dict[str, RunRecord]) -> list[FigureSpec]:
+    """Return the curves of several runs: accuracy, loss, accuracy over time, training loss."""
+    minutes = max(record.last.total_train_seconds for record in records.values()) > 300
+    unit, seconds = ("minutes", 60) if minutes else ("seconds", 1)
+    return [
+        _curves(records, "accuracy", "Accuracy", "accuracy (%)", lambda _, result: 100 * result.test_accuracy),
+        _curves(records, "loss", "Loss", "cross-entropy (nats)", lambda _, result: result.test_loss),
+        _curves(
+            records, "accuracy-over-time", "Accuracy over training time", "accuracy (%)",
+            lambda _, result: 100 * result.test_accuracy,
+            x=lambda _, result: result.total_train_seconds / seconds, x_label=f"training time ({unit})",
+        ),
+        _curves(records, "train-loss", "Training loss", "cross-entropy (nats)", lambda _, result: result.train_loss),
+    ]  # fmt: skip
+
+
+def _by_name(runs: Sequence[Path]) -> dict[str, RunRecord]:
+    """Return the runs by their folders' names, or by their paths where two folders have the same name."""
     records = [read_record(run) for run in runs]
     names = [record.name for record in records]
     shown = [name if names.count(name) == 1 else str(record.path) for name, record in zip(names, records, strict=True)]
@@ -58,21 +81,6 @@ def _named(runs: Sequence[Path]) -> dict[str, RunRecord]:
         name if shown.count(name) == 1 else f"{number}: {name}": record
         for number, (name, record) in enumerate(zip(shown, records, strict=True), start=1)
     }
-
-
-def _pictures(records: dict[str, RunRecord]) -> list[FigureSpec]:
-    minutes = max(record.last.total_train_seconds for record in records.values()) > 300
-    unit, seconds = ("minutes", 60) if minutes else ("seconds", 1)
-    return [
-        _curves(records, "accuracy", "Accuracy", "accuracy (%)", lambda _, result: 100 * result.test_accuracy),
-        _curves(records, "loss", "Loss", "cross-entropy (nats)", lambda _, result: result.test_loss),
-        _curves(
-            records, "accuracy-by-time", "Accuracy by training time", "accuracy (%)",
-            lambda _, result: 100 * result.test_accuracy,
-            x=lambda _, result: result.total_train_seconds / seconds, x_label=f"training time ({unit})",
-        ),
-        _curves(records, "train-loss", "Training loss", "cross-entropy (nats)", lambda _, result: result.train_loss),
-    ]  # fmt: skip
 
 
 def _curves(
@@ -87,18 +95,17 @@ def _curves(
 ) -> FigureSpec:
     columns = 2 if max(map(len, records)) <= 18 else 1
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = new_axes(theme, height=3 + 0.2 * -(-len(records) // columns))
-        for number, (run, record) in enumerate(records.items()):
+    def draw() -> Figure:
+        height = 3 + 0.2 * -(-len(records) // columns)
+        figure, axes = new_axes(height=height, x_label=x_label, y_label=y_label)
+        for run, record in records.items():
             axes.plot(
                 [x(record, result) for result in record.results], [y(record, result) for result in record.results],
-                color=theme.lines[number % len(theme.lines)], linestyle=DASHES[number % len(DASHES)], linewidth=2,
                 marker="o" if len(record.results) == 1 else None, label=_legend_name(run),
             )  # fmt: skip
         if x_label == "epoch":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        name_axes(axes, theme, x_label, y_label)
-        add_legend(figure, axes, theme, columns=columns)
+        add_legend(figure, axes, columns=columns)
         return figure
 
     ends = "; ".join(
@@ -107,60 +114,40 @@ def _curves(
     return FigureSpec(
         name=name,
         title=title,
-        alt=f"{title}: line chart of {y_label} against {x_label}, a line a run. From first to last epoch: {ends}.",
+        alt=f"{title}: line chart of {y_label} against {x_label}, one line per run. From first to last epoch: {ends}.",
         draw=draw,
     )
 
 
 def _legend_name(run: str) -> str:
-    return renderable(run if len(run) <= LONGEST_NAME else "…" + run[1 - LONGEST_NAME :], LONGEST_NAME)
+    return shorten(run if len(run) <= LEGEND_NAME_LENGTH else "…" + run[1 - LEGEND_NAME_LENGTH :], LEGEND_NAME_LENGTH)
 
 
-def _results(records: dict[str, RunRecord], best: str | None) -> str:
-    heading = ["run", "recipe", "measured on", "epochs", "last %", "best %"]
-    heading += ["training time", "time to goal", "evaluation time"]
-    rows = []
-    for name, record in records.items():
-        last, met = record.last, record.first_at(record.goal)
-        rows.append(
-            (
-                name,
-                record.config.name,
-                last.eval_split,
-                f"{last.epoch} of {last.epochs}",
-                f"{100 * last.test_accuracy:.2f}",
-                f"{100 * last.best_accuracy:.2f} (epoch {last.best_epoch})",
-                format_duration(last.total_train_seconds),
-                f"{format_duration(met.total_train_seconds)} ({100 * record.goal:.4g} %)" if met else "not reached",
-                format_duration(sum(result.eval_seconds for result in record.results)),
-            )
-        )
-    return html.table(heading, rows, marked=list(records).index(best) if best else None)
+def _subtitle(records: dict[str, RunRecord], best: str | None) -> str:
+    if best is None:
+        return ""
+    return f"highest accuracy after the last epoch: {best}, {format_percent(records[best].last.test_accuracy)}"
 
 
-def _differences(records: dict[str, RunRecord]) -> str:
+def _time_to_target(record: RunRecord) -> str:
+    reached = record.first_at(record.goal)
+    if reached is None:
+        return "not reached"
+    return f"{format_duration(reached.total_train_seconds)} ({100 * record.goal:.4g} %)"
+
+
+def _differences(records: dict[str, RunRecord]) -> dict[str, list[str]]:
+    """Return the values of each run for every setting or fact that is not the same in all of them."""
     described = [_describe(record) for record in records.values()]
-    names = list(dict.fromkeys(name for values in described for name in values))
-    rows = [(name, *(values.get(name, "–") for values in described)) for name in names]
-    differing = [row for row in rows if len(set(row[1:])) > 1]
-    if not differing:
-        return "<p>Nothing: settings, device and versions are the same.</p>"
-    return html.table(("", *records), differing, words=True)
+    names = dict.fromkeys(name for values in described for name in values)
+    rows = {name: [values.get(name, "–") for values in described] for name in names}
+    return {name: values for name, values in rows.items() if len(set(values)) > 1}
 
 
 def _describe(record: RunRecord) -> dict[str, str]:
-    """Every setting but the folder's own path, and what else the figures depend on."""
-    settings: dict[str, Any] = record.config.to_json()
-    settings.pop("run_dir")
-    environment = dict(record.environment)
-    versions, data = environment.pop("versions", {}), environment.pop("data", {})
-    values = settings | environment | {f"{name} version": version for name, version in versions.items()}
-    values |= {f"data {name}": value for name, value in data.items()}
+    """Return every setting except the run folder, and the device, versions and data that results depend on."""
+    values: dict[str, Any] = record.config.to_json() | record.environment
+    del values["run_dir"]
+    values |= {f"{name} version": version for name, version in values.pop("versions").items()}
+    values |= {f"data {name}": value for name, value in values.pop("data").items()}
     return {name: str(value) for name, value in values.items()}
-
-
-def _measured_on(records: dict[str, RunRecord]) -> str:
-    kinds = sorted({record.last.eval_split for record in records.values()})
-    if len(kinds) == 1:
-        return f"Accuracy and loss are those of the {kinds[0]} set."
-    return "Accuracy and loss are those of the images that each run was measured on, which are not the same: see above."

@@ -1,20 +1,27 @@
-"""Numbers as people read them."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 
+import math
+
 
 def format_rate(rate: float, digits: int = 1) -> str:
-    """Such as 5.3e-4: Python writes e-04."""
+    """Return a learning rate such as 5.3e-4 (Python writes 5.3e-04)."""
     return f"{rate:.{digits}e}".replace("e-0", "e-").replace("e+0", "e")
 
 
+def format_percent(fraction: float) -> str:
+    """Return a fraction such as 0.9012 as 90.12 %; a dash for NaN."""
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.2f} %"
+
+
 def format_seconds(seconds: float) -> str:
-    """Such as 9.87 or 12.3, without the unit."""
+    """Return seconds such as 9.87 or 12.3, without the unit."""
     return f"{seconds:.2f}" if seconds < 9.995 else f"{seconds:.1f}"
 
 
 def format_duration(seconds: float) -> str:
-    """Such as 9.87 s, 3 min 5 s or 2 h 10 min."""
+    """Return a duration such as 9.87 s, 3 min 5 s or 2 h 10 min."""
     if seconds < 59.95:
         return f"{format_seconds(seconds)} s"
     if seconds < 3599.5:

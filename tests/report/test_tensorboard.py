@@ -14,7 +14,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def _train(betons: Path, run: Path, *more: object) -> list[str]:
-    arguments = ["train", "--model", "dilated_cnn", "--betons", betons, "--batch-size", 100, "--epochs", 3]
+    arguments = ["train", "--model", "dilated_cnn", "--data-dir", betons, "--batch-size", 100, "--epochs", 3]
     arguments += ["--tta", "flip", *more]
     return [*map(str, arguments), "--device", "cpu", "--run-dir", str(run)]
 
@@ -37,9 +37,9 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 
 def test_everything_in_the_metrics_is_in_the_log_also_after_a_resume(betons: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "logs"
-    assert main(_train(betons, run, "--target", "0.000001", "--log-dir", log)) == 0
+    assert main(_train(betons, run, "--target-accuracy", "0.000001", "--log-dir", log)) == 0
     assert [step for step, _ in _read(log)[0]["train_loss"]] == [1]
-    assert main(["train", "--resume", str(run), "--target", "None", "--log-dir", str(log)]) == 0
+    assert main(["train", "--resume", str(run), "--target-accuracy", "None", "--log-dir", str(log)]) == 0
     scalars, texts = _read(log)
     metrics = _metrics(run)
     assert {*scalars, *texts} == {*metrics[-1], "config"}

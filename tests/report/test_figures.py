@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastcifar.report import figures
+from tests.report.pages import noise_analysis
+
+
+@pytest.mark.parametrize("classes", [2, 10, 40])
+def test_figures_take_any_number_of_classes_and_one_without_images(classes: int) -> None:
+    analysis = noise_analysis(classes)
+    bars = figures.class_bars(analysis)
+    assert "class 1 no images" in bars.alt
+    for figure in (bars, figures.confusion_matrix(analysis)):
+        light, dark = (
+            np.asarray(Image.open(io.BytesIO(figure.png(theme))).convert("RGB")) for theme in ("light", "dark")
+        )
+        assert (light[0, 0] == 255).all()
+        assert dark[0, 0].max() < 64
+
+
+def test_the_confusion_matrix_names_the_most_common_confusion() -> None:
+    confusion = np.array([[90, 7, 3], [1, 99, 0], [12, 0, 88]])
+    alt = figures.confusion_matrix(dataclasses.replace(noise_analysis(3), confusion=confusion)).alt
+    assert "class 2 predicted as class 0, 12 times" in alt
+    assert "277 lie on the diagonal" in alt
