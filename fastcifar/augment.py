@@ -153,9 +153,7 @@ class Augmentation(nn.Module):
         self.stages, self.normalize = nn.Sequential(*stages), normalize
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(
-            images.device.type, enabled=False
-        ):  # in autocast, Kornia would cast the result back to uint8
+        with torch.autocast(images.device.type, enabled=False):  # otherwise Kornia casts the result back to uint8
             return self.stages(images) if self.training else self.normalize(images)  # type: ignore[no-any-return]
 
 
@@ -190,9 +188,7 @@ def create_augmentation(
     settings = settings or AugmentSettings()
     padding, cutout, flip_p = settings.padding, settings.cutout, settings.flip_p
     if max(cutout, padding + 1) > size:
-        raise ConfigError(
-            f"padding is {padding} and cutout is {cutout}; images of {size} × {size} pixels are too small"
-        )
+        raise ConfigError(f"padding is {padding} and cutout is {cutout}; {size} × {size} images are too small for that")
     border = "constant" if settings.padding_mode == "mean" else settings.padding_mode
     geometry: nn.Module = GatherCropFlip(padding, border, flip_p)
     if settings.stock_kornia:

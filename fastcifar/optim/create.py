@@ -1,4 +1,4 @@
-"""Create the optimizer that the settings name."""
+"""Creation of the optimizer and its parameter groups."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fastcifar.settings import FreezeSettings, OptimSettings
 def create_optimizer(
     model: nn.Module, settings: OptimSettings, freezing: FreezeSettings, compiler: Compiler | None = None
 ) -> torch.optim.Optimizer:
-    """Adam, SGD with momentum, or Muon, with an L2 penalty, over the trainable parameters.
+    """Create Adam, SGD with momentum or Muon, with an L2 penalty, for the trainable parameters.
 
     Args:
         model: the network.
         settings: the optimizer and its settings.
-        freezing: modules that are frozen before the end; their parameters are groups of their own, with the fraction
-            of the steps in which they train as "schedule_fraction".
-        compiler: compiles Muon's update; torch's own optimizers are fused.
+        freezing: the modules that are frozen before the end. Their parameters form their own groups, whose
+            "schedule_fraction" is the fraction of the steps in which they train.
+        compiler: compiles Muon's update. torch's optimizers are fused instead.
     """
     fractions = dict(zip(freezing.freeze, freezing.freeze_at, strict=True))
     by_fraction: dict[float, dict[str, nn.Parameter]] = {}
@@ -59,7 +59,7 @@ def _muon_groups(trained: dict[str, nn.Parameter], settings: OptimSettings) -> l
 def add_l1_gradient(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, factor: float) -> None:
     """Add the gradient of an L1 penalty, `factor` times the sign of each weight, scaled as the gradients are.
 
-    The scale is not read from the device, since that would wait for it.
+    The scale stays on the device, since reading it would wait for the device.
     """
     for group in optimizer.param_groups:
         weights = [weight for weight in group["params"] if weight.grad is not None]

@@ -38,11 +38,11 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; none if the attribute `found_inf`, float32 [], is set to 1.
 
-        `found_inf` is the contract between torch's gradient scaler and its fused optimizers.
+        torch's gradient scaler sets `found_inf` for its fused optimizers in the same way.
         """
         found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
         if found_inf is not None and found_inf.device.type == "cpu" and not self._compiled:
-            if found_inf:  # reading it waits for nothing on the CPU
+            if found_inf:  # reading it does not wait on the CPU
                 return
             found_inf = None
         for group in self.param_groups:
@@ -50,7 +50,9 @@ class Muon(torch.optim.Optimizer):
             if weights:
                 grads = [weight.grad for weight in weights]
                 averages = [self._average(weight) for weight in weights]
-                lr = torch.as_tensor(group["lr"]) if self._compiled else group["lr"]  # a number would be recompiled
+                lr = (
+                    torch.as_tensor(group["lr"]) if self._compiled else group["lr"]
+                )  # a Python number would cause a recompilation
                 settings = group["momentum"], group["weight_decay"], group["use_muon"], self._dtype
                 self._update(weights, grads, averages, lr, found_inf, *settings)
 
@@ -104,11 +106,11 @@ NEWTON_SCHULZ_STEPS = 3
 
 
 def orthogonalize(filters: list[torch.Tensor], dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
-    """Filter banks whose matrices have singular values close to 1, by Newton–Schulz steps in `dtype`.
+    """Move the singular values of the filter banks' matrices close to 1, by Newton–Schulz steps in `dtype`.
 
     Args:
-        filters: [O, I, H, W] each, treated as [O, H · W · I], the order of channels-last memory. On CUDA all of them
-            are one batch, padded with zeros, since launches cost more than products there; on the CPU there is one
+        filters: each [O, I, H, W], treated as a matrix [O, H · W · I], the order of channels-last memory. On CUDA they
+            form one batch, padded with zeros, since launches cost more than products there; on the CPU there is one
             batch per shape.
         dtype: bfloat16, or float32 where bfloat16 is emulated.
 
@@ -117,18 +119,18 @@ def orthogonalize(filters: list[torch.Tensor], dtype: torch.dtype = torch.bfloat
     matrices = [bank.movedim(1, -1).flatten(1) for bank in filters]
     wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.mT for matrix in matrices]
     results = list(filters)
-    for numbers in _batches(wide):
-        batch = _newton_schulz(_stack([wide[number].to(dtype) for number in numbers]))
-        for number, result in zip(numbers, batch, strict=True):
-            bank, (rows, columns) = filters[number], wide[number].shape
+    for indices in _batches(wide):
+        batch = _newton_schulz(_stack([wide[index].to(dtype) for index in indices]))
+        for index, result in zip(indices, batch, strict=True):
+            bank, (rows, columns) = filters[index], wide[index].shape
             result = result[:rows, :columns]
-            matrix = result if wide[number] is matrices[number] else result.mT
-            results[number] = matrix.reshape(bank.movedim(1, -1).shape).movedim(-1, 1).to(bank.dtype)
+            matrix = result if wide[index] is matrices[index] else result.mT
+            results[index] = matrix.reshape(bank.movedim(1, -1).shape).movedim(-1, 1).to(bank.dtype)
     return results
 
 
 def _stack(matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Matrices padded with zeros to the size of the largest: [M, rows, columns]."""
+    """Stack M matrices, padded with zeros to a common size: [M, rows, columns]."""
     height, width = (max(matrix.shape[side] for matrix in matrices) for side in (0, 1))
     return torch.stack(
         [F.pad(matrix, (0, width - matrix.shape[1], 0, height - matrix.shape[0])) for matrix in matrices]
@@ -136,12 +138,12 @@ def _stack(matrices: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _batches(matrices: list[torch.Tensor]) -> list[list[int]]:
-    """The indices of the matrices in each batch."""
+    """The indices of the matrices that form each batch."""
     if matrices[0].is_cuda:  # only on a GPU
         return [list(range(len(matrices)))]
     by_shape: dict[torch.Size, list[int]] = {}
-    for number, matrix in enumerate(matrices):
-        by_shape.setdefault(matrix.shape, []).append(number)
+    for index, matrix in enumerate(matrices):
+        by_shape.setdefault(matrix.shape, []).append(index)
     return list(by_shape.values())
 
 
