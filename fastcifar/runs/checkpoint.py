@@ -101,7 +101,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         values = migrate_checkpoint(values) if version == CHECKPOINT_VERSION_0_1 else values
         TrainConfig.from_json(values["config"])
-    except (KeyError, ConfigError) as error:
+    except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this version of fastcifar ({error})") from error
     return values
 

@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fastcifar import TrainConfig, create_augmentation, fit, fit_epochs, get_recipe, load_checkpoint
+from fastcifar import TrainConfig, create_augmentation, fit, fit_epochs, get_recipe
 from fastcifar.data.beton_format import read_index
-from fastcifar.errors import CheckpointError
 from fastcifar.models.speed_cnn import GELU_SCALE
-from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint, save_checkpoint, state_sha256
-from fastcifar.runs.folder import read_metrics
 from fastcifar.runs.results import StepProgress
-from fastcifar.training.resume import restore
 from fastcifar.training.state import create_state
 from tests.helpers import TinyNet, tiny_state, train_tiny, write_pair
 
@@ -155,156 +149,6 @@ def test_a_speed_recipe_begins_whitened_and_trains_what_it_should(config: TrainC
     norms = [module for module in state.classifier.model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(torch.equal(norm.weight, torch.full_like(norm.weight, GELU_SCALE)) for norm in norms), "they are kept"
     assert all(norm.bias.abs().sum() > 0 for norm in norms)
-
-
-def test_the_run_folder_holds_the_run(config: TrainConfig, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    results = train_tiny(config.replace(run_dir=run))
-    assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoints", "config.json", "environment.json", "metrics.jsonl",
-    ]  # fmt: skip
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
-    assert TrainConfig.from_json(json.loads((run / "config.json").read_text())).epochs == 3
-    assert read_metrics(run) == [result.to_json() for result in results]
-    environment = json.loads((run / "environment.json").read_text())
-    assert environment["data"]["name"] == "synthetic"
-    assert environment["versions"]["torch"] == torch.__version__
-    assert read_checkpoint(checkpoint_path(run, "best"))["epoch"] == results[-1].best_epoch
-    assert read_checkpoint(checkpoint_path(run, "last"))["epoch"] == 3
-
-
-def test_a_run_folder_that_holds_a_run_is_not_overwritten(config: TrainConfig, tmp_path: Path) -> None:
-    run = config.replace(epochs=1, run_dir=tmp_path / "run")
-    train_tiny(run)
-    with pytest.raises(CheckpointError, match="holds a run already"):
-        train_tiny(run)
-
-
-def test_a_checkpoint_is_kept_inside_an_epoch_if_asked_for(config: TrainConfig, tmp_path: Path) -> None:
-    run = config.replace(run_dir=tmp_path, checkpoint_every=2)
-    steps: list[int] = []
-
-    def on_step(progress: StepProgress) -> None:
-        steps.append(progress.step)
-        if len(steps) == 6 + 5:
-            raise KeyboardInterrupt  # as a death at any moment
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(tiny_state(run), on_step=on_step)
-    last, previous = (read_checkpoint(checkpoint_path(tmp_path, which)) for which in ("last", "previous"))
-    assert (last["epoch"], last["epoch_steps"], last["schedule"]["step"]) == (1, 4, 10)
-    assert (previous["epoch"], previous["epoch_steps"]) == (1, 2)
-
-
-def test_a_checkpoint_that_cannot_be_written_is_named(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise RuntimeError("unexpected pos 64 vs 0\nand a trace")
-
-    monkeypatch.setattr(torch, "save", full)
-    message = r"^.*last\.pt: cannot be written \(unexpected pos 64 vs 0\); is the disk full\?$"
-    with pytest.raises(CheckpointError, match=message):
-        save_checkpoint(tmp_path / "last.pt", tiny_state(config))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_runs_cannot_write_to_one_folder(config: TrainConfig, tmp_path: Path) -> None:
-    run = config.replace(run_dir=tmp_path)
-    first = fit_epochs(tiny_state(run))
-    next(first)
-    state = tiny_state(run)
-    restore(tmp_path, state)
-    with pytest.raises(CheckpointError, match="another process trains in this folder"):
-        next(fit_epochs(state))
-    first.close()
-    state = tiny_state(run)
-    restore(tmp_path, state)
-    assert next(fit_epochs(state)).epoch == 2, "the end of the first gave the folder back"
-
-
-def test_a_checkpoint_is_loaded_in_eval_mode_with_its_configuration(config: TrainConfig, tmp_path: Path) -> None:
-    run = config.replace(epochs=1, batch_size=100, run_dir=tmp_path / "run")
-    state = create_state(run)
-    fit(state)
-    for which in ("best", "last"):
-        model, loaded = load_checkpoint(tmp_path / "run", which)  # type: ignore[arg-type]
-        assert loaded == run
-        assert not model.training
-        for name, value in state.classifier.model.state_dict().items():
-            assert torch.equal(model.state_dict()[name], value), name
-
-
-def test_a_checkpoint_that_is_none_or_of_another_network_is_refused(config: TrainConfig, tmp_path: Path) -> None:
-    run = config.replace(epochs=1, run_dir=tmp_path / "run")
-    train_tiny(run)
-    with pytest.raises(
-        CheckpointError,
-        match=r"best\.pt: its weights are of another network; pass that as `model` \(Error\(s\) in loading",
-    ):
-        load_checkpoint(tmp_path / "run")
-    assert isinstance(load_checkpoint(tmp_path / "run", model=TinyNet())[0], TinyNet)
-    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
-        load_checkpoint(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="'best', 'last' and 'previous'"):
-        load_checkpoint(tmp_path / "run", "first")  # type: ignore[arg-type]
-    path = checkpoint_path(tmp_path / "run", "best")
-    whole = path.read_bytes()
-    for content in (b"", b"nonsense", whole[: len(whole) // 2]):
-        path.unlink()
-        path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="damaged, or no checkpoint"):
-            load_checkpoint(tmp_path / "run")
-
-
-def test_the_hash_of_a_checkpoint_tells_names_nesting_types_and_shapes_apart() -> None:
-    zeros = torch.zeros(4)
-    contents = [
-        {"a": 1, "b": 2}, {"b": 1, "a": 2}, {"a": 12}, {"a": "1"}, {"a": True}, {"a": {}}, {"a": []},
-        [1, 2], [[1], 2], [[1, 2]], [12], ["a", 1],
-        {"a": zeros}, {"a": zeros.view(2, 2)}, {"a": zeros.int()}, {"a": -zeros}, {"a": [zeros]},
-    ]  # fmt: skip
-    assert len({state_sha256(content) for content in contents}) == len(contents)
-    assert state_sha256({"a": [1, zeros]}) == state_sha256({"a": (1, zeros.clone())})
-
-
-OTHER_HASH = "damaged: its content does not have the hash that it was saved with"
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"format_version": 1}, "format version 1; this fastcifar reads 3"),
-        ({"format_version": 3}, "damaged: its content does not have the hash that it was saved with"),
-        (
-            {"format_version": 3, "sha256": "0" * 64},
-            "damaged: its content does not have the hash that it was saved with",
-        ),
-        (
-            {"format_version": 3, "a": {"b": [torch.zeros(1).expand(10**12)]}},
-            "damaged: a tensor is larger than what the file holds of it",
-        ),
-        ({"a": 1}, "damaged, or no checkpoint of fastcifar's ('format_version')"),
-        ([1], "damaged, or no checkpoint of fastcifar's (list indices must be integers or slices, not str)"),
-    ],
-)
-def test_a_file_that_is_no_checkpoint_of_ours_is_told_apart(tmp_path: Path, values: Any, message: str) -> None:
-    torch.save(values, tmp_path / "last.pt")
-    with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(tmp_path / "last.pt")
-    assert str(caught.value) == f"{tmp_path / 'last.pt'}: {message}"
-
-
-def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "executed",))
-
-    (tmp_path / "checkpoints").mkdir()
-    torch.save({"format_version": 1, "model": Payload()}, tmp_path / "checkpoints" / "best.pt")
-    with pytest.raises(CheckpointError, match="damaged, or no checkpoint"):
-        load_checkpoint(tmp_path)
-    assert not (tmp_path / "executed").exists()
 
 
 def test_the_public_names_are_exported() -> None:

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastcifar import TrainConfig, fit, fit_epochs
+from fastcifar.errors import CheckpointError
+from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint
+from fastcifar.runs.folder import read_config, read_environment, read_metrics
+from fastcifar.runs.results import StepProgress
+from fastcifar.training.resume import restore
+from tests.helpers import tiny_state, train_tiny
+from tests.runs.examples import ENVIRONMENT, result, write_run
+
+
+def test_a_run_folder_holds_the_whole_run(config: TrainConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    results = train_tiny(config.replace(run_dir=run))
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints", "config.json", "environment.json", "metrics.jsonl",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
+    assert read_config(run) == config.replace(run_dir=run)
+    assert read_config(run).base_recipe == "era"
+    assert read_metrics(run) == results
+    environment = read_environment(run)
+    assert environment["data"]["name"] == "synthetic"
+    assert environment["versions"]["torch"] == torch.__version__
+    assert read_checkpoint(checkpoint_path(run, "best"))["progress"]["epochs_done"] == results[-1].best_epoch
+    assert read_checkpoint(checkpoint_path(run, "last"))["progress"]["epochs_done"] == 3
+
+
+def test_a_folder_that_already_holds_a_run_is_not_overwritten(config: TrainConfig, tmp_path: Path) -> None:
+    run = config.replace(epochs=1, run_dir=tmp_path / "run")
+    train_tiny(run)
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        train_tiny(run)
+
+
+def test_checkpoints_within_an_epoch_are_saved_if_wanted(config: TrainConfig, tmp_path: Path) -> None:
+    run = config.replace(run_dir=tmp_path, checkpoint_every=2)
+    steps: list[int] = []
+
+    def on_step(progress: StepProgress) -> None:
+        steps.append(progress.step)
+        if len(steps) == 6 + 5:
+            raise KeyboardInterrupt  # the process may die at any moment
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_state(run), on_step=on_step)
+    last, previous = (read_checkpoint(checkpoint_path(tmp_path, name))["progress"] for name in ("last", "previous"))
+    assert (last["epochs_done"], last["epoch_steps_done"], last["step"]) == (1, 4, 10)
+    assert (previous["epochs_done"], previous["epoch_steps_done"]) == (1, 2)
+
+
+def test_two_processes_cannot_train_in_one_folder(config: TrainConfig, tmp_path: Path) -> None:
+    run = config.replace(run_dir=tmp_path)
+    first = fit_epochs(tiny_state(run))
+    next(first)
+    state = tiny_state(run)
+    restore(tmp_path, state)
+    with pytest.raises(CheckpointError, match="another process trains in this folder"):
+        next(fit_epochs(state))
+    first.close()
+    state = tiny_state(run)
+    restore(tmp_path, state)
+    assert next(fit_epochs(state)).epoch == 2, "the end of the first run released the folder"
+
+
+def test_each_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    results = [result(1, train_loss=float("nan")), result(2, tta_accuracy=0.75, tta_seconds=1.5)]
+    run = write_run(tmp_path / "run", results=results)
+    assert repr(read_metrics(run)) == repr(results), "NaN is not equal to itself"
+    assert read_environment(run) == ENVIRONMENT
+    assert read_config(run) == TrainConfig(epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "message"),
+    [
+        ("config.json", "max_lr", "high", r"config\.json: max_lr is 'high'"),
+        ("config.json", "betas", 1, r"config\.json: there is no setting .betas."),
+        ("environment.json", "device", 5, r"environment\.json: Expected `str`, got `int` - at `\$\.device`"),
+        ("environment.json", "versions", {"torch": 2}, r"environment\.json: Expected `str`, got `int` - at `\$\.vers"),
+        ("environment.json", "data", {"name": "a"}, r"environment\.json: .* missing required field `content_sha256`"),
+        ("environment.json", "gpu", "none", r"environment\.json: unknown key gpu"),
+        ("metrics.jsonl", "test_loss", "low", r"metrics\.jsonl, line 1: Expected `float`, got `str` - at `\$\.test_l"),
+        ("metrics.jsonl", "test_loss", None, r"metrics\.jsonl, line 1: Expected `float`, got `null` - at `\$\.test"),
+        ("metrics.jsonl", "epoch", True, r"metrics\.jsonl, line 1: Expected `int`, got `bool` - at `\$\.epoch`"),
+        ("metrics.jsonl", "eval_split", "dev", r"metrics\.jsonl, line 1: Invalid enum value 'dev' - at `\$\.eval_sp"),
+        ("metrics.jsonl", "test_f1", 0.5, r"metrics\.jsonl, line 1: unknown key test_f1"),
+    ],
+)
+def test_an_unknown_key_or_a_wrong_type_is_an_error_that_names_file_and_key(
+    tmp_path: Path, file: str, key: str, value: Any, message: str
+) -> None:
+    run = write_run(tmp_path, results=[result(1)])
+    (tmp_path / file).write_text(json.dumps({**json.loads((run / file).read_text()), key: value}) + "\n")
+    read: dict[str, Any] = {
+        "config.json": read_config, "environment.json": read_environment, "metrics.jsonl": read_metrics,
+    }  # fmt: skip
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read[file](run)
+    assert "or of another version of fastcifar (written by 9.9.9, read by " in str(caught.value) or (
+        file == "environment.json"
+    )
+
+
+@pytest.mark.parametrize("key", ["epoch", "train_loss", "eval_split", "peak_memory_bytes"])
+def test_a_missing_metric_is_an_error_that_names_it(tmp_path: Path, key: str) -> None:
+    run = write_run(tmp_path, results=[result(1), result(2)])
+    first, second = (run / "metrics.jsonl").read_text().splitlines()
+    values = json.loads(second)
+    del values[key]
+    (run / "metrics.jsonl").write_text(f"{first}\n{json.dumps(values)}\n")
+    with pytest.raises(CheckpointError, match=rf"metrics\.jsonl, line 2: Object missing required field `{key}`"):
+        read_metrics(run)
+
+
+def test_a_missing_part_of_the_environment_is_an_error_that_names_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path, results=[result(1)])
+    (run / "environment.json").write_text(json.dumps({"device": "cpu"}))
+    with pytest.raises(CheckpointError, match=r"environment\.json: Object missing required field `precision`"):
+        read_environment(run)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "5", "{", "[" * 100_000, "\0\0", "\x80"])
+@pytest.mark.parametrize("file", ["config.json", "environment.json"])
+def test_a_file_without_a_json_object_is_an_error_that_names_it(tmp_path: Path, file: str, content: str) -> None:
+    run = write_run(tmp_path, results=[result(1)])
+    (run / file).write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=rf"{file}: .*; it is damaged, or of another version of fastcifar"):
+        (read_config if file == "config.json" else read_environment)(run)
+
+
+def test_only_the_last_line_of_the_metrics_may_be_incomplete(tmp_path: Path) -> None:
+    run = write_run(tmp_path, results=[result(1), result(2)])
+    first, second = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text(f"{first}\n{second[:50]}")
+    assert read_metrics(run) == [result(1)]
+    (run / "metrics.jsonl").write_text(f"{first[:50]}\n{second}\n")
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 1: "):
+        read_metrics(run)
+
+
+@given(epochs=st.integers(0, 5), data=st.data())
+def test_metrics_that_are_cut_off_anywhere_keep_their_complete_lines(
+    tmp_path_factory: pytest.TempPathFactory, epochs: int, data: st.DataObject
+) -> None:
+    run: Path = tmp_path_factory.mktemp("run")
+    lines = [json.dumps(result(epoch).to_json()) + "\n" for epoch in range(1, epochs + 1)]
+    text = "".join(lines)
+    cut = data.draw(st.integers(0, len(text)))
+    (run / "metrics.jsonl").write_text(text[:cut])
+    complete = sum(len("".join(lines[: end + 1])) - 1 <= cut for end in range(epochs))
+    assert [entry.epoch for entry in read_metrics(run)] == list(range(1, complete + 1))
+
+
+def test_a_folder_without_the_files_is_not_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
+        for read in (read_config, read_environment, read_metrics):
+            with pytest.raises(CheckpointError, match=f"^{path}: is not a run folder, since it has no "):
+                read(path)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read \(Is a directory\)"):
+        read_config(tmp_path)
