@@ -1,23 +1,30 @@
-"""Files that appear whole or not at all, and folders that one process at a time writes to."""
+"""Files that are replaced as a whole or not at all, and a lock that lets one process at a time write to a folder."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import glob
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ABANDONED_SECONDS = 24 * 60 * 60
+"""Age at which a temporary file counts as left behind by a process that was killed. A process id would not tell: in
+containers that share a volume, the writer's id belongs to another namespace."""
+
 
 class FolderLock:
-    """One process's right to write to a folder. The kernel gives it back when the process ends, however it ends."""
+    """The exclusive right of one process to write to a folder. The kernel releases it when the process ends."""
 
     def __init__(self, folder: Path) -> None:
-        """Take it, for a folder that exists.
+        """Lock a folder, which must exist.
 
         Raises:
-            BlockingIOError: another process has it.
+            BlockingIOError: another process holds the lock.
         """
         self._file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -27,22 +34,26 @@ class FolderLock:
             raise
 
     def release(self) -> None:
-        """Give it back."""
+        """Unlock the folder."""
         os.close(self._file)
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, only_writer: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; flush it to the disk and rename it to `path` when the block succeeds.
 
-    When the block fails, the temporary file is removed and `path` is what it was. One that a process left which was
-    killed is removed by the next.
+    When the block fails, the temporary file is removed and `path` keeps its old content. A temporary file of a process
+    that was killed is removed by the next call for the same `path` a day later.
+
+    Args:
+        path: the file to create or replace.
+        only_writer: the caller's lock keeps all other writers of `path` away, so remove their temporary files at once.
 
     Raises:
-        OSError: the file cannot be written; its `filename` is `path`, also where the disk is full.
+        OSError: the file cannot be written; its `filename` is `path`, also if the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    _remove_abandoned(path, 0 if only_writer else ABANDONED_SECONDS)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -61,7 +72,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.close(folder)
 
 
-def _remove_abandoned(path: Path) -> None:
-    for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if not Path("/proc", other.name.rsplit(".", 2)[1]).exists():
-            other.unlink(missing_ok=True)
+def _remove_abandoned(path: Path, min_age: float) -> None:
+    """Remove temporary files for `path` that have not changed for `min_age` seconds."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # another process may remove it first
+            # The inode's change time: a new hard link has its target's modification time, however old that is
+            if time.time() - temporary.stat().st_ctime >= min_age:
+                temporary.unlink()

@@ -3,14 +3,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from fastcifar.files import FolderLock, atomic_write
+from fastcifar.files import ABANDONED_SECONDS, FolderLock, atomic_write
 
 
-def test_the_new_content_appears_when_the_block_is_done(tmp_path: Path) -> None:
+def test_the_new_content_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     with atomic_write(path) as temporary:
@@ -20,18 +21,64 @@ def test_the_new_content_appears_when_the_block_is_done(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    path, gone = tmp_path / "file", subprocess.Popen(["true"])
-    gone.wait()
-    abandoned, another = tmp_path / f".file.{gone.pid}.tmp", tmp_path / f".file.{os.getppid()}.tmp"
-    for left in (abandoned, another):
-        left.write_text("half")
-    with atomic_write(path) as temporary:
+def _write(path: Path, *, only_writer: bool = False) -> None:
+    with atomic_write(path, only_writer=only_writer) as temporary:
         temporary.write_text("new")
-    assert sorted(tmp_path.iterdir()) == sorted([path, another]), "of a process that lives it is not ours to remove"
 
 
-def test_a_folder_is_one_holders_at_a_time(tmp_path: Path) -> None:
+def _kill_a_writer(path: Path) -> Path:
+    """Kill a process while it writes `path`, and return the temporary file that it leaves."""
+    code = "import os, sys; from pathlib import Path; from fastcifar.files import atomic_write\n"
+    code += "with atomic_write(Path(sys.argv[1])) as file: file.write_text('half'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    (left,) = path.parent.glob(".*.tmp")
+    return left
+
+
+def test_a_temporary_file_of_a_killed_process_is_removed_a_day_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now = tmp_path / "file", time.time()
+    left = _kill_a_writer(path)
+    other = tmp_path / f".other{left.name.removeprefix('.file')}"
+    other.write_text("half")
+    _write(path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, left, other]), "its process could be alive in another container"
+    monkeypatch.setattr(time, "time", lambda: now + ABANDONED_SECONDS - 60)
+    _write(path)
+    assert left.exists()
+    monkeypatch.setattr(time, "time", lambda: now + ABANDONED_SECONDS + 60)
+    _write(path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, other])
+
+
+def test_a_new_hard_link_to_an_old_file_is_not_an_abandoned_temporary_file(tmp_path: Path) -> None:
+    path, old = tmp_path / "file", tmp_path / "old"
+    old.write_text("old")
+    os.utime(old, (0, 0))
+    with atomic_write(path) as temporary:
+        os.link(old, temporary)
+        _write(path)
+        assert temporary.exists()
+
+
+def test_the_only_writer_removes_temporary_files_of_a_killed_process_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    _kill_a_writer(path)
+    _write(path, only_writer=True)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_a_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic_write(path) as first, atomic_write(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first", "its block ends last"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_process_at_a_time_can_lock_a_folder(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path)
     with pytest.raises(BlockingIOError):
         FolderLock(tmp_path)
@@ -42,7 +89,7 @@ def test_a_folder_is_one_holders_at_a_time(tmp_path: Path) -> None:
     FolderLock(tmp_path).release()
 
 
-def test_a_block_that_fails_leaves_the_old_content_alone(tmp_path: Path) -> None:
+def test_a_block_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 

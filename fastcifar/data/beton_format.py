@@ -1,9 +1,9 @@
-"""What the bytes of a .beton mean: FFCV's file format, version 2, for one image and one label a sample.
+"""The bytes of a .beton: FFCV's file format, version 2, for samples of one image and one label.
 
     header │ field descriptors │ samples' metadata │ zeros up to a page │ pages of pixels │ allocation table
 
-FFCV itself checks nothing when it opens a file, and reads whatever the offsets in it point to; `read_index` is the
-check, and needs neither ffcv nor torch. Source of the format: ffcv/types.py, ffcv/writer.py and
+FFCV checks nothing when it opens a file, and reads from any place that the offsets in it point to. `read_index` makes
+the checks, and needs neither ffcv nor torch. Source of the format: ffcv/types.py, ffcv/writer.py and
 ffcv/memory_allocator.py of libffcv/ffcv 1.0.2.
 """
 
@@ -19,7 +19,7 @@ from fastcifar.errors import DataError
 
 VERSION = 2
 PAGE_SIZE = 1 << 23
-"""Bytes; FFCV's default. An image never lies across two pages."""
+"""Bytes per page, FFCV's default. No image lies across two pages."""
 
 HEADER = np.dtype(
     [
@@ -37,30 +37,31 @@ SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 FIELDS = {"image": 2, "label": 1}
-"""Field names in their order, with FFCV's type numbers: an RGB image and an integer."""
+"""The names of the fields, in order, and FFCV's numbers of their types: an RGB image and an integer."""
 RAW = 1
-"""FFCV's image mode for pixels as they are, height × width × RGB; 0 is a JPEG."""
+"""FFCV's image mode for uncompressed pixels, height × width × RGB; 0 is JPEG."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BetonIndex:
-    """A .beton whose offsets and sizes were found to fit its file and each other."""
+    """The labels of a .beton and the place of each image in it, checked against the size of the file."""
 
     path: Path
     samples: int
     height: int
     width: int
     labels: npt.NDArray[np.int64]
-    """[N], in file order."""
+    """int64 [N], in file order."""
     offsets: npt.NDArray[np.uint64]
-    """[N], where each image's pixels start in the file."""
+    """uint64 [N], the position in the file of each image's first byte."""
 
     @property
     def image_bytes(self) -> int:
+        """Bytes of pixels per image."""
         return self.height * self.width * 3
 
     def images(self) -> npt.NDArray[np.uint8]:
-        """The pixels as uint8 [N, H, W, 3], read without FFCV."""
+        """Read the pixels, uint8 [N, H, W, 3], without FFCV."""
         data = np.memmap(self.path, dtype=np.uint8, mode="r")
         images = np.empty((self.samples, self.image_bytes), dtype=np.uint8)
         for index, offset in enumerate(self.offsets.tolist()):
@@ -69,7 +70,7 @@ class BetonIndex:
 
 
 def image_offsets(samples: int, image_bytes: int, page_size: int, metadata_end: int) -> npt.NDArray[np.uint64]:
-    """Where each of `samples` images lies in a file whose metadata ends at `metadata_end`: uint64 [N]."""
+    """Return the position of each of `samples` images in a file whose metadata ends at `metadata_end`: uint64 [N]."""
     first_page = -(-metadata_end // page_size)
     page, slot = np.divmod(np.arange(samples), page_size // image_bytes)
     offsets = (page + first_page) * page_size + slot * image_bytes
@@ -77,7 +78,7 @@ def image_offsets(samples: int, image_bytes: int, page_size: int, metadata_end: 
 
 
 def field_descriptors() -> npt.NDArray[np.void]:
-    """The two descriptors, as FFCV writes them."""
+    """Return the descriptors of the two fields, as FFCV writes them."""
     fields = np.zeros(len(FIELDS), dtype=FIELD)
     for field, (name, type_id) in zip(fields, FIELDS.items(), strict=True):
         field["type_id"] = type_id
@@ -86,11 +87,11 @@ def field_descriptors() -> npt.NDArray[np.void]:
 
 
 def read_index(path: Path) -> BetonIndex:
-    """Read and check a .beton's header and tables.
+    """Read and check the header and the tables of a .beton.
 
     Raises:
-        DataError: there is no such file, it is no .beton of one image and one label a sample, it was cut off, or an
-            offset or a size in it points outside the file.
+        DataError: there is no such file, it is not a .beton of one image and one label per sample, it was cut off, or
+            an offset or a size in it points outside the file.
     """
     try:
         size = path.stat().st_size
@@ -103,7 +104,7 @@ def read_index(path: Path) -> BetonIndex:
             file.seek(int(header["alloc_table_ptr"]))
             allocations = _read(path, file.read(ALLOCATION.itemsize * count), ALLOCATION, count)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; `fastcifar write-beton` makes it") from None
+        raise DataError(f"{path}: there is no such file; `fastcifar write-beton` creates it") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     if fields.tobytes() != field_descriptors().tobytes():
@@ -123,14 +124,14 @@ def _read(path: Path, data: bytes, dtype: np.dtype[np.void], count: int) -> npt.
 
 def _check_header(path: Path, header: np.void, size: int) -> None:
     if header["version"] != VERSION or header["num_fields"] != len(FIELDS):
-        raise _damaged(path, f"this is no .beton of version {VERSION} with {len(FIELDS)} fields")
+        raise _damaged(path, f"it is not a .beton of version {VERSION} with {len(FIELDS)} fields")
     page_size, samples, table = int(header["page_size"]), int(header["num_samples"]), int(header["alloc_table_ptr"])
     if page_size == 0 or page_size & (page_size - 1):
-        raise _damaged(path, f"its page size is {page_size}, which is not a power of two")
+        raise _damaged(path, f"its page size, {page_size}, is not a power of two")
     if table == 0:
-        raise _damaged(path, "its writing was interrupted (it has no allocation table)")
+        raise _damaged(path, "it was not written to the end (it has no allocation table)")
     if samples == 0 or samples * SAMPLE.itemsize > size or table + samples * ALLOCATION.itemsize != size:
-        raise _damaged(path, f"its {size} bytes do not fit the {samples} samples that its header names")
+        raise _damaged(path, f"its size, {size} bytes, does not fit the {samples} samples in its header")
 
 
 def _check_samples(
@@ -139,15 +140,15 @@ def _check_samples(
     image = samples["image"]
     height, width = int(image["height"][0]), int(image["width"][0])
     if (image["mode"] != RAW).any() or (image["height"] != height).any() or (image["width"] != width).any():
-        raise _damaged(path, "its images are not raw pixels of one size")
+        raise _damaged(path, "its images are not all uncompressed and of the same size")
     image_bytes, page_size = height * width * 3, int(header["page_size"])
     if not 0 < image_bytes <= page_size:
-        raise _damaged(path, f"its images are {height} × {width} pixels")
+        raise _damaged(path, f"its images are {height} × {width} pixels, which is not a possible size")
     offsets = image["data_ptr"]
     data_start = HEADER.itemsize + FIELD.itemsize * len(FIELDS) + SAMPLE.itemsize * len(samples)
     last_start = int(header["alloc_table_ptr"]) - image_bytes
     if last_start < data_start or (offsets < data_start).any() or (offsets > last_start).any():
-        raise _damaged(path, "an image lies outside the file's pages")
+        raise _damaged(path, "an image lies outside the pages of the file")
     by_sample = np.argsort(allocations["sample_id"], kind="stable")
     table = allocations[by_sample]
     if (
@@ -156,12 +157,5 @@ def _check_samples(
         or (table["size"] != image_bytes).any()
     ):
         raise _damaged(path, "its allocation table disagrees with its images")
-    labels = np.ascontiguousarray(samples["label"]).astype(np.int64)
-    return BetonIndex(
-        path=path,
-        samples=len(samples),
-        height=height,
-        width=width,
-        labels=labels,
-        offsets=np.ascontiguousarray(offsets),
-    )
+    labels, offsets = np.ascontiguousarray(samples["label"], dtype=np.int64), np.ascontiguousarray(offsets)
+    return BetonIndex(path=path, samples=len(samples), height=height, width=width, labels=labels, offsets=offsets)

@@ -1,4 +1,4 @@
-"""CIFAR-10 as it is published (the python version, the binary version, their archives) and its download, which resumes."""
+"""The published files of CIFAR-10 (python version, binary version, their archives), and a download that can resume."""
 
 from __future__ import annotations
 
@@ -26,21 +26,18 @@ TRAIN_BATCHES, TEST_BATCH = tuple(f"data_batch_{number}" for number in range(1, 
 PYTHON_FILES = (*TRAIN_BATCHES, TEST_BATCH, "batches.meta")
 BINARY_FILES = tuple(f"{name}.bin" for name in (*TRAIN_BATCHES, TEST_BATCH))
 BINARY_META = "batches.meta.txt"
-MD5 = {
-    PYTHON_ARCHIVE: "c58f30108f718f92721af3b95e74349a",
-    BINARY_ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530",
-}
-"""As published at https://www.cs.toronto.edu/~kriz/cifar.html."""
+MD5 = {PYTHON_ARCHIVE: "c58f30108f718f92721af3b95e74349a", BINARY_ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530"}
+"""The MD5 of each archive, as published at https://www.cs.toronto.edu/~kriz/cifar.html."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_BYTES = 3 * 32 * 32
-"""A red, a green and a blue plane of 32 rows of 32."""
+"""Bytes per image: a red, a green and a blue plane of 32 rows of 32 pixels."""
 
 
 def open_archive(path: Path) -> Source:
-    """Read an official archive, recognised by its MD5.
+    """Read an official archive, which is recognised by its MD5.
 
     Raises:
-        DataError: it is none, or not whole.
+        DataError: it is not an official archive, or is incomplete.
     """
     found = md5_of(path)
     if found == MD5[PYTHON_ARCHIVE]:
@@ -49,9 +46,9 @@ def open_archive(path: Path) -> Source:
         folder, files, open_folder = BINARY_FOLDER, (*BINARY_FILES, BINARY_META), open_binary
     else:
         published = " or ".join(f"{md5} ({name})" for name, md5 in MD5.items())
-        raise DataError(f"{path}: its MD5 is {found}, not {published}; it is cut off or not official: fetch it again")
+        raise DataError(f"{path}: its MD5 is {found}, not {published}; download it again")
     with tempfile.TemporaryDirectory(prefix="fastcifar-") as temporary, tarfile.open(path) as archive:
-        # File by file, by name: nothing lands elsewhere, on Python before 3.11.4 too, which has no filter="data"
+        # Extracted one by one, by name, so that no member can write elsewhere (filter="data" needs Python 3.11.4)
         for name in files:
             member = archive.extractfile(f"{folder}/{name}")
             assert member is not None, "the MD5 says that this is a plain file"
@@ -61,7 +58,7 @@ def open_archive(path: Path) -> Source:
 
 
 def md5_of(path: Path) -> str:
-    """The MD5 of a file's bytes, in hexadecimal."""
+    """Return the MD5 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -69,12 +66,8 @@ def md5_of(path: Path) -> str:
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: there is no such file; {path.parent} is incomplete: unpack the archive again"
-        ) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its type and permissions") from error
+        raise _damaged(path, f"cannot be read ({error.strerror})") from error
 
 
 def _damaged(path: Path, what: str) -> DataError:
@@ -82,23 +75,22 @@ def _damaged(path: Path, what: str) -> DataError:
 
 
 def _image_set(parts: list[tuple[Images, Labels]]) -> ImageSet:
-    """Planar uint8 [N, 3072] and labels, batch after batch, as one set of [N, 32, 32, 3]."""
+    """Join batches of planar pixels, uint8 [N, 3072], and labels to one set of images [N, 32, 32, 3]."""
     planes = np.concatenate([images for images, _ in parts]).reshape(-1, 3, 32, 32)
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
     return ImageSet(images=images, labels=np.concatenate([labels for _, labels in parts]))
 
 
 def open_python(folder: Path) -> Source:
-    """Read a folder of the python version: pickled batches.
+    """Read a folder of the python version, which consists of pickled batches.
 
     Raises:
         DataError: a file is missing or damaged.
     """
     meta = folder / "batches.meta"
     try:
-        names = tuple(
-            name.decode() if isinstance(name, bytes) else str(name) for name in _unpickle(meta)["label_names"]
-        )
+        values = _unpickle(meta)["label_names"]
+        names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in values)
     except (KeyError, TypeError, UnicodeDecodeError) as error:
         raise _damaged(meta, "it has no list of class names under 'label_names'") from error
     train = [_read_python_batch(folder / name, len(names)) for name in TRAIN_BATCHES]
@@ -111,30 +103,28 @@ def _read_python_batch(path: Path, classes: int) -> tuple[Images, Labels]:
     try:
         images, labels = np.asarray(batch["data"]), np.asarray(batch["labels"])
     except (KeyError, ValueError) as error:
-        raise _damaged(path, "it has no 'data' and 'labels', or ragged ones") from error
+        raise _damaged(path, "its 'data' or 'labels' are missing or ragged") from error
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != IMAGE_BYTES or not len(images):
         raise _damaged(path, f"its 'data' is {images.dtype} {list(images.shape)}, not uint8 [N, {IMAGE_BYTES}]")
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= classes:
-        raise _damaged(path, f"its 'labels' are not one from 0 to {classes - 1} for each of {len(images)} images")
+        raise _damaged(path, f"its 'labels' are not {len(images)} whole numbers from 0 to {classes - 1}")
     return images, labels.astype(np.int64)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes the arrays that the official files hold, and runs nothing else that a pickle may name."""
+    """An unpickler that creates the arrays in the official files and refuses to call anything else."""
 
-    ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
+    ALLOWED = (
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
     )
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no official file does")
+            raise pickle.UnpicklingError(f"it uses {module}.{name}, which the official files do not")
         return super().find_class(module, name)
 
 
@@ -143,14 +133,14 @@ def _unpickle(path: Path) -> dict[str, Any]:
     try:
         values = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise _damaged(path, f"not a whole official pickle ({error})") from error
+        raise _damaged(path, f"it is not a complete official pickle ({error})") from error
     if not isinstance(values, dict):
         raise _damaged(path, f"it holds a {type(values).__name__}, not a dictionary")
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in values.items()}
 
 
 def open_binary(folder: Path) -> Source:
-    """Read a folder of the binary version: records of a label and its pixels.
+    """Read a folder of the binary version, which consists of records of a label and pixels.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -164,7 +154,7 @@ def open_binary(folder: Path) -> Source:
 def _read_records(path: Path, classes: int) -> tuple[Images, Labels]:
     data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
     if not data.size or data.size % (1 + IMAGE_BYTES):
-        raise _damaged(path, f"its {data.size} bytes are not whole records of {1 + IMAGE_BYTES}")
+        raise _damaged(path, f"its size, {data.size} bytes, is not a multiple of a record's {1 + IMAGE_BYTES}")
     records = data.reshape(-1, 1 + IMAGE_BYTES)
     labels = records[:, 0].astype(np.int64)
     if labels.max() >= classes:
@@ -173,14 +163,14 @@ def _read_records(path: Path, classes: int) -> tuple[Images, Labels]:
 
 
 SOCKET_TIMEOUT = 30.0
-"""Seconds without a byte after which a download is given up."""
+"""Seconds to wait for the next byte of a download."""
 
 
 def download(cache: Path) -> Path:
-    """Have CIFAR-10's python version in `cache`, with what an earlier download left there; the folder of its files.
+    """Download the python version of CIFAR-10 to `cache`, or the part that is missing there, and return its folder.
 
     Raises:
-        DataError: it cannot be fetched.
+        DataError: it cannot be downloaded.
     """
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
@@ -190,32 +180,36 @@ def download(cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         if not all(check_integrity(folder / name, md5) for name, md5 in batches):
             fetch(CIFAR10.url, cache / CIFAR10.filename, CIFAR10.tgz_md5)
-        with contextlib.redirect_stdout(io.StringIO()):  # torchvision checks and unpacks the archive, and talks
+        with contextlib.redirect_stdout(io.StringIO()):  # torchvision checks and unpacks the archive, and prints
             CIFAR10(cache, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
-            f"CIFAR-10 cannot be fetched from {CIFAR10.url} into {cache} ({error}); try again, which goes on where "
-            f"this stopped, or put {CIFAR10.filename} in {cache}, or set FASTCIFAR_DATA to a folder that has it, "
+            f"CIFAR-10 cannot be downloaded from {CIFAR10.url} to {cache} ({error}); try again, which resumes the "
+            f"download, or put {CIFAR10.filename} in {cache}, or set FASTCIFAR_DATA to a folder that contains it, "
             "or use --source synthetic"
         ) from error
     return folder
 
 
 def fetch(url: str, archive: Path, md5: str) -> None:
-    """Have `archive` whole, with what an earlier, broken download left of it; the MD5 decides whether it is."""
+    """Download `archive` unless it is complete, continuing an earlier download that was interrupted.
+
+    Raises:
+        OSError: the connection failed, or the downloaded file has another MD5.
+    """
     if archive.is_file() and md5_of(archive) == md5:
         return
     part = archive.with_name(archive.name + ".part")
     if archive.is_file() and not part.exists():
-        archive.rename(part)  # another program's, cut off
+        archive.rename(part)  # the incomplete file of another program
     resumed = part.exists()
     _fetch_rest(url, part)
-    if resumed and md5_of(part) != md5:  # what was there was not its beginning
+    if resumed and md5_of(part) != md5:  # the bytes that were there are not the archive's first ones
         part.unlink()
         _fetch_rest(url, part)
     if (found := md5_of(part)) != md5:
         part.unlink()
-        raise OSError(f"what came has the MD5 {found}, not {md5}")
+        raise OSError(f"the downloaded file has the MD5 {found}, not {md5}")
     part.replace(archive)
 
 
@@ -226,11 +220,11 @@ def _fetch_rest(url: str, part: Path) -> None:
         response = urllib.request.urlopen(request, timeout=SOCKET_TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # nothing lies beyond `start`
+        if error.code == 416:  # the server has no bytes after `start`
             return
         raise
     with response, part.open("ab" if response.status == 206 else "wb") as file:
         shutil.copyfileobj(response, file)
-        missing = response.length  # http.client counts it down, and does not complain when a connection ends early
+        missing = response.length  # http.client counts it down, and raises no error if the connection ends early
     if missing:
         raise OSError(f"the connection ended {missing} bytes early")

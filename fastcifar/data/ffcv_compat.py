@@ -1,13 +1,14 @@
-"""FFCV's decoding thread, made safe: batches that may be kept, a thread that ends, errors that arrive.
+"""Everything that depends on FFCV's internals, written for FFCV 1.0.2: loaders that start fast and end safely.
 
-FFCV decodes into a ring of pinned buffers in a thread of its own. What it leaves to its caller is done here: a batch
-is copied out of the ring before the ring comes round (on CUDA the copy to the device is that copy, on a stream of its
-own), an error in the thread is raised by the iterator, and leaving an epoch early ends the thread (libffcv/ffcv#345,
-#372).
+FFCV decodes into a ring of pinned buffers in its own thread. This module adds what FFCV leaves to its caller: each
+batch is copied out of the ring before its buffer is used again (on CUDA, the copy to the device is that copy), an error
+in the thread is raised in the caller, and leaving an epoch early ends the thread (libffcv/ffcv#345, #372). Loaders map
+the tables of a file instead of reading them, and share their compiled decoders.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,13 @@ import torch
 from fastcifar.data.beton_format import ALLOCATION
 from fastcifar.errors import DataError
 
+FFCV_VERSION = "1.0.2"
+"""The version of FFCV whose internals this module uses."""
+
 
 @contextmanager
 def preserve_torch_threads() -> Iterator[None]:
-    """FFCV sets torch's thread count for the whole process, on import to 1; put it back."""
+    """Restore torch's number of threads, which FFCV sets: to 1 on import, and again for each loader."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -35,10 +39,11 @@ def preserve_torch_threads() -> Iterator[None]:
 
 @contextmanager
 def without_numba_dict() -> Iterator[None]:
-    """Let numba's typed dictionaries be plain ones, for what is imported meanwhile.
+    """Replace `numba.typed.Dict` by a plain dictionary in modules that are imported during the block.
 
-    FFCV keeps its two image modes in one, for which numba compiles most of a dictionary, a good second of every start.
-    FFCV looks into it outside of what it compiles.
+    FFCV stores two constants in such a dictionary when it is imported, and numba takes over a second to compile the
+    type. FFCV reads the constants from Python only, so a plain dictionary works. No subclass can change what happens
+    on import, so this is the one patch; it needs FFCV to be imported here first.
     """
     typed = numba.typed.Dict
     numba.typed.Dict = dict
@@ -49,50 +54,30 @@ def without_numba_dict() -> Iterator[None]:
 
 
 with preserve_torch_threads(), without_numba_dict():
-    import ffcv.loader.loader
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.memory_managers.os_cache import OSCacheContext, OSCacheManager
-    from ffcv.pipeline.compiler import Compiler
+    from ffcv.pipeline import Compiler, PipelineSpec
+    from ffcv.pipeline.graph import Graph
     from ffcv.reader import Reader
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""uint8 images [B, 3, H, W] in channels-last order, int64 labels [B], on the loader's device."""
+"""uint8 images [B, 3, H, W] in channels-last format and int64 labels [B], on the loader's device."""
 
 BATCHES_AHEAD = 3
-"""Batches that FFCV decodes ahead; its ring has two buffers more."""
+"""Batches that FFCV decodes ahead; its ring has two more buffers."""
 BATCH_TIMEOUT_SECONDS = 300
-"""Seconds to wait for a batch, which takes milliseconds, or for the thread's end."""
+"""How long to wait for a batch, which takes milliseconds, or for the end of the thread."""
 
-
-_compile = Compiler.compile
-_compiled: dict[object, Any] = {}
-
-
-def _compile_once(function: Any, signature: Any = None) -> Any:
-    """FFCV's compiler, asked once for equal functions.
-
-    FFCV makes a loader's decoder of nested functions and compiles it anew for each loader, which takes the better part
-    of a second, and 8 MB that numba never gives back. They are equal if code, closure and what they are compiled for
-    are.
-    """
-    values = [cell.cell_contents for cell in function.__closure__ or ()]
-    closure = tuple((type(value), value) for value in values)
-    parallel = getattr(function, "is_parallel", False) and Compiler.num_threads > 1
-    key = (function.__code__, closure, signature, parallel, Compiler.is_enabled)
-    try:
-        if key not in _compiled:
-            _compiled[key] = _compile(function, signature)
-    except TypeError:  # a closure that cannot be compared, of somebody's own operation
-        return _compile(function, signature)
-    return _compiled[key]
-
-
-Compiler.compile = _compile_once
+_compiled: dict[str, Any] = {}
+"""Compiled code that all loaders share. FFCV compiles it for each loader, in most of a second, and numba never frees
+the 8 MB of each."""
 
 
 class MappedReader(Reader):  # type: ignore[misc]  # ffcv has no types
-    """FFCV's reader, with a file's tables mapped, as its pixels are, and not read."""
+    """FFCV's reader, which maps the tables of a file, as FFCV maps the pixels, instead of reading them."""
 
     def read_metadata(self) -> None:
         offset = self.header.dtype.itemsize + self.field_descriptors.nbytes
@@ -106,78 +91,108 @@ class MappedReader(Reader):  # type: ignore[misc]  # ffcv has no types
 
 
 class MappedManager(OSCacheManager):  # type: ignore[misc]
-    """FFCV's access to a mapped file, without its tables of the pages of each sample and the samples of each page.
+    """FFCV's access to a mapped file, without the dictionaries from samples to pages and from pages to samples.
 
-    Nothing here looks into them; as dictionaries of sets they take 600 bytes an image, and most of the time in which
-    a large file is opened.
+    Nothing here uses them. They take 600 bytes per image and most of the time to open a large file.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: MappedReader) -> None:
         self.reader = reader
         order = np.argsort(reader.alloc_table["ptr"])
         self.ptrs, self.sizes = reader.alloc_table["ptr"][order], reader.alloc_table["size"][order]
         self.context = OSCacheContext(self)
 
-
-@contextmanager
-def mmap_reader() -> Iterator[None]:
-    """Let FFCV's loaders that are made meanwhile read a file as ours are: one allocation a sample."""
-    module = ffcv.loader.loader
-    own = module.Reader, module.OSCacheManager
-    module.Reader, module.OSCacheManager = MappedReader, MappedManager
-    try:
-        yield
-    finally:
-        module.Reader, module.OSCacheManager = own
+    def compile_reader(self) -> Any:
+        """Return the compiled function from an image's offset to its bytes."""
+        if "reader" not in _compiled:
+            _compiled["reader"] = super().compile_reader()
+        return _compiled["reader"]
 
 
-class FileSignature:
-    """A file that must stay as it is while it is read: FFCV maps it, and reading past a new end would be fatal."""
+class MappedLoader(Loader):  # type: ignore[misc]
+    """FFCV's loader of raw images and integer labels, in file order, from a mapped file.
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._found = path, self._look(path)
+    `Loader.__init__` is not called, because it creates FFCV's own reader and memory manager. The attributes set here
+    are those that `generate_code`, `__len__` and `EpochIterator` use.
+    """
 
-    def check(self) -> None:
-        """Costs microseconds.
+    def __init__(
+        self, path: Path, *, batch_size: int, drop_last: bool, workers: int, indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        self.fname, self._signature = os.fspath(path), _signature(path)
+        self.batch_size, self.batches_ahead, self.drop_last = batch_size, BATCHES_AHEAD, drop_last
+        self.num_workers, self.traversal_order = workers, None
+        self.code: Any = None
+        self.reader = MappedReader(self.fname)
+        self.memory_manager = MappedManager(self.reader)
+        chosen = np.arange(self.reader.num_samples) if indices is None else indices
+        self.indices: npt.NDArray[np.uint64] = np.array(chosen, dtype=np.uint64)
+        self.first_traversal_order = self.indices
+        decoders = {"image": SimpleRGBImageDecoder(), "label": IntDecoder()}
+        self.graph = Graph(
+            {field: PipelineSpec(field, decoder=decoder) for field, decoder in decoders.items()},
+            self.reader.handlers,
+            {field: number for number, field in enumerate(decoders)},
+            self.reader.metadata,
+            self.memory_manager.compile_reader(),
+        )
+        with preserve_torch_threads():
+            Compiler.set_num_threads(workers)
+        self.generate_code()
+
+    def check_unchanged(self) -> None:
+        """Check, in microseconds, that the file is the same: reading beyond a new end would kill the process.
 
         Raises:
-            DataError: the file is another, or was written to.
+            DataError: the file was replaced, removed or written to.
         """
-        try:
-            unchanged = self._look(self._path) == self._found
-        except OSError:
-            unchanged = False
-        if not unchanged:
-            raise DataError(f"{self._path}: was changed while it was in use; start again")
+        if _signature(Path(self.fname)) != self._signature:
+            raise DataError(f"{self.fname}: was changed while it was in use; start again")
 
-    @staticmethod
-    def _look(path: Path) -> tuple[int, ...]:
+    def generate_code(self) -> None:
+        """Compile the decoders, or take those that an earlier loader compiled."""
+        # FFCV numbers the nodes of all graphs of a process, and its code names them: number them alike in every graph
+        for number, node in enumerate(self.graph.nodes):
+            node.id = number
+        self.graph.id_to_node = dict(enumerate(self.graph.nodes))
+        self.graph.node_to_id = {node: node.id for node in self.graph.nodes}
+        threading = "parallel" if Compiler.num_threads > 1 else "serial"
+        if threading not in _compiled:
+            super().generate_code()
+            _compiled[threading] = self.code
+        self.code = _compiled[threading]
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    """Return numbers that change when a file is replaced or written to; None if there is no such file."""
+    try:
         status = path.stat()
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-class SafeEpochIterator(EpochIterator):  # type: ignore[misc]  # ffcv has no types
-    """One epoch's decoding thread, with its errors and its end in the caller's hands."""
+class SafeEpochIterator(EpochIterator):  # type: ignore[misc]
+    """The decoding thread of one epoch, which raises its errors in the caller and ends when the caller wants it to.
 
-    def __init__(self, loader: Loader, order: npt.NDArray[np.uint64], workers: int, file: FileSignature) -> None:
-        self._workers, self._file = workers, file
-        super().__init__(loader, order)  # starts the thread
+    Created from a `MappedLoader` and the positions in the file to visit, uint64 [N]; the thread starts at once.
+    """
 
     def run(self) -> None:
         try:
-            numba.set_num_threads(self._workers)
+            numba.set_num_threads(self.loader.num_workers)
             for number, indices in enumerate(self.iter_ixes):
-                self._file.check()
+                self.loader.check_unchanged()
                 slot = number % (BATCHES_AHEAD + 2)
                 if not self._put(self.decode(number, indices, slot)):
                     return
-            self._file.check()
+            self.loader.check_unchanged()
             self._put(None)
-        except BaseException as error:  # to be raised where the batch is awaited
+        except BaseException as error:  # raised in __next__, in the caller's thread
             self._put(error)
 
     def decode(self, number: int, indices: npt.NDArray[np.uint64], slot: int) -> Any:
-        """Images [B, H, W, 3] and labels [B, 1] in the ring's buffer number `slot`."""
+        """Decode batch `number` into the ring's buffer `slot`: images [B, H, W, 3] and labels [B, 1]."""
         return self.run_pipeline(number, indices, slot, None)
 
     def _put(self, item: object) -> bool:
@@ -196,9 +211,11 @@ class SafeEpochIterator(EpochIterator):  # type: ignore[misc]  # ffcv has no typ
                 break
             except queue.Empty:
                 if not self.is_alive() and self.output_queue.empty():
-                    raise DataError(f"{self.loader.fname}: FFCV's decoding thread ended without a word") from None
+                    raise DataError(f"{self.loader.fname}: FFCV's decoding thread ended without an error") from None
         else:
-            raise DataError(f"{self.loader.fname}: no batch for {BATCH_TIMEOUT_SECONDS} s; can the file still be read?")
+            raise DataError(
+                f"{self.loader.fname}: no batch for {BATCH_TIMEOUT_SECONDS} s; check that the file can still be read"
+            )
         if item is None:
             raise StopIteration
         if isinstance(item, DataError):
@@ -216,13 +233,13 @@ class SafeEpochIterator(EpochIterator):  # type: ignore[misc]  # ffcv has no typ
 
 
 def clone_batches(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Copy out of the ring, on the host."""
+    """Yield copies of the batches, so that they stay valid when the ring's buffers are used again."""
     for images, labels in batches:
         yield images.clone(), labels.clone()
 
 
 def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:  # only on a GPU
-    """Copy out of the ring to the device, on a stream of its own, which training waits for there."""
+    """Yield copies of the batches on the device. The copies run on their own stream, and training's stream waits."""
     stream = torch.cuda.Stream(device)
     for images, labels in batches:
         with torch.cuda.stream(stream):
@@ -234,4 +251,4 @@ def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
         for tensor in on_device:
             tensor.record_stream(training)
         yield on_device
-        copied.synchronize()  # the ring comes round to this buffer once the next batch is taken; long done by now
+        copied.synchronize()  # taking the next batch lets FFCV use this buffer again; the copy finished long before

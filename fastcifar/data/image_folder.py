@@ -1,4 +1,4 @@
-"""Pictures in folders, one a class."""
+"""Data sets of picture files, with one folder per class."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PICTURES = {".png", ".jpg", ".jpeg"}
 
 
 def open_image_folder(path: Path, resize: int | None, workers: int) -> Source:
-    """Read train/<class>/*.png|jpg and test/<class>/*.png|jpg, classes and files in sorted order.
+    """Read train/<class>/*.png|jpg and test/<class>/*.png|jpg, with classes and files in sorted order.
 
     Args:
-        path: the folder that has `train` and `test`.
-        resize: bring every picture to this side in pixels.
-        workers: threads that decode.
+        path: the folder that contains `train` and `test`.
+        resize: resize every picture to this many pixels per side; all pictures must have the same size if None.
+        workers: decoding threads.
 
     Raises:
         DataError: a folder or a picture is missing or damaged, or two pictures have different sizes.
@@ -38,7 +38,7 @@ def open_image_folder(path: Path, resize: int | None, workers: int) -> Source:
             pictures = _pictures(path / split / name)
             files += pictures
             labels += [label] * len(pictures)
-    images, numbers = _decode_all(files, resize, workers), np.array(labels, dtype=np.int64)
+    images, numbers = _decode_pictures(files, resize, workers), np.array(labels, dtype=np.int64)
     return Source(
         train=ImageSet(images=images[:train_count], labels=numbers[:train_count]),
         test=ImageSet(images=images[train_count:], labels=numbers[train_count:]),
@@ -52,7 +52,7 @@ def _class_names(split: Path) -> tuple[str, ...]:
         raise DataError(f"{split}: there is no such folder; an image folder has train/<class>/ and test/<class>/")
     names = sorted(folder.name for folder in split.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if len(names) < 2:
-        raise DataError(f"{split}: it has {len(names)} class folders; give it at least 2, with the pictures in them")
+        raise DataError(f"{split}: it has {len(names)} class folders; make at least 2, with pictures in them")
     return tuple(names)
 
 
@@ -61,29 +61,29 @@ def _pictures(folder: Path) -> list[Path]:
         file for file in folder.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")
     )
     if not files:
-        raise DataError(f"{folder}: a class without a .png, .jpg or .jpeg file; add pictures or remove the folder")
+        raise DataError(f"{folder}: this class has no .png, .jpg or .jpeg file; add pictures or remove the folder")
     return files
 
 
 def decode_picture(file: Path | BinaryIO, size: tuple[int, int] | None = None) -> Images:
-    """uint8 [H, W, 3] of a picture, upright as its EXIF tells, resized to `size`, width and height, if given.
+    """Decode a picture to uint8 RGB [H, W, 3], rotated as its EXIF data says and resized to `size`, (width, height).
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it is not a picture, or is damaged.
     """
     try:
         with Image.open(file) as picture:
             rgb = ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         name = file if isinstance(file, Path) else "standard input"
-        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(f"{name}: no picture that can be read ({reason}); replace or remove it") from error
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{name}: is not a picture that can be read ({reason}); replace or remove it") from error
     if size is not None:
-        rgb = rgb.resize(size, Image.Resampling.BICUBIC)  # Pillow's has the antialias in it
+        rgb = rgb.resize(size, Image.Resampling.BICUBIC)  # Pillow applies antialiasing
     return np.array(rgb)
 
 
-def _decode_all(files: list[Path], resize: int | None, workers: int) -> Images:
+def _decode_pictures(files: list[Path], resize: int | None, workers: int) -> Images:
     pool = ThreadPoolExecutor(workers)
     size = None if resize is None else (resize, resize)
     try:
@@ -94,9 +94,7 @@ def _decode_all(files: list[Path], resize: int | None, workers: int) -> Images:
         for index, image in enumerate(decoded, start=1):
             if image.shape != first.shape:
                 sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (first, image)]
-                raise DataError(
-                    f"{files[0]} is {sizes[0]} pixels, {files[index]} is {sizes[1]}; pass --resize 32 to resize all"
-                )
+                raise DataError(f"{files[0]} is {sizes[0]} pixels, {files[index]} is {sizes[1]}; use --resize 32")
             images[index] = image
     finally:
         pool.shutdown(cancel_futures=True)

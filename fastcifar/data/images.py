@@ -13,12 +13,12 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Images and labels of one split."""
+    """The images and labels of one split."""
 
     images: Images
     """uint8 [N, H, W, 3], C-contiguous."""
     labels: Labels
-    """int64 [N], each an index into the source's class names."""
+    """int64 [N], each an index into the class names of the source."""
 
 
 @dataclass(frozen=True, kw_only=True)

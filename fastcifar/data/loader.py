@@ -1,47 +1,37 @@
-"""Batches of a .beton, epoch by epoch, in an order that the seed gives, on the device."""
+"""Batches of a .beton on the device, in an order that depends on the seed and the epoch only."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastcifar.data.beton_format import BetonIndex, read_index
+from fastcifar.data.beton_format import read_index
 from fastcifar.data.ffcv_compat import (
-    BATCHES_AHEAD,
     Batch,
-    FileSignature,
+    MappedLoader,
     SafeEpochIterator,
     clone_batches,
-    mmap_reader,
-    preserve_torch_threads,
     to_device,
 )
 from fastcifar.data.manifest import open_beton
 from fastcifar.errors import ConfigError
 from fastcifar.machine import usable_cores
 
-with preserve_torch_threads():
-    from ffcv.fields.basics import IntDecoder
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-
 DECODE_BYTES = 1 << 22
-"""Pixels in a batch when a whole file is decoded."""
+"""Bytes of pixels per batch when a whole file is decoded."""
 
 
 class BetonLoader:
-    """Batches of one .beton, epoch by epoch. A context manager that ends the decoding thread.
+    """Batches of one .beton. A context manager that ends the decoding thread.
 
     Training epochs are shuffled, each in its own order, drawn from the seed, and drop the last batch if it is not full.
-    Other loaders give every image in file order. The loader has no position: `batches` names the epoch.
+    Other loaders give every image in file order. The loader has no position: `batches` takes the epoch.
     """
 
     def __init__(
@@ -56,21 +46,8 @@ class BetonLoader:
         indices: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self.batch_size, self.train, self.device, self.seed = batch_size, train, device, seed
-        self._workers = workers
-        self._file = FileSignature(path)
-        with preserve_torch_threads(), mmap_reader():
-            self._loader = Loader(
-                os.fspath(path),
-                batch_size=batch_size,
-                num_workers=workers,
-                os_cache=True,  # memory-mapped
-                order=OrderOption.SEQUENTIAL,
-                drop_last=train,
-                batches_ahead=BATCHES_AHEAD,
-                indices=indices,
-                pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
-            )
-        self.indices: npt.NDArray[np.uint64] = np.asarray(self._loader.indices, dtype=np.uint64)
+        self._loader = MappedLoader(path, batch_size=batch_size, drop_last=train, workers=workers, indices=indices)
+        self.indices = self._loader.indices
         self._running: SafeEpochIterator | None = None
 
     def __len__(self) -> int:
@@ -83,28 +60,36 @@ class BetonLoader:
         return len(self) * self.batch_size if self.train else len(self.indices)
 
     def order(self, epoch: int) -> npt.NDArray[np.uint64]:
-        """The file positions that `epoch` visits, in its order. Streams of different seeds are independent."""
+        """Return the positions in the file of the epoch's images, in the epoch's order: uint64 [samples].
+
+        The random streams of different seeds and epochs are independent.
+        """
         if not self.train:
             return self.indices
         stream = np.random.SeedSequence(entropy=self.seed, spawn_key=(epoch,))
         return np.random.default_rng(stream).permutation(self.indices)[: self.samples]
 
     def flip_mask(self, epoch: int) -> npt.NDArray[np.bool_]:
-        """Which of the images that `epoch` visits, in its order, to flip so that each is flipped in every other epoch.
+        """Return which of the epoch's images to flip, in the epoch's order: bool [samples].
 
-        Source: KellerJordan/cifar10-airbench, which flips half of the images in the first epoch.
+        Half of the images are flipped in the first epoch, the other half in the next one, and so on in turn.
+        Source: KellerJordan/cifar10-airbench.
         """
-        stream = np.random.SeedSequence(entropy=self.seed, spawn_key=(0, 0))  # the stream of no epoch
+        stream = np.random.SeedSequence(entropy=self.seed, spawn_key=(0, 0))  # no epoch uses this stream
         first = np.random.default_rng(stream).random(int(self.indices.max()) + 1) < 0.5
         return first[self.order(epoch)] ^ (epoch % 2 == 1)
 
     def warm_up(self) -> None:
-        """Compile the decoder without reading an image."""
+        """Compile the decoders without reading an image."""
         with self._start(self.indices[:0]) as iterator:
             iterator.decode(0, self.indices[:0], slot=0)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0), from batch number `start` on.
+        """Yield the batches of an epoch.
+
+        Args:
+            epoch: the epoch's number, from 0.
+            start: the number, from 0, of the first batch to yield.
 
         Yields:
             uint8 images [B, 3, H, W] in channels-last format and int64 labels [B], on the loader's device.
@@ -115,16 +100,15 @@ class BetonLoader:
         yield from self._decoded(self.order(epoch)[start * self.batch_size :])
 
     def _decoded(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
-        """Batches of the images at these file positions, on the device."""
+        """Yield the images at these positions in the file, in batches on the device."""
         with self._start(order) as batches:
             yield from to_device(batches, self.device) if self.device.type == "cuda" else clone_batches(batches)
 
     @contextmanager
     def _start(self, order: npt.NDArray[np.uint64]) -> Iterator[SafeEpochIterator]:
         self.close()
-        self._file.check()
-        with preserve_torch_threads():
-            self._running = iterator = SafeEpochIterator(self._loader, order, self._workers, self._file)
+        self._loader.check_unchanged()
+        self._running = iterator = SafeEpochIterator(self._loader, order)
         try:
             yield iterator
         finally:
@@ -139,23 +123,21 @@ class BetonLoader:
     def __enter__(self) -> BetonLoader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 class CachedLoader(BetonLoader):
-    """The same batches, gathered from images that FFCV decodes once and that stay on the device.
+    """The same batches as `BetonLoader`'s, gathered from a cache of decoded images on the device.
 
-    The cache is filled in the first epoch. CIFAR-10 takes 154 MB.
+    FFCV decodes the images once, in the first epoch. CIFAR-10's training set takes 154 MB.
     """
 
     def __init__(self, path: Path, **options: Any) -> None:
         super().__init__(path, **options)
         self._cache: Batch | None = None
         self._cache_index = np.zeros(int(self.indices.max(initial=0)) + 1, dtype=np.int64)
-        """The row in the cache of each file position."""
+        """The row of the cache that holds the image at each position in the file."""
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, as `BetonLoader.batches` does."""
@@ -163,31 +145,27 @@ class CachedLoader(BetonLoader):
         if self._cache is None and len(order) == len(self.indices):
             yield from self._first_epoch(order)
             return
-        if self._cache is None:  # the epoch leaves images out: decode the whole set first
-            self._fill_cache([*self._decoded(self.indices)], self.indices)
-        yield from self._gathered(order)
+        # Without a cache, this epoch does not visit every image: decode all of them first
+        images, labels = self._cache or self._fill_cache([*self._decoded(self.indices)], self.indices)
+        rows = torch.from_numpy(self._cache_index[order]).to(self.device, non_blocking=True)
+        for batch_rows in rows.split(self.batch_size):
+            yield images[batch_rows].permute(0, 3, 1, 2), labels[batch_rows]
 
     def _first_epoch(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
-        """Batches as they are decoded, while the device works on earlier ones."""
+        """Yield the batches as they are decoded, while the device works on earlier ones, and cache them."""
         batches: list[Batch] = []
         for batch in self._decoded(order):
             batches.append(batch)
-            if len(batches) == len(self):  # before the last one is yielded: the caller may not ask for another
+            if len(batches) == len(self):  # before the last `yield`, after which the caller may stop
                 self._fill_cache(batches, order)
             yield batch
 
-    def _gathered(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
-        assert self._cache is not None
-        pixels, labels = self._cache
-        rows = torch.from_numpy(self._cache_index[order]).to(self.device, non_blocking=True)
-        for batch_rows in rows.split(self.batch_size):
-            yield pixels[batch_rows].permute(0, 3, 1, 2), labels[batch_rows]
-
-    def _fill_cache(self, batches: list[Batch], order: npt.NDArray[np.uint64]) -> None:
-        """Keep images, as uint8 [N, H, W, 3], and labels, int64 [N], of the file positions `order`."""
+    def _fill_cache(self, batches: list[Batch], order: npt.NDArray[np.uint64]) -> Batch:
+        """Cache the images, uint8 [N, H, W, 3], and labels, int64 [N], at the positions `order` in the file."""
         images, labels = zip(*batches, strict=True)
         self._cache_index[order] = np.arange(len(order))
         self._cache = torch.cat([batch.permute(0, 2, 3, 1) for batch in images]), torch.cat(labels)
+        return self._cache
 
 
 def create_loader(
@@ -202,18 +180,18 @@ def create_loader(
     cache_on_device: bool = False,
     verify: bool = True,
 ) -> BetonLoader:
-    """Open a .beton, checked against its manifest, as an iterable of batches on `device`.
+    """Open a .beton, after checking it against its manifest, as a loader of batches on `device`.
 
     Args:
         path: the .beton.
-        batch_size: images a batch.
-        train: shuffle, and drop a last batch that is not full; otherwise file order and every image.
-        device: where the batches go; on CUDA by asynchronous copies that overlap with training.
-        seed: of the sample order.
-        workers: decoding threads; all the cores this process may use if not given.
-        indices: int64 [M], the file positions to use instead of all.
-        cache_on_device: keep the decoded images on the device after the first epoch; they are its batches themselves, which
-            are to be read only.
+        batch_size: images per batch.
+        train: shuffle, and drop the last batch if it is not full; otherwise give every image in file order.
+        device: the device of the batches; copies to CUDA are asynchronous and overlap with training.
+        seed: the seed of the shuffled orders.
+        workers: decoding threads; as many as the cores this process may use if not given.
+        indices: int64 [M], the positions in the file of the images to use; all images if not given.
+        cache_on_device: keep the decoded images on the device after the first epoch. The cache is filled from the
+            batches of that epoch when the last one is reached, so they must not be changed in place.
         verify: compare the file's SHA-256 with the manifest's.
 
     Returns:
@@ -221,12 +199,14 @@ def create_loader(
 
     Raises:
         DataError: the file or its manifest is missing or damaged, or they disagree.
-        ConfigError: more workers than cores, or a training batch larger than the data set.
+        ConfigError: there are more workers than cores, or a training batch is larger than the data set.
     """
-    layout, _ = open_beton(Path(path), verify=verify)
-    available = layout.samples if indices is None else len(indices)
+    index, _ = open_beton(Path(path), verify=verify)
+    available = index.samples if indices is None else len(indices)
     if train and batch_size > available:
-        raise ConfigError(f"batch_size is {batch_size}; {path} has {available} images to train on: choose fewer")
+        raise ConfigError(
+            f"batch_size is {batch_size}; {path} has {available} images to train on: choose at most {available}"
+        )
     return (CachedLoader if cache_on_device else BetonLoader)(
         Path(path),
         batch_size=batch_size,
@@ -239,18 +219,25 @@ def create_loader(
 
 
 def decode_all(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Every image, uint8 [N, H, W, 3], and label, int64 [N], as FFCV decodes them; needs no manifest."""
-    layout: BetonIndex = read_index(path)
+    """Decode a whole .beton, which needs no manifest, through FFCV.
+
+    Returns:
+        Images, uint8 [N, H, W, 3], and labels, int64 [N], in file order.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    index = read_index(path)
     loader = BetonLoader(
         path,
-        batch_size=max(1, DECODE_BYTES // layout.image_bytes),
+        batch_size=max(1, DECODE_BYTES // index.image_bytes),
         train=False,
         device=torch.device("cpu"),
         seed=0,
-        workers=_checked_workers(None),
+        workers=usable_cores(),
     )
-    images = np.empty((layout.samples, layout.height, layout.width, 3), dtype=np.uint8)
-    labels = np.empty(layout.samples, dtype=np.int64)
+    images = np.empty((index.samples, index.height, index.width, 3), dtype=np.uint8)
+    labels = np.empty(index.samples, dtype=np.int64)
     start = 0
     with loader:
         for batch, batch_labels in loader.batches():

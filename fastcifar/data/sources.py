@@ -1,4 +1,4 @@
-"""Where images come from: the official archives, their folders, an image folder, a download, or made-up images."""
+"""Open a data set: an official archive or folder of CIFAR-10, an image folder, a download, or synthetic images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.machine import usable_cores
 
-__all__ = ["ImageSet", "Source", "clamp_workers", "open_source"]
-
 ENV_VAR = "FASTCIFAR_DATA"
 SOURCE_HELP = (
     f"a source is 'auto', 'download', 'synthetic', {PYTHON_ARCHIVE} or {BINARY_ARCHIVE}, a folder with one of them or "
@@ -40,20 +38,20 @@ def open_source(
     workers: int | None = None,
     seed: int = 0,
 ) -> Source:
-    """Read a data set, whole and checked, from whatever `source` names.
+    """Read and check a whole data set.
 
     Args:
-        source: 'auto' (the path in FASTCIFAR_DATA if that is set, else a copy in `cache`, else the download),
-            'download', 'synthetic', or the path of an official archive, of a folder that is or holds an official
+        source: 'auto' (the path in FASTCIFAR_DATA if that is set, else a copy in `cache`, else a download),
+            'download', 'synthetic', or the path of an official archive, of a folder that is or contains an official
             version, or of an image folder.
-        cache: where the download goes, and where 'auto' looks for an earlier one.
-        resize: bring every picture of an image folder to this side in pixels.
-        workers: threads that decode an image folder, clamped to the usable cores; all of these if not given.
-        seed: of the made-up images.
+        cache: the folder for the download, in which 'auto' also looks for an earlier one.
+        resize: resize every picture of an image folder to this many pixels per side.
+        workers: threads that decode an image folder, at most the usable cores; all of these if not given.
+        seed: the seed of the synthetic images.
 
     Raises:
-        DataError: the source is missing, damaged or cannot be fetched.
-        ConfigError: `workers` or `resize` is below 1, or `resize` asks for another size of a source that has its own.
+        DataError: the source is missing or damaged, or cannot be downloaded.
+        ConfigError: `workers` or `resize` is below 1, or `resize` differs from the size of a source that has its own.
     """
     if resize is not None and resize < 1:
         raise ConfigError(f"resize is {resize}; it must be at least 1 pixel")
@@ -68,12 +66,12 @@ def open_source(
         case _:
             opened = _open_path(Path(source).expanduser(), resize, workers)
     if resize is not None and opened.train.images.shape[1:3] != (resize, resize):
-        raise ConfigError(f"resize is {resize}; only an image folder is resized: leave it out for {opened.name}")
+        raise ConfigError(f"resize is {resize}; only image folders can be resized: leave it out for {opened.name}")
     return opened
 
 
 def clamp_workers(workers: int | None) -> int:
-    """At most the usable cores, and all of them for None.
+    """Return `workers`, reduced to the number of usable cores; that number for None.
 
     Raises:
         ConfigError: `workers` is below 1.
@@ -88,10 +86,10 @@ def _open_auto(cache: Path, resize: int | None, workers: int) -> Source:
         try:
             return _open_path(Path(named).expanduser(), resize, workers)
         except DataError as error:
-            raise DataError(f"the environment variable {ENV_VAR} names no usable source: {error}") from error
+            raise DataError(f"the environment variable {ENV_VAR} does not name a usable source: {error}") from error
     try:
         return _open_path(cache, resize, workers)
-    except DataError:  # nothing there yet, or a copy that broke off, which the download mends
+    except DataError:  # nothing there yet, or an incomplete copy, which the download completes
         return open_python(download(cache))
 
 
@@ -110,11 +108,11 @@ def _open_path(path: Path, resize: int | None, workers: int) -> Source:
             return open_archive(archive)
     if (path / "train").is_dir() or (path / "test").is_dir():
         return open_image_folder(path, resize, workers)
-    raise DataError(f"{path}: a folder without classes, and without CIFAR-10; {SOURCE_HELP}")
+    raise DataError(f"{path}: this folder has neither class folders nor CIFAR-10; {SOURCE_HELP}")
 
 
 def _is_version(folder: Path, name: str, files: tuple[str, ...]) -> bool:
-    """Whether `folder` is meant to be an official version, complete or not."""
+    """Tell whether `folder` is an official version of CIFAR-10, complete or not."""
     return (folder.name == name and folder.is_dir()) or any((folder / file).exists() for file in files)
 
 

@@ -1,8 +1,8 @@
-"""Made-up images: ten classes of drawn 32 × 32 shapes, so that everything works with no data at all.
+"""Synthetic images: ten classes of drawn 32 × 32 shapes, so that everything works without any data.
 
-The classes stay apart under what the training does to an image: no two are mirror images of each other, and none hangs
-on a detail that a crop after padding 4 or an 8 × 8 cutout removes for good. The foreground may be the lighter or the
-darker colour and lies anywhere, which leaves little to a classifier that is linear in the pixels.
+The augmentation of training images keeps the classes distinct: no two are mirror images of each other, and none depends
+on a detail that a crop after padding 4 or an 8 × 8 cutout can remove. The shape may be lighter or darker than the
+background and lies anywhere, so a classifier that is linear in the pixels learns little.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SHAPES", "draw_synthetic"]
-
 SIDE = 32
-"""Pixels."""
+"""Pixels per side."""
 RADIUS = (7.0, 12.0)
-"""Half the extent of a shape, in pixels."""
+"""Smallest and largest radius of a shape, in pixels."""
 ROTATION = 0.2
-"""Largest turn to either side, in radians; a square turned by π/4 would be a diamond."""
+"""Largest rotation in either direction, in radians; a square rotated by π/4 would be a diamond."""
 CONTRAST = 0.5
-"""Least distance of the two colours, of the √3 that black and white have."""
+"""Smallest distance between the two colours in RGB, where black and white have a distance of √3."""
 GRADIENT = 0.2
-"""Largest change of the background from the centre to an edge; colours are in [0, 1]."""
+"""Largest change of the background from the centre to an edge, with colours in [0, 1]."""
 NOISE = (0.02, 0.12)
-"""Standard deviation of the pixel noise; an image draws its own."""
+"""Smallest and largest standard deviation of the pixel noise, which is drawn per image."""
 
 Floats = npt.NDArray[np.floating[Any]]
 Split = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-"""Images [N, 32, 32, 3] and labels [N]."""
+"""uint8 images [N, 32, 32, 3] and int64 labels [N]."""
 
 
 def _box(u: Floats, v: Floats, half_width: float, half_height: float) -> Floats:
@@ -47,7 +45,7 @@ def _square(u: Floats, v: Floats) -> Floats:
 
 
 def _triangle(u: Floats, v: Floats) -> Floats:
-    """Apex at (0, -1), which is up; base from (-1, 0.8) to (1, 0.8)."""
+    """Return the distance to a triangle with its apex at (0, -1), the top, and its base from (-1, 0.8) to (1, 0.8)."""
     base: Floats = v - 0.8
     side: Floats = (1.8 * np.abs(u) - (v + 1)) / math.hypot(1.8, 1)
     return np.maximum(base, side)
@@ -71,7 +69,7 @@ def _vertical_bars(u: Floats, v: Floats) -> Floats:
 
 
 def _checkerboard(u: Floats, v: Floats) -> Floats:
-    """Four by four cells, each half a unit wide."""
+    """Return the distance to a board of four by four cells, each half a unit wide."""
     to_line = np.minimum(np.abs(2 * u - np.round(2 * u)), np.abs(2 * v - np.round(2 * v))) / 2
     dark = (np.floor(2 * u) + np.floor(2 * v)) % 2 == 0
     return np.maximum(np.where(dark, -to_line, to_line), _box(u, v, 1, 1))
@@ -98,20 +96,20 @@ SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "diamond": _diamond,
     "cross": _cross,
 }
-"""Classes in the order of their labels: signed distance to the shape's edge, negative inside, for coordinates in which
-the shape fills about [-1, 1]²."""
+"""The classes in the order of their labels. Each function returns the signed distance to the shape's edge, negative
+inside, for coordinates in which the shape fills about [-1, 1]²."""
 
 
 def draw_synthetic(*, train: int = 10_000, test: int = 2_000, seed: int = 0) -> tuple[Split, Split]:
-    """Draw a training and a test split from two independent streams of `seed`.
+    """Draw a training split and a test split.
 
     Args:
-        train: number of training images, divided evenly over the classes, in shuffled order.
-        test: the same for testing; it does not change the training images.
-        seed: the same one draws the same images.
+        train: number of training images, the same number per class, in shuffled order.
+        test: number of test images; it does not influence the training images.
+        seed: the seed of two independent random streams, one per split.
 
     Returns:
-        (images uint8 [N, 32, 32, 3], labels int64 [N]) for training, and for testing.
+        (images uint8 [N, 32, 32, 3], labels int64 [N]) of the training split, and the same of the test split.
     """
     for_train, for_test = np.random.SeedSequence(seed).spawn(2)
     return _draw(train, np.random.default_rng(for_train)), _draw(test, np.random.default_rng(for_test))
@@ -131,12 +129,12 @@ def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int
 
 
 def _axis() -> Floats:
-    """Pixel centres of a row, in pixels from the middle of the image."""
+    """Return the positions of the pixels in a row, in pixels from the middle of the image."""
     return np.arange(SIDE, dtype=np.float32) - np.float32((SIDE - 1) / 2)
 
 
 def _coverage(count: int, distance: Callable[[Floats, Floats], Floats], rng: np.random.Generator) -> Floats:
-    """The share of each pixel that the shape covers, placed, scaled and turned at random: [N, 32, 32] in [0, 1]."""
+    """Place, scale and rotate a shape at random, and return the fraction of each pixel that it covers: [N, 32, 32]."""
     one = (count, 1, 1)
     radius = _uniform(rng, *RADIUS, one)
     room = SIDE / 2 - radius
@@ -148,7 +146,7 @@ def _coverage(count: int, distance: Callable[[Floats, Floats], Floats], rng: np.
 
 
 def _paint(coverage: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Two contrasting colours, a slope in the background, and noise: uint8 [N, 32, 32, 3]."""
+    """Paint shapes in two contrasting colours, with a gradient in the background and noise: uint8 [N, 32, 32, 3]."""
     count = len(coverage)
     background, foreground = _uniform(rng, 0, 1, (2, count, 1, 1, 3))
     near = np.linalg.norm(foreground - background, axis=-1, keepdims=True) < CONTRAST

@@ -1,8 +1,8 @@
-"""Write, describe and verify .beton files, each with a manifest beside it.
+"""Write .beton files, each with a manifest beside it, and verify them by reading them back through FFCV.
 
-The writer lays whole pages of raw pixels out with NumPy in one process. FFCV's own writer, which hands single samples
-to worker processes, makes a file with the same meaning; this one is faster, gives the same bytes for the same images,
-and cannot be left waiting for a worker that died (libffcv/ffcv#142).
+The writer fills whole pages of uncompressed pixels with NumPy, in one process. FFCV's own writer sends single samples
+to worker processes, and its files have the same meaning. This writer is faster, gives the same bytes for the same
+images, and does not hang if a worker dies (libffcv/ffcv#142).
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from fastcifar.errors import DataError
 from fastcifar.files import FolderLock, atomic_write
 
 Progress = Callable[[int], None]
-"""Called with the number of images written so far."""
+"""A function that is called with the number of images written so far."""
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel in float64, pixels in [0, 1]."""
+    """Return the mean and the standard deviation of each channel of uint8 [N, H, W, 3], pixels in [0, 1]."""
     values = np.arange(256, dtype=np.float64) / 255
     mean, std = [], []
     for channel in range(3):
@@ -68,18 +68,18 @@ def write_beton(
     name: str,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Write images and labels to `path` and the manifest beside it; both appear whole or not at all.
+    """Write images and labels to `path`, and the manifest beside it. After a failure, the old files are still there.
 
     Args:
-        path: the .beton to make or replace.
+        path: the .beton to create or replace.
         images: uint8 [N, H, W, 3].
         labels: int64 [N], each an index into `class_names`.
-        class_names: the classes in the order of their labels.
-        name: kept in the manifest, unless the content is found to be the official CIFAR-10.
+        class_names: the names of the classes, in the order of their labels.
+        name: the data set's name in the manifest; 'cifar10' if the content is that of the official files.
         progress: called with the number of images written so far.
 
     Raises:
-        DataError: the images and labels do not fit each other, what was read back through FFCV differs, or another
+        DataError: the images and labels do not fit each other, FFCV does not read back what was written, or another
             process writes to the folder.
         OSError: the folder cannot be written to, or the disk is full.
     """
@@ -89,7 +89,7 @@ def write_beton(
     content = dataset_sha256(images, labels)
     official = dict.fromkeys(CIFAR10_CONTENT.values(), "cifar10")
     with _exclusive_lock(path.parent):
-        with atomic_write(path) as temporary:
+        with atomic_write(path, only_writer=True) as temporary:
             _write_file(temporary, images, labels, progress)
             _verify_through_ffcv(temporary, content)
             manifest = Manifest(
@@ -104,7 +104,7 @@ def write_beton(
                 file_sha256=file_sha256(temporary),
                 file_size=temporary.stat().st_size,
             )
-            with atomic_write(next_manifest_path(path)) as waiting:
+            with atomic_write(next_manifest_path(path), only_writer=True) as waiting:
                 waiting.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
         os.replace(next_manifest_path(path), manifest_path(path))
     return manifest
@@ -115,7 +115,7 @@ def _exclusive_lock(folder: Path) -> Iterator[None]:
     try:
         lock = FolderLock(folder)
     except BlockingIOError:
-        raise DataError(f"{folder}: another process writes to this folder; wait, or choose another") from None
+        raise DataError(f"{folder}: another process writes to this folder; wait, or choose another folder") from None
     try:
         yield
     finally:
@@ -126,11 +126,9 @@ def _check_content(path: Path, images: Images, labels: Labels, class_names: Sequ
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
         raise DataError(f"{path}: images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
     if not 0 < images[0].nbytes <= PAGE_SIZE:
-        raise DataError(f"{path}: images of {images.shape[1]} × {images.shape[2]} pixels do not fit a page")
+        raise DataError(f"{path}: images of {images.shape[1]} × {images.shape[2]} pixels do not fit in a page")
     if labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= len(class_names):
-        raise DataError(
-            f"{path}: needs one label from 0 to {len(class_names) - 1} for each of its {len(images)} images"
-        )
+        raise DataError(f"{path}: there must be {len(images)} labels from 0 to {len(class_names) - 1}, one per image")
 
 
 def _write_file(path: Path, images: Images, labels: Labels, progress: Progress | None) -> None:
@@ -170,4 +168,4 @@ def _write_file(path: Path, images: Images, labels: Labels, progress: Progress |
 def _verify_through_ffcv(path: Path, expected: str) -> None:
     read_index(path)
     if dataset_sha256(*decode_all(path)) != expected:
-        raise DataError(f"{path}: what FFCV reads back differs from what was written; try again, and check the disk")
+        raise DataError(f"{path}: FFCV does not read back what was written; check the disk and try again")
