@@ -127,11 +127,11 @@ def test_bad_input_is_one_line_that_names_it(
     cut.write_bytes(picture.read_bytes()[:500])
     empty.mkdir()
     for bad in (text, cut):
-        assert f"{bad}: no picture that can be read" in _error(capsys, run, picture, bad)
+        assert f"{bad}: is not a picture that can be read" in _error(capsys, run, picture, bad)
     assert f"{tmp_path / 'none.png'}: there is no such file" in _error(capsys, run, tmp_path / "none.png")
     assert f"{empty}: a folder without" in _error(capsys, run, empty)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
-    assert "standard input: no picture that can be read (of no known format)" in _error(capsys, run, "-")
+    assert "standard input: is not a picture that can be read (unknown format)" in _error(capsys, run, "-")
     assert "there is no such checkpoint" in _error(capsys, empty, picture)
 
 
