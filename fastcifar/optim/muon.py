@@ -50,9 +50,7 @@ class Muon(torch.optim.Optimizer):
             if weights:
                 grads = [weight.grad for weight in weights]
                 averages = [self._average(weight) for weight in weights]
-                lr = (
-                    torch.as_tensor(group["lr"]) if self._compiled else group["lr"]
-                )  # a Python number would cause a recompilation
+                lr = torch.as_tensor(group["lr"]) if self._compiled else group["lr"]  # a number causes a recompilation
                 settings = group["momentum"], group["weight_decay"], group["use_muon"], self._dtype
                 self._update(weights, grads, averages, lr, found_inf, *settings)
 

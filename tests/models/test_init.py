@@ -11,14 +11,14 @@ from fastcifar.models.init import initialize, whiten, whitening_filters
 
 
 def _images() -> torch.Tensor:
-    """[64, 3, 16, 16], neighbours and channels correlated, as in photographs."""
+    """float32 [64, 3, 16, 16] with correlated neighbours and channels, as in photographs."""
     torch.manual_seed(0)
     smooth = F.interpolate(torch.randn(64, 1, 8, 8), size=(16, 16), mode="bilinear")
     return smooth + 0.2 * torch.randn(64, 3, 16, 16)
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_whitened_patches_are_uncorrelated_and_of_variance_one(size: int) -> None:
+def test_whitened_patches_are_uncorrelated_with_variance_one(size: int) -> None:
     images = _images()
     responses = F.conv2d(images, whitening_filters(images, size)).permute(1, 0, 2, 3).flatten(1)
     covariance = responses @ responses.T / responses.shape[1]
@@ -28,14 +28,14 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one(size: int) -> Non
 def test_the_strongest_direction_comes_first() -> None:
     images = _images()
     norms = whitening_filters(images, 2).flatten(1).norm(dim=1)
-    assert torch.equal(norms, norms.sort().values), "the stronger, the less it needs to be blown up"
+    assert torch.equal(norms, norms.sort().values), "the larger the variance, the smaller the factor"
 
 
 @pytest.mark.parametrize("name", ["custom_resnet", "speed_cnn"])
-def test_the_first_filters_whiten_and_the_others_are_identities(name: str) -> None:
+def test_the_first_convolution_whitens_and_the_others_are_identities(name: str) -> None:
     torch.manual_seed(0)
     config, model = get_recipe("speedrun"), create_model(name)
-    initialize(model, config)
+    initialize(model, config.init)
     whiten(model, _images())
     first, *others = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     half = 3 * first.kernel_size[0] ** 2
@@ -55,15 +55,15 @@ def test_the_first_filters_whiten_and_the_others_are_identities(name: str) -> No
             assert module.weight.std().item() == pytest.approx(1)
 
 
-def test_by_default_a_network_stays_as_torch_makes_it() -> None:
+def test_the_default_settings_keep_torchs_initialisation() -> None:
     torch.manual_seed(0)
     model = create_model("speed_cnn")
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    initialize(model, get_recipe("era"))
+    initialize(model, get_recipe("era").init)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_network_that_begins_otherwise_cannot_be_whitened() -> None:
+def test_a_network_without_a_first_convolution_cannot_be_whitened() -> None:
     with pytest.raises(ConfigError, match="does not begin with a plain convolution"):
-        initialize(nn.Sequential(nn.Linear(3, 3), nn.Conv2d(3, 3, 3)), get_recipe("speedrun"))
+        initialize(nn.Sequential(nn.Linear(3, 3), nn.Conv2d(3, 3, 3)), get_recipe("speedrun").init)
