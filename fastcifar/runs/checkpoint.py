@@ -28,12 +28,14 @@ CheckpointName = Literal["best", "last"]
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a run's state (`TrainState.state_dict`), with its hash, to a temporary file and rename that to `path`.
 
+    Only one process at a time may write to `path`; `RunFolder` holds a lock for that.
+
     Raises:
         CheckpointError: it cannot be written.
     """
     values = {"format_version": FORMAT_VERSION, **state}
     values["sha256"] = state_sha256(values)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, only_writer=True) as temporary:
         try:
             torch.save(values, temporary)
         except RuntimeError as error:  # torch's error for a failed write
@@ -43,7 +45,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def link_checkpoint(source: Path, path: Path) -> None:
     """Make `path` a hard link to `source`. Later saves replace `source` and do not change the file."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, only_writer=True) as temporary:
         os.link(source, temporary)
 
 

@@ -79,7 +79,7 @@ class RunFolder:
             kept = read_metrics(self.path)[:epochs_done] if self.metrics_path.exists() else []
             self._write_json("config.json", config.to_json())
             self._write_json("environment.json", environment)
-            with atomic_write(self.metrics_path) as temporary:
+            with atomic_write(self.metrics_path, only_writer=True) as temporary:
                 temporary.write_text("".join(json.dumps(result.to_json()) + "\n" for result in kept))
             yield
         finally:
@@ -125,7 +125,7 @@ class RunFolder:
         save_checkpoint(last, state)
 
     def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        with atomic_write(self.path / name) as temporary:
+        with atomic_write(self.path / name, only_writer=True) as temporary:
             temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
