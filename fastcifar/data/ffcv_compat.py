@@ -244,11 +244,11 @@ def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
     for images, labels in batches:
         with torch.cuda.stream(stream):
             on_device = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record(stream)
+            copy_done = torch.cuda.Event()
+            copy_done.record(stream)
         training = torch.cuda.current_stream(device)
-        training.wait_event(copied)
+        training.wait_event(copy_done)
         for tensor in on_device:
             tensor.record_stream(training)
         yield on_device
-        copied.synchronize()  # taking the next batch lets FFCV use this buffer again; the copy finished long before
+        copy_done.synchronize()  # taking the next batch lets FFCV use this buffer again; the copy finished long before
