@@ -16,11 +16,11 @@ from torch import nn
 from fastcifar import create_model
 from fastcifar.cli import main
 from fastcifar.config import TrainConfig
-from fastcifar.data.writer import write_beton
 from fastcifar.data.loader import decode_all
 from fastcifar.data.synthetic import SHAPES
+from fastcifar.data.writer import write_beton
 from fastcifar.errors import ExportError
-from fastcifar.inference.evaluate import evaluate_checkpoint, open_network
+from fastcifar.inference.evaluate import evaluate_checkpoint, load_classifier
 from fastcifar.inference.export import FORMATS, ExportedNetwork, compare, compute, export_checkpoint
 from fastcifar.inference.predict import classify
 
@@ -38,13 +38,13 @@ def run(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(run: Path) -> Path:
-    """What the command leaves in the run's folder."""
+    """The folder with all files that the command writes."""
     assert main(["export", str(run)]) == 0
     return run / "export"
 
 
 def _train(betons: Path, run: Path, *more: str) -> list[str]:
-    arguments = ["train", "--no-report", "--model", "dilated_cnn", "--betons", str(betons), "--run-dir", str(run)]
+    arguments = ["train", "--no-report", "--model", "dilated_cnn", "--data-dir", str(betons), "--run-dir", str(run)]
     return [*arguments, "--amp", "--device", "cpu", *more]
 
 
@@ -54,20 +54,20 @@ def _test_images(betons: Path) -> torch.Tensor:
 
 
 def _expected(run: Path, images: torch.Tensor) -> torch.Tensor:
-    return compute(open_network(run, device="cpu", amp=False).network.logits, images)
+    return compute(load_classifier(run, device="cpu", amp=False).classifier.logits, images)
 
 
-def test_all_formats_are_left_in_the_runs_folder(exported: Path) -> None:
+def test_all_formats_are_written_to_the_run_folder(exported: Path) -> None:
     assert {path.name for path in exported.iterdir()} == FILES
 
 
-def test_the_onnx_graph_is_a_network_from_pixels_to_logits(exported: Path, run: Path, betons: Path) -> None:
+def test_the_onnx_graph_maps_pixels_to_logits(exported: Path, run: Path, betons: Path) -> None:
     onnx.checker.check_model(exported / "model.onnx", full_check=True)
     session = onnxruntime.InferenceSession(str(exported / "model.onnx"), providers=["CPUExecutionProvider"])
-    (taken,), (given,) = session.get_inputs(), session.get_outputs()
-    assert (taken.name, taken.type, taken.shape[1:]) == ("images", "tensor(uint8)", [3, 32, 32])
-    assert (given.name, given.type, given.shape[1:]) == ("logits", "tensor(float)", [10])
-    assert isinstance(taken.shape[0], str), "any number of images"
+    (images_in,), (logits_out,) = session.get_inputs(), session.get_outputs()
+    assert (images_in.name, images_in.type, images_in.shape[1:]) == ("images", "tensor(uint8)", [3, 32, 32])
+    assert (logits_out.name, logits_out.type, logits_out.shape[1:]) == ("logits", "tensor(float)", [10])
+    assert isinstance(images_in.shape[0], str), "any number of images"
     assert onnx.load(exported / "model.onnx").opset_import[0].version >= 18
     images = _test_images(betons)
     expected = _expected(run, images)
@@ -77,7 +77,7 @@ def test_the_onnx_graph_is_a_network_from_pixels_to_logits(exported: Path, run: 
     assert json.loads(session.get_modelmeta().custom_metadata_map["config"])["class_names"] == list(SHAPES)
 
 
-def test_the_torch_program_has_the_same_signature(exported: Path, run: Path, betons: Path) -> None:
+def test_the_torch_program_maps_pixels_to_logits(exported: Path, run: Path, betons: Path) -> None:
     extra = {"config.json": ""}
     program = torch.export.load(exported / "model.pt2", extra_files=extra)
     images = _test_images(betons)
@@ -90,7 +90,7 @@ def test_the_torch_program_has_the_same_signature(exported: Path, run: Path, bet
     assert program.example_inputs[0][0].untyped_storage().nbytes() == 2 * 3 * 32 * 32, "no test images in the file"
 
 
-def test_weights_and_configuration_make_the_network_again(exported: Path, run: Path, betons: Path) -> None:
+def test_weights_and_configuration_recreate_the_network(exported: Path, run: Path, betons: Path) -> None:
     description = json.loads((exported / "config.json").read_text())
     model = create_model(description["config"]["model"], num_classes=len(description["class_names"]))
     model.load_state_dict(safetensors.torch.load_file(exported / "model.safetensors"))
@@ -98,7 +98,7 @@ def test_weights_and_configuration_make_the_network_again(exported: Path, run: P
     images = _test_images(betons)
     torch.testing.assert_close(compute(network, images), _expected(run, images), atol=1e-4, rtol=0)
     assert TrainConfig.from_json(description["config"]).epochs == 3
-    assert str(betons) not in json.dumps(description), "no folders of the machine"
+    assert str(betons) not in json.dumps(description), "no paths of the machine"
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch"])
@@ -116,7 +116,7 @@ def test_the_biased_network_of_the_exercise_is_exported(name: str) -> None:
     assert agreement.images == 9
 
 
-def test_the_check_is_told(run: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_the_command_prints_the_result_of_the_check(run: Path, tmp_path: Path, capsys: Capture) -> None:
     for name, file in (("onnx", "model.onnx"), ("safetensors", "model.safetensors")):
         out = tmp_path / name
         arguments = ["--format", name, "--checkpoint", "best", "--out", str(out)]
@@ -127,7 +127,7 @@ def test_the_check_is_told(run: Path, tmp_path: Path, capsys: Capture) -> None:
         assert {path.name for path in out.iterdir()} <= {file, "config.json"}
 
 
-def test_a_file_that_computes_something_else_is_not_kept(
+def test_a_file_that_computes_something_else_is_not_written(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = FORMATS["torch"]
@@ -141,7 +141,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
     (tmp_path / "model.pt2").write_bytes(b"an earlier one")
     for amount in (2e-4, float("nan")):
         off_by(amount)
-        with pytest.raises(ExportError, match="not kept: of 90 images"):
+        with pytest.raises(ExportError, match="not written, since it differs from the checkpoint: of 90 images"):
             list(export_checkpoint(run, tmp_path, ["torch"]))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an earlier one"]
     off_by(5e-5)
@@ -162,15 +162,15 @@ def test_near_ties_are_counted_and_not_compared() -> None:
     assert not compare(expected, swapped).holds
 
 
-def test_normalisation_is_the_augmentations(run: Path, pictures: np.ndarray) -> None:
-    saved = open_network(run, device="cpu", amp=False)
+def test_the_normalisation_equals_that_of_the_classifier(run: Path, pictures: np.ndarray) -> None:
+    loaded = load_classifier(run, device="cpu", amp=False)
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    inside = ExportedNetwork(nn.Identity(), saved.mean, saved.std)(images)
-    torch.testing.assert_close(inside, saved.classifier.augmentation(images), atol=1e-6, rtol=0)
+    normalized = ExportedNetwork(nn.Identity(), loaded.mean, loaded.std)(images)
+    torch.testing.assert_close(normalized, loaded.classifier.augmentation(images), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxscript", "safetensors"])
-def test_without_a_package_it_is_one_line(
+def test_a_missing_package_is_one_line(
     package: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -186,9 +186,9 @@ def test_bad_input_is_one_line(run: Path, pictures: np.ndarray, tmp_path: Path, 
     write_beton(tmp_path / "test.beton", pictures, labels, class_names=("ant", "bee"), name="other")
     (tmp_path / "file").write_text("not a folder")
     cases = {
-        ("--out", str(run)): (2, "is the folder of a run"),
-        ("--betons", str(tmp_path)): (1, "test.beton has others"),
-        ("--betons", str(tmp_path / "none")): (1, "none"),
+        ("--out", str(run)): (2, "is a run folder"),
+        ("--data-dir", str(tmp_path)): (1, "test.beton has others"),
+        ("--data-dir", str(tmp_path / "none")): (1, "none"),
         ("--out", str(tmp_path / "file")): (1, "file"),
     }
     for arguments, (code, message) in cases.items():
@@ -196,13 +196,15 @@ def test_bad_input_is_one_line(run: Path, pictures: np.ndarray, tmp_path: Path, 
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
     assert main(["export", str(tmp_path / "none")]) == 1
-    assert "there is no such checkpoint" in capsys.readouterr().err
-    assert json.loads((run / "config.json").read_text())["model"] == "dilated_cnn", "the run's is what it was"
+    assert "no such checkpoint" in capsys.readouterr().err
+    assert json.loads((run / "config.json").read_text())["model"] == "dilated_cnn", (
+        "the run's own config.json is unchanged"
+    )
 
 
 @pytest.mark.cifar
 @pytest.mark.slow
-def test_evaluate_predict_and_the_graph_agree_on_all_of_the_test_set(cifar_betons: Path, tmp_path: Path) -> None:
+def test_evaluate_predict_and_the_onnx_graph_agree_on_the_whole_test_set(cifar_betons: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(_train(cifar_betons, run, "--epochs", "1")) == 0
     (export,) = export_checkpoint(run, tmp_path / "out", ["onnx"])
@@ -213,8 +215,8 @@ def test_evaluate_predict_and_the_graph_agree_on_all_of_the_test_set(cifar_beton
     highest = np.sort(logits, axis=1)[:, -2:]
     clear = highest[:, 1] - highest[:, 0] > 1e-4
     assert clear.sum() > 9_900
-    saved = open_network(run, device="cpu", amp=False)
-    top = [saved.class_names.index(likely[0].class_name) for likely in classify(saved, images, top=1)]
+    loaded = load_classifier(run, device="cpu", amp=False)
+    top = [loaded.class_names.index(likely[0].class_name) for likely in classify(loaded, images, top=1)]
     assert (np.array(top) == logits.argmax(axis=1))[clear].all()
     accuracy = evaluate_checkpoint(run, device="cpu", amp=False).accuracy
     assert accuracy == pytest.approx((logits.argmax(axis=1) == labels).mean(), abs=(~clear).mean() + 1e-9)

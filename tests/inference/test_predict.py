@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastcifar.cli import main
 from fastcifar.data.loader import decode_all
-from fastcifar.inference.evaluate import open_network, open_test_loader, predict_all
+from fastcifar.inference.evaluate import load_classifier, open_test_loader, predict_all
 from fastcifar.inference.predict import classify
 
 Capture = pytest.CaptureFixture[str]
@@ -21,7 +21,7 @@ Capture = pytest.CaptureFixture[str]
 def run(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run of a small network, trained under AMP."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    arguments = ["train", "--model", "dilated_cnn", "--betons", str(betons), "--batch-size", "50", "--epochs", "3"]
+    arguments = ["train", "--model", "dilated_cnn", "--data-dir", str(betons), "--batch-size", "50", "--epochs", "3"]
     arguments += ["--no-report"]
     assert main([*arguments, "--amp", "--device", "cpu", "--run-dir", str(folder)]) == 0
     return folder
@@ -36,7 +36,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def _predictions(capsys: Capture, *arguments: object) -> list[dict]:
-    """What the command prints as JSON."""
+    """The JSON lines that the command prints."""
     capsys.readouterr()
     assert main(["predict", *map(str, arguments), "--json", "--device", "cpu"]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -50,20 +50,20 @@ def _error(capsys: Capture, *arguments: object, code: int = 1) -> str:
     return line
 
 
-def test_pictures_of_the_test_set_get_what_evaluation_gives_them(
+def test_pictures_of_the_test_set_get_the_predictions_of_the_evaluation(
     run: Path, betons: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     images, _ = decode_all(betons / "test.beton")
     for index, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{index:03}.png")
-    saved = open_network(run, device="cpu", amp=False)
-    with open_test_loader(saved) as loader:
-        expected = predict_all(saved.classifier, loader).logits.softmax(dim=1)
+    loaded = load_classifier(run, device="cpu", amp=False)
+    with open_test_loader(loaded) as loader:
+        expected = predict_all(loaded.classifier, loader).logits.softmax(dim=1)
     shown = _predictions(capsys, run, tmp_path, "--top", "10")
     assert [entry["image"] for entry in shown] == [str(tmp_path / f"{index:03}.png") for index in range(90)]
     for probabilities, entry in zip(expected, shown, strict=True):
         given = {each["class"]: each["probability"] for each in entry["predictions"]}
-        wanted = dict(zip(saved.class_names, probabilities.tolist(), strict=True))
+        wanted = dict(zip(loaded.class_names, probabilities.tolist(), strict=True))
         assert given == pytest.approx(wanted, abs=1e-5)
         assert list(given.values()) == sorted(given.values(), reverse=True)
         assert math.fsum(given.values()) == pytest.approx(1, abs=1e-5)
@@ -80,7 +80,7 @@ def test_pictures_of_any_size_and_mode_are_resized(run: Path, picture: Path, tmp
         exif = Image.Exif()
         exif[0x0112] = 6  # the camera was held upright: turn by 270°
         turned.save(tmp_path / "turned.png", exif=exif)
-    (expected,) = classify(open_network(run, device="cpu", amp=False), small[None], top=3)
+    (expected,) = classify(load_classifier(run, device="cpu", amp=False), small[None], top=3)
     others = ("grey.jpg", "transparent.webp", "long.bmp", "palette.png", "turned.png")
     shown = _predictions(capsys, run, picture, *(tmp_path / name for name in others), "--top", 3)
     assert all(len(entry["predictions"]) == 3 for entry in shown)
@@ -89,7 +89,7 @@ def test_pictures_of_any_size_and_mode_are_resized(run: Path, picture: Path, tmp
         assert given == pytest.approx({each.class_name: each.probability for each in expected}, abs=1e-6)
 
 
-def test_a_folder_stands_for_its_pictures_sorted(run: Path, picture: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_folder_stands_for_its_sorted_pictures(run: Path, picture: Path, tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "folder"
     (folder / "b").mkdir(parents=True)
     names = ["a.PNG", "b/deep.jpeg", "c.webp"]
@@ -128,11 +128,11 @@ def test_bad_input_is_one_line_that_names_it(
     empty.mkdir()
     for bad in (text, cut):
         assert f"{bad}: is not a picture that can be read" in _error(capsys, run, picture, bad)
-    assert f"{tmp_path / 'none.png'}: there is no such file" in _error(capsys, run, tmp_path / "none.png")
-    assert f"{empty}: a folder without" in _error(capsys, run, empty)
+    assert f"{tmp_path / 'none.png'}: no such file" in _error(capsys, run, tmp_path / "none.png")
+    assert f"{empty}: the folder has no .bmp, " in _error(capsys, run, empty)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert "standard input: is not a picture that can be read (unknown format)" in _error(capsys, run, "-")
-    assert "there is no such checkpoint" in _error(capsys, empty, picture)
+    assert "no such checkpoint" in _error(capsys, empty, picture)
 
 
 @pytest.mark.parametrize("arguments", [["--top", "0", "picture.png"], [], ["--checkpoint", "first", "picture.png"]])
@@ -145,8 +145,8 @@ def test_a_wrong_flag_is_a_usage_error(arguments: list[str], run: Path, capsys: 
     assert capsys.readouterr().err
 
 
-def test_the_classes_are_no_more_than_there_are(run: Path, pictures: np.ndarray) -> None:
-    saved = open_network(run, device="cpu", amp=False)
-    likely = classify(saved, pictures, top=99)
+def test_no_more_classes_are_returned_than_there_are(run: Path, pictures: np.ndarray) -> None:
+    loaded = load_classifier(run, device="cpu", amp=False)
+    likely = classify(loaded, pictures, top=99)
     assert len(likely) == len(pictures)
-    assert {each.class_name for each in likely[0]} == set(saved.class_names)
+    assert {each.class_name for each in likely[0]} == set(loaded.class_names)
