@@ -128,7 +128,7 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
     from fastcifar.training.state import create_state
 
     assert config.run_dir is not None
-    with TrainingConsole(target=config.target_accuracy) as console, ExitStack() as stack:
+    with TrainingConsole(target_accuracy=config.target_accuracy) as console, ExitStack() as stack:
         state = stack.enter_context(create_state(config))
         if resume:
             damage = restore(config.run_dir, state)

@@ -1,1 +1,1 @@
-"""What a person sees of a run: the console, plots and a page, made from the values that a training hands out."""
+"""Output for people: the console, figures, HTML pages and TensorBoard, made from the results of runs."""

@@ -130,10 +130,10 @@ def _subtitle(records: dict[str, RunRecord], best: str | None) -> str:
 
 
 def _time_to_target(record: RunRecord) -> str:
-    reached = record.first_at(record.goal)
+    reached = record.first_at(record.target_accuracy)
     if reached is None:
         return "not reached"
-    return f"{format_duration(reached.total_train_seconds)} ({100 * record.goal:.4g} %)"
+    return f"{format_duration(reached.total_train_seconds)} ({100 * record.target_accuracy:.4g} %)"
 
 
 def _differences(records: dict[str, RunRecord]) -> dict[str, list[str]]:

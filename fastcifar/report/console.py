@@ -23,7 +23,7 @@ _STYLES = ("bold", "", "bold", "dim", "", "", "")  # of a row's groups
 
 @dataclass(frozen=True, kw_only=True)
 class RunHeader:
-    """What is known of a run before its first step, in words for people: 'CUDA: NVIDIA H200', 'bfloat16 (AMP)'."""
+    """The facts of a run before its first step, as text such as 'CUDA: NVIDIA H200' and 'bfloat16 (AMP)'."""
 
     device: str
     precision: str
@@ -32,24 +32,24 @@ class RunHeader:
     recipe: str
     images: str
     epochs: float
-    """Passes over the training set, the last of which may be a part of one."""
+    """Passes over the training set; the last one may be partial."""
     batch_size: int
 
 
 class TrainingConsole:
-    """Shows one run. A context manager, which takes the live bar away however the run ends."""
+    """Shows one run. A context manager that removes the live bar, however the run ends."""
 
-    def __init__(self, *, target: float | None, mark: float = 0.90, console: Console | None = None) -> None:
-        """The first epoch whose accuracy is at least `target`, or `mark` if there is none (0 to 1), is marked."""
+    def __init__(self, *, target_accuracy: float | None, console: Console | None = None) -> None:
+        """Mark the first epoch whose accuracy is at least `target_accuracy` (0 to 1), or 90 % if it is None."""
         self._console = console if console is not None else Console()
-        self._mark = mark if target is None else target
+        self._target = 0.90 if target_accuracy is None else target_accuracy
         terminal = self._console.is_terminal and not self._console.is_jupyter
         self._tabular = terminal and self._console.width >= _NARROWEST_TABLE
         self._wide = self._console.width >= _WIDE_TABLE
         self._bar = _Bar(self._console) if self._tabular and self._console.is_interactive else None
         self._header: RunHeader | None = None
         self._results: list[EpochResult] = []
-        self._met: EpochResult | None = None
+        self._reached: EpochResult | None = None
 
     def __enter__(self) -> TrainingConsole:
         if self._bar is not None:
@@ -62,7 +62,7 @@ class TrainingConsole:
                 self._bar.progress.stop()
 
     def header(self, header: RunHeader) -> None:
-        """Show what the run is. The bar takes the number of epochs and the batch size from here."""
+        """Print the facts of the run. The bar takes the number of epochs and the batch size from here."""
         self._header = header
         facts = {
             "device": header.device,
@@ -83,7 +83,7 @@ class TrainingConsole:
             self._bar.move(progress, self._header)
 
     def epoch(self, result: EpochResult) -> None:
-        """Print a row. A resumed run hands over its earlier epochs first, so that sums and the mark are the run's."""
+        """Print an epoch's row. A resumed run passes its earlier epochs first, so that the summary includes them."""
         if self._tabular:
             groups, gap = _groups(result, rate_digits=2 if self._wide else 1), "   " if self._wide else " "
             if not self._results:
@@ -91,20 +91,20 @@ class TrainingConsole:
             row = Text(gap).join(Text(group, style) for group, style in zip(groups, _STYLES, strict=True))
         else:
             row = Text(_plain_line(result))
-        if self._met is None and result.final_accuracy >= self._mark:
-            self._met = result
-            mark = f" ◀ {100 * self._mark:.4g} %"
+        if self._reached is None and result.final_accuracy >= self._target:
+            self._reached = result
+            mark = f" ◀ {100 * self._target:.4g} %"
             too_wide = self._tabular and row.cell_len + len(mark) > self._console.width
             row.append(" ◀" if too_wide else mark, style="bold green")
         self._results.append(result)
         self._print(row)
 
     def summary(self, run_dir: Path | None) -> None:
-        """Take the bar away and show what the run came to."""
+        """Remove the bar and print the result of the run."""
         self.__exit__()
         facts = {"result": "no epoch was finished"}
         if self._results:
-            facts = _summary_facts(self._results, self._met, f"{100 * self._mark:.4g} %")
+            facts = _summary_facts(self._results, self._reached, f"{100 * self._target:.4g} %")
         self._facts("result", facts)
         if run_dir is not None:
             self.say(f"Run folder: {run_dir}")
@@ -116,7 +116,7 @@ class TrainingConsole:
         self._print(text, title=title if self._tabular else None)
 
     def _print(self, text: Text, *, title: str | None = None) -> None:
-        """Print lines as they are or, if they have a title, in a frame; in characters that the output can encode."""
+        """Print lines, in a frame if there is a title, with the characters that the output can encode."""
         encoding = self._console.encoding
         if not encoding.startswith("utf"):
             text.plain = text.plain.translate(_ASCII).encode(encoding, "replace").decode(encoding)
@@ -155,7 +155,7 @@ class _Bar:
 
 
 def _groups(result: EpochResult, *, rate_digits: int = 1) -> list[str]:
-    """A row's values in their fixed widths: with one space between, 80 characters leave room for the mark."""
+    """Return a row's values in fixed widths: 80 columns have room for them, one space between, and for the mark."""
     width = max(2, len(str(result.epochs)))
     arrow = " → " if rate_digits > 1 else "→"
     return [
@@ -170,7 +170,7 @@ def _groups(result: EpochResult, *, rate_digits: int = 1) -> list[str]:
 
 
 def _heading(groups: list[str], gap: str, eval_split: str) -> str:
-    names = ("", "train", "val" if eval_split == "validation" else "test", "rate", "seconds", "", "best")
+    names = ("", "train", "val" if eval_split == "validation" else "test", "lr", "seconds", "", "best")
     titles = f"ep|loss  acc %|loss  acc %|start→end|train  eval|img/s|acc % {'ep':>{len(groups[0])}}".split("|")
     widths = [len(group) for group in groups]
     spanners = [f" {name} ".center(width, "─" if name else " ") for name, width in zip(names, widths, strict=True)]
@@ -188,14 +188,16 @@ def _plain_line(result: EpochResult) -> str:
     )
 
 
-def _summary_facts(results: list[EpochResult], met: EpochResult | None, goal: str) -> dict[str, str]:
+def _summary_facts(results: list[EpochResult], reached: EpochResult | None, target: str) -> dict[str, str]:
     last = results[-1]
     return {
         f"{last.eval_split} accuracy": f"{100 * last.test_accuracy:.2f} %, epoch {last.epoch} of {last.epochs}",
         **_tta_facts(last),
         **_skipped_facts(results),
-        "best": f"{100 * last.best_accuracy:.2f} %, chosen on the {last.eval_split} set, epoch {last.best_epoch}",
-        f"time to {goal}": f"{format_duration(met.total_train_seconds)}, epoch {met.epoch}" if met else "not reached",
+        "best": f"{100 * last.best_accuracy:.2f} %, selected on the {last.eval_split} set, epoch {last.best_epoch}",
+        f"time to {target}": (
+            f"{format_duration(reached.total_train_seconds)}, epoch {reached.epoch}" if reached else "not reached"
+        ),
         "training time": format_duration(last.total_train_seconds),
         "evaluation time": format_duration(sum(result.eval_seconds for result in results)),
         "warm-up": format_duration(last.warmup_seconds),
@@ -211,10 +213,10 @@ def _tta_facts(last: EpochResult) -> dict[str, str]:
 
 def _skipped_facts(results: list[EpochResult]) -> dict[str, str]:
     skipped = sum(result.skipped_steps for result in results)
-    return {"skipped steps": f"{skipped}, whose loss or gradient was not finite"} if skipped else {}
+    return {"skipped steps": f"{skipped} (loss or gradient was not finite)"} if skipped else {}
 
 
 def _loss(loss: float) -> str:
-    """Five characters, also for a training that diverges."""
+    """Return a loss in at most five characters, also if training diverges."""
     short = f"{loss:.4g}" if loss < 9999.5 else f"{loss:.0e}"
     return short if loss >= 9.9995 else f"{loss:.3f}"

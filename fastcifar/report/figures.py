@@ -50,8 +50,8 @@ def accuracy_curves(record: RunRecord) -> FigureSpec:
     """Return the training accuracy and the evaluation accuracy per epoch, with the target accuracy."""
     train = [100 * result.train_accuracy for result in record.results]
     evaluated = [100 * result.test_accuracy for result in record.results]
-    split, target = record.last.eval_split, 100 * record.goal
-    reached = record.first_at(record.goal)
+    split, target = record.last.eval_split, 100 * record.target_accuracy
+    reached = record.first_at(record.target_accuracy)
 
     def draw() -> Figure:
         figure, axes = new_axes(height=3.2, x_label="epoch", y_label="accuracy (%)")

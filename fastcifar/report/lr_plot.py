@@ -66,7 +66,7 @@ def _mark_suggestions(axes: Axes, curve: LrCurve, suggestion: Suggestion) -> Non
     """
     marks = [
         (suggestion.max_lr, "LRMAX, minimum / 10", VERMILION, "o"),
-        (suggestion.min_lr, "LRMIN, start of the descent", ORANGE, "D"),
+        (suggestion.min_lr, "LRMIN, loss begins to fall", ORANGE, "D"),
         (suggestion.valley, "valley", GREEN, "s"),
         (suggestion.steepest, "steepest slope", PURPLE, "^"),
         (suggestion.max_lr_tenth, "LRMAX / 10", GREY, "v"),

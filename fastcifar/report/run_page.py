@@ -76,14 +76,14 @@ def write_report(
 
 
 def _key_numbers(record: RunRecord, analysis: Analysis) -> dict[str, str]:
-    last, reached = record.last, record.first_at(record.goal)
+    last, reached = record.last, record.first_at(record.target_accuracy)
     numbers = {f"{last.eval_split} accuracy, epoch {last.epoch}": format_percent(last.test_accuracy)}
     if last.eval_split == "validation":
         numbers["test accuracy"] = format_percent(analysis.accuracy)
     return numbers | {
         f"best, epoch {last.best_epoch}, selected on the {last.eval_split} set": format_percent(last.best_accuracy),
         "training time": format_duration(last.total_train_seconds),
-        f"time to {100 * record.goal:.4g} %" + (f", epoch {reached.epoch}" if reached else ""): (
+        f"time to {100 * record.target_accuracy:.4g} %" + (f", epoch {reached.epoch}" if reached else ""): (
             format_duration(reached.total_train_seconds) if reached else "not reached"
         ),
         "images per second": f"{np.median([result.images_per_second for result in record.results]):,.0f}",

@@ -1,4 +1,4 @@
-"""Tables on the console: a network's layers, an evaluation, predictions, and what a .beton holds."""
+"""Tables on the console: the layers of a network, an evaluation, predictions, and the content of a .beton file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ from fastcifar.data.manifest import open_beton
 from fastcifar.files import atomic_write
 from fastcifar.inference.evaluate import Evaluation
 from fastcifar.inference.predict import PicturePrediction
+from fastcifar.report.units import format_percent
+
+PER_CLASS = 10
+"""Images in a row of the PNG."""
+SCALE = 2
+"""Side of the square that a pixel is drawn as."""
+GAP = 4
+"""Pixels between two images."""
 
 
 def show_summary(title: str, summary: ModelSummary, console: Console) -> None:
-    """Print a row a layer, the stages' in bold with their sums, then the shapes after the stages and the totals."""
+    """Print one row per layer, stages in bold with their totals, then the shapes after the stages and the totals."""
     console.print(Text(title, style="bold"), soft_wrap=True)
     table = Table("layer", "output")
     for column in ("parameters", "multiply-adds", "field"):
@@ -32,8 +40,8 @@ def show_summary(title: str, summary: ModelSummary, console: Console) -> None:
     for name, value in facts.items():
         console.print(f"{name:<{width}}  {value}", markup=False, soft_wrap=True)
     console.print(
-        "\nfield: side in pixels of the theoretical receptive field, along the longest path, padding counted.\n"
-        "multiply-adds: convolutions and linear layers, and one a bias and a parameter of a batch norm (torchinfo).\n"
+        "\nfield: side of the theoretical receptive field in pixels, along the longest path, including padding.\n"
+        "multiply-adds: convolutions and linear layers, one per output with a bias, one per batch-norm parameter.\n"
         "MB: 1,000,000 bytes; MiB: 1,048,576 bytes.",
         markup=False,
         soft_wrap=True,
@@ -41,10 +49,10 @@ def show_summary(title: str, summary: ModelSummary, console: Console) -> None:
 
 
 def _row(layer: LayerSummary) -> list[str]:
-    indent = " " * (layer.depth - 1)  # one column a level leaves the rows of custom_resnet whole in a terminal of 80
+    indent = " " * (layer.depth - 1)  # one column per level: the rows of custom_resnet fit into 80 columns
     label = f"{indent}{layer.name.rpartition('.')[2]}: {layer.kind}"
     if layer.has_children and layer.depth > 1:
-        return [label, "", "", "", ""]  # the numbers are those of what is inside
+        return [label, "", "", "", ""]  # its children have the numbers
     return [
         label,
         _shape(layer.output_shape),
@@ -56,20 +64,20 @@ def _row(layer: LayerSummary) -> list[str]:
 
 def _facts(summary: ModelSummary) -> dict[str, str]:
     batch, *image = summary.input_shape
-    counts = {"trained": summary.trainable_parameters, "fixed": summary.parameters - summary.trainable_parameters}
-    apart = " (" + ", ".join(f"{count:,} {name}" for name, count in counts.items()) + ")" if counts["fixed"] else ""
+    counts = {"trainable": summary.trainable_parameters, "fixed": summary.parameters - summary.trainable_parameters}
+    split = " (" + ", ".join(f"{count:,} {name}" for name, count in counts.items()) + ")" if counts["fixed"] else ""
     total = summary.input_bytes + summary.forward_backward_bytes + summary.parameter_bytes
     return {
         "shapes": " → ".join(
             [_shape(tuple(image)), *(f"{stage.name} {_shape(stage.output_shape)}" for stage in summary.stages)]
         ),
         "batch": f"{batch} image" + ("s" if batch > 1 else ""),
-        "parameters": f"{summary.parameters:,}{apart}",
+        "parameters": f"{summary.parameters:,}{split}",
         "multiply-adds": f"{summary.multiply_adds / 1e6:,.2f} M",
         "input": _size(summary.input_bytes),
         "forward/backward": _size(summary.forward_backward_bytes),
         "weights": _size(summary.parameter_bytes),
-        "together": _size(total),
+        "total": _size(total),
     }
 
 
@@ -89,23 +97,22 @@ def _size(count: int) -> str:
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print accuracy and loss, and a row a class."""
+    """Print the accuracy per class, the overall accuracy and the loss."""
     console.print(f"{evaluation.checkpoint}, epoch {evaluation.epoch}", markup=False)
     console.print(f"{evaluation.device}; {evaluation.precision}", markup=False)
-    table = Table(title=None)
-    table.add_column("class")
+    table = Table("class")
     table.add_column("accuracy", justify="right")
     for name, accuracy in evaluation.class_accuracy.items():
-        table.add_row(name, f"{100 * accuracy:.2f} %")
+        table.add_row(Text(name), format_percent(accuracy))  # a class may be called [red]
     table.add_section()
-    table.add_row("all", f"{100 * evaluation.accuracy:.2f} %")
+    table.add_row("all", format_percent(evaluation.accuracy))
     console.print(table)
     measured = f"{evaluation.samples:,} images in {evaluation.seconds:.1f} s"
     console.print(f"test loss {evaluation.loss:.4f} over {measured}", markup=False)
 
 
 def show_predictions(predictions: Iterable[PicturePrediction], console: Console) -> None:
-    """Print a row a class and a section a picture."""
+    """Print one section per picture with one row per class."""
     table = Table()
     table.add_column("image", overflow="fold")
     table.add_column("class")
@@ -113,22 +120,14 @@ def show_predictions(predictions: Iterable[PicturePrediction], console: Console)
     for prediction in predictions:
         name = prediction.image
         for each in prediction.likely:
-            table.add_row(Text(name), Text(each.class_name), f"{100 * each.probability:.2f} %")
+            table.add_row(Text(name), Text(each.class_name), format_percent(each.probability))
             name = ""
         table.add_section()
     console.print(table)
 
 
-PER_CLASS = 10
-"""Pictures in a row of the PNG."""
-SCALE = 2
-"""Each pixel is drawn as so many by so many."""
-GAP = 4
-"""Pixels between two pictures."""
-
-
 def show_beton(path: Path, console: Console, *, verify: bool = True) -> None:
-    """Print the manifest and the number of images of each class, after checking the file.
+    """Check a .beton file, then print its manifest and the number of images per class.
 
     Raises:
         DataError: the file or its manifest is missing or damaged, or they disagree.
@@ -149,12 +148,12 @@ def show_beton(path: Path, console: Console, *, verify: bool = True) -> None:
     table = Table("label", "class", "images")
     counts = np.bincount(layout.labels, minlength=len(manifest.class_names))
     for label, (name, count) in enumerate(zip(manifest.class_names, counts.tolist(), strict=True)):
-        table.add_row(str(label), name, f"{count:,}")
+        table.add_row(str(label), Text(name), f"{count:,}")
     console.print(table)
 
 
 def draw_samples(path: Path, png: Path) -> None:
-    """Draw the first pictures of each class, a row a class in the order of the labels, into a PNG.
+    """Draw the first images of each class as a PNG, one row per class in the order of the labels.
 
     Raises:
         DataError: the file or its manifest is missing or damaged.
@@ -165,9 +164,9 @@ def draw_samples(path: Path, png: Path) -> None:
     sheet = np.full((len(manifest.class_names) * height + GAP, PER_CLASS * width + GAP, 3), 255, dtype=np.uint8)
     for label in range(len(manifest.class_names)):
         for column, index in enumerate(np.flatnonzero(layout.labels == label)[:PER_CLASS]):
-            picture = images[index].repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+            image = images[index].repeat(SCALE, axis=0).repeat(SCALE, axis=1)
             top, left = label * height + GAP, column * width + GAP
-            sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+            sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     png.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(png) as temporary:
         Image.fromarray(sheet).save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""A run in TensorBoard."""
+"""A log of a run for TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fastcifar.runs.results import EpochResult
 
 
 class TensorBoardLog:
-    """Writes a run's settings and its results as events. A context manager, which ends the file."""
+    """Writes a run's settings and results as TensorBoard events. A context manager that closes the event file."""
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
-        """Begin a file of events in `folder`, which is made if it is missing; it stands in place of earlier ones there.
+        """Start an event file in a folder, which is created if missing. TensorBoard shows it instead of earlier ones.
 
         Raises:
             ConfigError: TensorBoard is not installed.
@@ -29,9 +29,9 @@ class TensorBoardLog:
         self._writer.add_text("config", f"```json\n{json.dumps(config.to_json(), indent=2)}\n```")
 
     def epoch(self, result: EpochResult) -> None:
-        """Keep an epoch: its numbers as scalars, its words as text, under the names they have in metrics.jsonl.
+        """Log an epoch's numbers as scalars and its strings as text, with the names that they have in metrics.jsonl.
 
-        What an epoch does not have, such as the accuracy with test-time augmentation before the last, leaves no point.
+        Missing values, such as the accuracy with test-time augmentation before the last epoch, are left out.
         """
         for name, value in result.to_json().items():
             if isinstance(value, str):

@@ -33,7 +33,7 @@ class RunRecord:
         return self.results[-1]
 
     @property
-    def goal(self) -> float:
+    def target_accuracy(self) -> float:
         """The accuracy to reach, from 0 to 1: the run's `target_accuracy`, or the exercise's 90 %."""
         return self.config.target_accuracy if self.config.target_accuracy is not None else 0.90
 

@@ -45,7 +45,7 @@ FIRST = EpochResult(
 
 
 def results(*accuracies: float, **changes: object) -> list[EpochResult]:
-    """An epoch an accuracy, each of FIRST's time."""
+    """Return one epoch per accuracy, each with the time of FIRST."""
     made = []
     for epoch, accuracy in enumerate(accuracies, start=1):
         best = max(accuracies[:epoch])
@@ -63,12 +63,12 @@ def results(*accuracies: float, **changes: object) -> list[EpochResult]:
 def shown(
     epochs: list[EpochResult], *, target: float | None = None, run_dir: Path | None = None, **options: object
 ) -> list[str]:
-    """The lines of a whole run on a terminal without colour, cursor movements taken out."""
+    """Return the lines of a whole run on a terminal without colour and cursor movements."""
     file = io.StringIO()
     settings = {"width": 80, "height": 25, "force_terminal": True, "no_color": True, "color_system": None}
     settings["force_interactive"] = False
     console = Console(file=file, **{**settings, **options})  # type: ignore[arg-type]
-    with TrainingConsole(target=target, console=console) as training:
+    with TrainingConsole(target_accuracy=target, console=console) as training:
         training.header(HEADER)
         training.say("Compiling …")
         for result in epochs:
@@ -120,13 +120,13 @@ def test_table_row_holds_every_value_and_the_heading_comes_once() -> None:
     assert sum("── test ──" in line for line in lines) == 1
 
 
-def test_a_wide_terminal_gets_more_digits_of_the_rate() -> None:
+def test_a_wide_terminal_gets_more_digits_of_the_learning_rate() -> None:
     (row,) = rows(shown(results(0.602), width=120))
     assert "5.34e-4 → 1.50e-3" in row
 
 
 @pytest.mark.parametrize("show", [shown, piped])
-def test_only_the_first_epoch_that_meets_the_mark_is_marked(show: object) -> None:
+def test_only_the_first_epoch_that_reaches_the_target_is_marked(show: object) -> None:
     lines = show(results(0.8999, 0.9, 0.89, 0.95))  # type: ignore[operator]
     assert [line.endswith("◀ 90 %") for line in lines if re.match(r"epoch|[ \d]\d ", line)] == [
         False,
@@ -137,13 +137,13 @@ def test_only_the_first_epoch_that_meets_the_mark_is_marked(show: object) -> Non
     assert sum("◀" in line for line in lines) == 1
 
 
-def test_the_mark_is_met_with_test_time_augmentation_too() -> None:
+def test_the_target_is_reached_with_test_time_augmentation_too() -> None:
     lines = shown(results(0.89, tta_accuracy=0.9012, tta_seconds=2.5))
     assert "◀" in rows(lines)[0]
     assert any(re.search(r"with test-time augmentation +90\.12 %, in 2\.50 s", line) for line in lines)
 
 
-def test_a_target_takes_the_place_of_the_mark() -> None:
+def test_a_target_replaces_the_default() -> None:
     lines = shown(results(0.91, 0.9425), target=0.9425)
     assert "◀" not in rows(lines)[0]
     assert "◀" in rows(lines)[1]
@@ -156,11 +156,11 @@ def test_validation_is_called_by_its_name() -> None:
         text = "\n".join(lines).replace(HEADER.images, "")
         assert re.search(r"─ val ─|val 1\.100", text)
         assert "validation accuracy" in text
-        assert "chosen on the validation set" in text
+        assert "selected on the validation set" in text
         assert "test" not in text
 
 
-def test_a_pipe_gets_one_plain_labelled_line_an_epoch() -> None:
+def test_a_pipe_gets_one_plain_labelled_line_per_epoch() -> None:
     lines = piped(results(0.602, 0.58))
     assert "\x1b" not in "".join(lines)
     assert "\r" not in "".join(lines)
@@ -180,7 +180,7 @@ def test_summary(terminal: bool) -> None:
     text = "\n".join(line.strip("│ ") for line in lines)
     facts = dict(re.findall(r"^(\S+(?: \S+)*?)  +(\S.*?)$", text, re.MULTILINE))
     assert facts["test accuracy"] == "90.50 %, epoch 3 of 24"
-    assert facts["best"] == "91.00 %, chosen on the test set, epoch 2"
+    assert facts["best"] == "91.00 %, selected on the test set, epoch 2"
     assert facts["time to 90 %"] == "6 min 2 s, epoch 2"  # 2 × 181.24 s
     assert facts["training time"] == "9 min 4 s"
     assert facts["evaluation time"] == "15.3 s"
@@ -189,7 +189,7 @@ def test_summary(terminal: bool) -> None:
     assert lines[-1] == f"Run folder: {run_dir}"
 
 
-def test_summary_of_a_run_that_missed_the_mark() -> None:
+def test_summary_of_a_run_that_missed_the_target() -> None:
     assert any(re.search(r"time to 90 % +not reached", line) for line in shown(results(0.85, 0.8999)))
 
 
@@ -223,7 +223,7 @@ def test_an_encoding_without_arrows_is_no_reason_to_fail(terminal: bool, encodin
     buffer = io.BytesIO()
     with io.TextIOWrapper(buffer, encoding=encoding, write_through=True) as file:
         console = Console(file=file, width=80, force_terminal=terminal, force_interactive=terminal)
-        with TrainingConsole(target=None, console=console) as training:
+        with TrainingConsole(target_accuracy=None, console=console) as training:
             training.header(dataclasses.replace(HEADER, device="CPU: プロセッサ"))
             training.step(StepProgress(epoch=1, step=1, steps=97, lr=1e-3))
             training.epoch(results(0.91)[0])
@@ -233,7 +233,7 @@ def test_an_encoding_without_arrows_is_no_reason_to_fail(terminal: bool, encodin
 
 def live(file: io.StringIO, clock: list[float]) -> TrainingConsole:
     console = Console(file=file, width=80, force_terminal=True, force_interactive=True, get_time=lambda: clock[0])
-    return TrainingConsole(target=None, console=console)
+    return TrainingConsole(target_accuracy=None, console=console)
 
 
 def test_bar_is_drawn_at_most_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
