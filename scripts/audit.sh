@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Look the pinned requirements up in the database of known vulnerabilities. Where it cannot be reached, say so and pass:
-# the pins' hashes hold without it.
+# Look up the pinned requirements in the database of known vulnerabilities. If it cannot be reached, say so and succeed:
+# the hashes of the pinned packages still protect them.
 #
 #   bash scripts/audit.sh
 set -euo pipefail
@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements-dev.txt
 
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-# It exits with 1 both for what is vulnerable and for a network that is not there; only the first leaves a report.
+# pip-audit exits with 1 both for a vulnerability and for a missing network; only in the first case it writes a report.
 python -m pip_audit --requirement requirements-dev.txt --require-hashes --disable-pip --format json >"$report" || true
 python - "$report" <<'PYTHON'
 import json
@@ -23,6 +23,6 @@ known = [f"{package['name']} {package['version']}: {v['id']}" for package in aud
 if audited:
     print("\n".join(known) or f"audited {len(audited)} of {len(packages)} pinned packages: no known vulnerability")
 else:
-    print("the database of known vulnerabilities cannot be reached from here; the packages stay pinned by their hashes")
+    print("the database of known vulnerabilities cannot be reached; the packages are still pinned by their hashes")
 sys.exit(bool(known))
 PYTHON

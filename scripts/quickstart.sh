@@ -3,8 +3,8 @@
 #
 #   bash scripts/quickstart.sh [OPTION OF `fastcifar train` ...]        e.g. --epochs 3
 #
-# Real data come from $FASTCIFAR_DATA, an earlier download or a new one. When none of these can be had, it says so and
-# trains on pictures that it draws itself, kept apart in data/betons-synthetic.
+# The data comes from $FASTCIFAR_DATA, an earlier download or a new one. If none of these is available, it says so and
+# trains on synthetic images, which are kept apart in data/betons-synthetic.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt
@@ -20,11 +20,11 @@ betons=data/betons
 if ! is_written "$betons"; then
   status=0
   fastcifar write-beton --source auto --out "$betons" || status=$?
-  ((status < 128)) || exit "$status" # Ctrl-C is no answer to the question whether there are data
+  ((status < 128)) || exit "$status" # stopped by a signal such as Ctrl-C: not a missing data set
   if ((status)); then
     betons=data/betons-synthetic
-    say "CIFAR-10 could not be had (reason above). Going on with made-up pictures: the accuracy below says nothing" \
-      "about CIFAR-10. To use the real data, name a folder that holds them and run this again:" \
+    say "CIFAR-10 is not available (reason above). Continuing with synthetic images: the accuracy below says nothing" \
+      "about CIFAR-10. To use the real data, name the folder that contains it and run this again:" \
       "FASTCIFAR_DATA=/folder/with/cifar-10-batches-py bash scripts/quickstart.sh"
     is_written "$betons" || fastcifar write-beton --source synthetic --out "$betons"
   fi
@@ -33,12 +33,12 @@ fi
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   recipe=(--recipe era --amp --compile --cuda-graphs)
 elif [[ $betons == data/betons ]]; then
-  recipe=(--recipe speedrun) # the soonest at 90 %
+  recipe=(--recipe speedrun) # the shortest time to 90 %
 else
-  recipe=(--recipe quick) # small batches, for the fewer pictures
+  recipe=(--recipe quick) # small batches, since there are fewer images
 fi
 say "Training with the recipe '${recipe[1]}' on $betons."
-fastcifar train "${recipe[@]}" --betons "$betons" "$@"
+fastcifar train "${recipe[@]}" --data-dir "$betons" "$@"
 
-say "What else there is, after 'source ${venv#"$PWD"/}/bin/activate': 'fastcifar train --recipe era --amp' for all 24" \
-  "epochs of the exercise, 'fastcifar train --recipe speedrun' for the soonest 90 %, 'fastcifar --help' for the rest."
+say "Next, after 'source ${venv#"$PWD"/}/bin/activate': 'fastcifar train --recipe era --amp' for all 24 epochs of the" \
+  "exercise, 'fastcifar recipes' for the other recipes, 'fastcifar --help' for all commands."

@@ -4,8 +4,8 @@
 #   source scripts/setup.sh requirements.txt        # to use it
 #   source scripts/setup.sh requirements-dev.txt    # to work on it
 #
-# Leaves the shell at the root of the checkout with the environment's commands first on the PATH. A stamp in the
-# environment says what was installed; while that is what would be installed now, nothing is done.
+# Afterwards the shell is at the root of the checkout, with the environment's commands first on the PATH. A stamp file in
+# the environment records what was installed; if that is still the same, nothing is done.
 set -euo pipefail
 
 requirements=${1:?usage: source scripts/setup.sh requirements.txt|requirements-dev.txt}
@@ -16,7 +16,7 @@ venv=${FASTCIFAR_VENV:-$PWD/.venv}
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
 
-# What an installation of the requirements file $1 rests on, as a hash.
+# A hash of everything that an installation of the requirements file $1 depends on.
 fingerprint() {
   { cat "$1" pyproject.toml && printf '%s\n' "$PWD" && "$venv/bin/python" -V; } 2>/dev/null | sha256sum
 }
@@ -40,8 +40,8 @@ find_python() {
   return 1
 }
 
-# The Debian packages that are missing, in words: FFCV is compiled here against OpenCV and TurboJPEG, torch.compile
-# calls the compiler, and the download of CIFAR-10 checks certificates.
+# The missing Debian packages, one per line: FFCV is compiled against OpenCV and TurboJPEG, torch.compile calls the
+# compiler, and the download of CIFAR-10 checks certificates.
 missing_packages() {
   local python prefix=python3
   local open_header='import sysconfig; open(sysconfig.get_path("include") + "/Python.h")'
@@ -63,48 +63,50 @@ install_packages() {
   local packages=("$@") as_root=()
   local typed="sudo apt-get update && sudo apt-get install -y --no-install-recommends ${packages[*]}"
   command -v apt-get >/dev/null ||
-    fail "Missing: ${packages[*]} (Debian's names). Install them, or their like, and run this again."
+    fail "Missing: ${packages[*]} (names of Debian packages). Install them or their equivalents, and run this again."
   if ((EUID)); then
-    sudo -n true 2>/dev/null || fail "Missing: ${packages[*]}. Type this, and run this again: $typed"
+    sudo -n true 2>/dev/null || fail "Missing: ${packages[*]}. Run this command, then run this script again: $typed"
     as_root=(sudo)
   fi
-  say "Installing ${packages[*]} with apt: a minute or two."
+  say "Installing ${packages[*]} with apt, which takes a minute or two."
   "${as_root[@]}" apt-get -qq update || fail "apt-get update failed (see above)."
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${packages[@]}" \
-    >/dev/null || fail "apt-get failed (see above). When that is mended, type: $typed"
+    >/dev/null || fail "apt-get failed (see above). When that is fixed, run: $typed"
 }
 
 make_environment() {
   local options=()
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 && return
-  [[ -f $venv/pyvenv.cfg ]] && options=(--clear) # an environment that was left half-made, or whose Python is gone
-  say "Making a virtual environment in $venv."
+  [[ -f $venv/pyvenv.cfg ]] && options=(--clear) # an incomplete environment, or one whose Python is gone
+  say "Creating a virtual environment in $venv."
   "$1" -m venv "${options[@]}" "$venv"
 }
 
 install_python_packages() {
   local pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet) file
-  rm -f "$venv"/.fastcifar-* # an installation that is interrupted leaves no stamp
-  say "Installing PyTorch and the rest: about 5 GB, a few minutes."
+  rm -f "$venv"/.fastcifar-* # an interrupted installation leaves no stamp
+  say "Installing PyTorch and the other packages: about 5 GB, a few minutes."
   "${pip[@]}" --use-pep517 --require-hashes -r "$requirements"
   "${pip[@]}" --no-deps --editable .
-  for file in requirements.txt "$requirements"; do # the second holds the first
+  for file in requirements.txt "$requirements"; do # the second contains the first
     fingerprint "$file" >"$(stamp "$file")"
   done
 }
 
 set_up() {
   local packages python
-  [[ $(uname -s) == Linux ]] || fail "FFCV runs on Linux only: on Windows use WSL 2, on macOS a container."
+  [[ $(uname -s) == Linux ]] || fail "FFCV runs on Linux only: use WSL 2 on Windows, a container on macOS."
   mapfile -t packages < <(missing_packages)
   if ((${#packages[@]})); then
     install_packages "${packages[@]}"
     mapfile -t packages < <(missing_packages)
   fi
   python=$(find_python) ||
-    fail "Python 3.11 or later is needed; Debian 12, Ubuntu 24.04: apt-get install python3 python3-venv python3-dev"
+    fail "Python 3.11 or later is needed; on Debian 12 or Ubuntu 24.04: apt-get install python3 python3-venv python3-dev"
   ((${#packages[@]} == 0)) || fail "Still missing after the installation: ${packages[*]}"
-  [[ $python == "$venv"/* ]] && python=$("$python" -c 'import sys; print(sys._base_executable)')
+  # the Python that the environment was made from, since an environment cannot replace itself
+  [[ $python == "$venv"/* ]] &&
+    python=$("$python" -c 'import sys; print(f"{sys.base_prefix}/bin/python3.{sys.version_info.minor}")')
   make_environment "$python"
   install_python_packages
 }
