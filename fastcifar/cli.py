@@ -119,7 +119,7 @@ def _parse(name: str, arguments: list[str]) -> Command:
         options = {"config": (tyro.conf.OmitArgPrefixes,), "default": DEFAULTS[name](arguments)}
         if {"-h", "--help"}.intersection(arguments):
             show_help(options["default"], f"fastcifar {name}")
-            sys.exit()
+            sys.exit(0)
     if name == "train":
         arguments = train_arguments(arguments)
     command: Command = tyro.cli(COMMANDS[name], prog=f"fastcifar {name}", args=arguments, **options)

@@ -38,7 +38,7 @@ def run(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(betons: Path, *more: str) -> list[str]:
-    given = ["--betons", str(betons), "--batch-size", "100", "--epochs", "1", "--device", "cpu", "--no-report"]
+    given = ["--data-dir", str(betons), "--batch-size", "100", "--epochs", "1", "--device", "cpu", "--no-report"]
     return ["train", *given, *more]
 
 
@@ -72,7 +72,7 @@ def test_help_imports_neither_torch_nor_ffcv() -> None:
 
 def test_the_version_is_told(capsys: Capture) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == "fastcifar 0.1.0\n"
+    assert capsys.readouterr().out == "fastcifar 0.2.0\n"
 
 
 def test_an_unknown_command_is_a_usage_error_with_the_nearest_name(capsys: Capture) -> None:
@@ -83,7 +83,7 @@ def test_an_unknown_command_is_a_usage_error_with_the_nearest_name(capsys: Captu
 def test_a_dry_run_prints_the_resolved_configuration(capsys: Capture) -> None:
     assert main(["train", "--recipe", "quick", "--epochs", "7", "--no-amp", "--dry-run"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["recipe"], shown["epochs"], shown["amp"]) == ("quick", 7, False)
+    assert (shown["base_recipe"], shown["epochs"], shown["amp"]) == ("quick", 7, False)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_dry_run_prints_the_resolved_configuration(capsys: Capture) -> None:
         ["train", "--epochs", "many"],
         ["train", "--no-such-flag"],
         ["train", "--padding-mode", "wrap"],
-        ["train", "--target", "90"],
+        ["train", "--target-accuracy", "90"],
         ["evaluate"],
         ["inspect"],
     ],
@@ -174,24 +174,24 @@ def test_evaluate_repeats_the_test_accuracy_of_the_run(run: Path, capsys: Captur
         assert evaluation["accuracy"] == pytest.approx(metrics["test_accuracy"])
         assert evaluation["loss"] == pytest.approx(metrics["test_loss"], rel=1e-6)
         assert evaluation["samples"] == 90
-        counts = [9] * 10  # the made-up test set is balanced
+        counts = [9] * 10  # the synthetic test set is balanced
         weighted = sum(a * n for a, n in zip(evaluation["class_accuracy"].values(), counts, strict=True)) / 90
         assert weighted == pytest.approx(evaluation["accuracy"])
     assert main(["evaluate", str(run)]) == 0
     assert f"{100 * metrics['test_accuracy']:.2f} %" in capsys.readouterr().out
 
 
-def test_resume_goes_on_with_the_runs_own_settings(betons: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_resume_continues_with_the_runs_own_settings(betons: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
-    assert main(_train(betons, "--epochs", "2", "--target", "0.000001", "--run-dir", str(run))) == 0
+    assert main(_train(betons, "--epochs", "2", "--target-accuracy", "0.000001", "--run-dir", str(run))) == 0
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
     assert main(["train", "--resume", str(run), "--epochs", "3"]) == 1
     assert "--epochs" in _error(capsys)
-    assert main(["train", "--resume", str(run), "--target", "None", "--no-report"]) == 0
+    assert main(["train", "--resume", str(run), "--target-accuracy", "None", "--no-report"]) == 0
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "none")]) == 1
-    assert "no folder of a run" in _error(capsys)
+    assert "is not a run folder" in _error(capsys)
 
 
 def test_bad_input_ends_in_one_line_and_exit_code_1(betons: Path, tmp_path: Path, run: Path, capsys: Capture) -> None:
@@ -263,7 +263,7 @@ def test_ctrl_c_and_sigterm_end_a_training_after_a_batch(
     finally:
         process.kill()
     assert process.returncode == code
-    assert re.fullmatch(r"fastcifar: stopped after epoch \d+.*; go on by `fastcifar train --resume .*/r`\n", errors)
+    assert re.fullmatch(r"fastcifar: stopped after epoch \d+.*; resume with `fastcifar train --resume .*/r`\n", errors)
 
 
 def test_a_terminal_that_goes_away_ends_a_training_after_a_batch(betons: Path, tmp_path: Path) -> None:
@@ -292,7 +292,9 @@ def test_a_line_that_finds_the_terminal_gone_before_the_signal_does_is_the_same_
     monkeypatch.setattr(TrainingConsole, "epoch", gone)
     run = tmp_path / "r"
     assert main(_train(betons, "--epochs", "3", "--run-dir", str(run))) == 129
-    assert capsys.readouterr().err == f"fastcifar: stopped after epoch 1; go on by `fastcifar train --resume {run}`\n"
+    assert (
+        capsys.readouterr().err == f"fastcifar: stopped after epoch 1; resume with `fastcifar train --resume {run}`\n"
+    )
     assert read_checkpoint(run / "checkpoints" / "last.pt")["epoch"] == 1
 
 

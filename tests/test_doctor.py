@@ -44,6 +44,13 @@ def test_a_healthy_machine_lacks_nothing() -> None:
     assert {"Python", "platform", "torch", "torchvision", "ffcv", "numba", "kornia", "CPU", "disk"} <= names
 
 
+@pytest.mark.parametrize(("fast", "shown"), [(True, "in hardware"), (False, "emulated: --amp trains in float32")])
+def test_a_cpu_without_bfloat16_needs_no_remedy(monkeypatch: pytest.MonkeyPatch, fast: bool, shown: str) -> None:
+    monkeypatch.setattr(doctor, "has_fast_bfloat16", lambda: fast)
+    assert found("CPU").status == "ok"
+    assert found("CPU").detail.endswith(f"bfloat16 {shown}")
+
+
 def test_every_finding_that_is_not_ok_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTCIFAR_DATA", str(tmp_path / "absent"))
@@ -60,7 +67,7 @@ def test_every_finding_that_is_not_ok_has_a_remedy(monkeypatch: pytest.MonkeyPat
     ("broken", "error", "typed"),
     [
         ("torch", ImportError("libcudart.so.13: cannot open shared object file"), "pip install --upgrade --force-rein"),
-        ("torchvision", RuntimeError("operator torchvision::nms does not exist"), "must be of one build"),
+        ("torchvision", RuntimeError("operator torchvision::nms does not exist"), "must come from one build"),
         ("ffcv", OSError("libopencv_core.so.406: cannot open shared object file"), "--no-deps ffcv"),
         ("kornia", ModuleNotFoundError("No module named 'kornia'"), "python -m pip install --upgrade kornia"),
     ],
