@@ -33,7 +33,7 @@ def test_the_accuracy_to_reach_is_the_target_or_90_percent(tmp_path: Path, targe
     run = write_run(tmp_path, results=[result(1)])
     values = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**values, "target_accuracy": target}))
-    assert read_record(run).goal == (target or 0.9)
+    assert read_record(run).target_accuracy == (target or 0.9)
 
 
 def test_a_run_without_a_finished_epoch_has_no_record(tmp_path: Path) -> None:
