@@ -11,7 +11,7 @@ from fastcifar.machine import anonymous_bytes, give_back_freed_memory, keep_free
 PAGES = 16_384  # of 4 KiB: 64 MiB
 
 
-def test_most_memory_that_was_freed_is_taken_again_without_page_faults() -> None:
+def test_most_freed_memory_is_reused_without_page_faults() -> None:
     keep_freed_memory()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(30):
@@ -19,7 +19,7 @@ def test_most_memory_that_was_freed_is_taken_again_without_page_faults() -> None
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 10 * PAGES
 
 
-def test_a_process_does_not_count_the_memory_of_the_one_that_started_it() -> None:
+def test_the_peak_memory_of_a_process_does_not_include_its_parents() -> None:
     held = torch.ones(PAGES * 4096 * 8, dtype=torch.uint8)  # 512 MiB
     code = "from fastcifar.machine import peak_memory_bytes; print(peak_memory_bytes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -27,7 +27,7 @@ def test_a_process_does_not_count_the_memory_of_the_one_that_started_it() -> Non
     assert 1 << 20 < int(done.stdout) < len(held) // 2
 
 
-def test_memory_that_was_freed_is_given_back_when_asked_for() -> None:
+def test_freed_memory_is_returned_on_request() -> None:
     keep_freed_memory()
     give_back_freed_memory()
     before = anonymous_bytes()

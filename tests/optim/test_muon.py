@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fastcifar import get_recipe
+from fastcifar.optim.create import create_optimizer
+from fastcifar.optim.muon import Muon, orthogonalize
+from fastcifar.optim.schedule import set_lr
+
+
+@pytest.mark.parametrize("shape", [(16, 4, 3, 3), (64, 4, 3, 3), (32, 100)])
+def test_an_orthogonalized_matrix_has_singular_values_near_one(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize([torch.randn(shape)])[0].flatten(1))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_matrices_orthogonalized_together_and_alone_are_equal() -> None:
+    torch.manual_seed(0)
+    matrices = [torch.randn(8, 2, 3, 3), torch.randn(4, 8, 3, 3), torch.randn(8, 2, 3, 3)]
+    for together, matrix in zip(orthogonalize(matrices), matrices, strict=True):
+        torch.testing.assert_close(together, orthogonalize([matrix])[0], atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(16, 4, 3, 3), (64, 24, 3, 3), (64, 4, 3, 3)])
+def test_orthogonalizing_equals_the_textbook_newton_schulz_loop(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    expected = matrix.flatten(1).double()
+    expected = expected / expected.norm()
+    for _ in range(3):
+        gram = expected @ expected.T
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
+    error = orthogonalize([matrix], dtype)[0].flatten(1).double() - expected
+    assert error.norm() < (0.04 if dtype is torch.bfloat16 else 1e-5) * expected.norm(), "rounding errors only"
+
+
+def _muon_step(weight: torch.Tensor, grad: torch.Tensor, average: torch.Tensor, lr: float) -> torch.Tensor:
+    """One step for one matrix, as in the paper."""
+    average.mul_(0.6).add_(grad)
+    x = (grad + 0.6 * average).bfloat16()
+    x = x / x.norm()
+    for _ in range(3):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return weight * len(weight) ** 0.5 / weight.norm() - lr * x.float()
+
+
+def test_muon_updates_filters_as_in_the_paper_and_other_parameters_with_nesterov_sgd() -> None:
+    torch.manual_seed(0)
+    config = get_recipe("speedrun", weight_decay=0.01)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 5))
+    optimizer = create_optimizer(model, config.optim, config.freezing)
+    assert isinstance(optimizer, Muon)
+    conv, linear = model[0], model[2]
+    filters, average = conv.weight.detach().flatten(1).clone(), torch.zeros(8, 27)
+    others = [parameter.detach().clone().requires_grad_() for parameter in (conv.bias, linear.bias, linear.weight)]
+    sgd = torch.optim.SGD(
+        [{"params": others[:2], "lr": config.optim.bias_lr}, {"params": others[2:], "lr": config.optim.head_lr}],
+        momentum=0.85, nesterov=True, weight_decay=0.01,
+    )  # fmt: skip
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = 1e-3 * torch.randn_like(parameter)
+        for other, parameter in zip(others, (conv.bias, linear.bias, linear.weight), strict=True):
+            other.grad = parameter.grad.clone()
+        filters = _muon_step(filters, conv.weight.grad.flatten(1), average, config.optim.max_lr)
+        set_lr(optimizer, 0, 10**9, config.optim)
+        optimizer.step()
+        sgd.step()
+    error = conv.weight.detach().flatten(1) - filters
+    assert error.norm() < 0.02 * filters.norm(), "bfloat16's rounding"
+    for other, parameter in zip(others, (conv.bias, linear.bias, linear.weight), strict=True):
+        torch.testing.assert_close(parameter, other)
