@@ -50,7 +50,8 @@ RUNTIME = {name for name, (group, _) in SETTINGS.items() if group == "runtime"}
 NOT_IN_RECIPES = RUNTIME | RESUME_OVERRIDABLE | {"val_fraction"}
 """Settings that are not part of a recipe: where and how it is computed, from which seed, and the evaluation split."""
 NO_EFFECT = (None, False, 0, [], "none")
-"""Values with which a setting that no longer exists had no effect."""
+NO_EFFECT_OF = {"norm_momentum": 0.1}
+"""Values with which settings had no effect, in case they no longer exist: of any setting, and of single ones."""
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -97,8 +98,8 @@ def changed_settings(config: dict[str, Any], on_purpose: Iterable[str] = ()) -> 
     defaults = TrainConfig().to_json()
     compared = [name for name in SETTINGS if name not in NOT_IN_RECIPES and name not in set(on_purpose)]
     changed = [name for name in compared if config.get(name, defaults[name]) != today[name]]
-    removed = [name for name in config.keys() - today.keys() - set(on_purpose) if config[name] not in NO_EFFECT]
-    return changed + sorted(removed)
+    removed = config.keys() - today.keys() - set(on_purpose)
+    return changed + sorted(name for name in removed if config[name] not in (*NO_EFFECT, NO_EFFECT_OF.get(name)))
 
 
 def changes_of(name: str) -> list[str]:

@@ -10,19 +10,20 @@ today's recipe is marked with †.
 
 from __future__ import annotations
 
+import functools
 import re
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
+from benchmarks import result_files
 from benchmarks.ablation import ablations
-from benchmarks.common import RESULTS
-from benchmarks.result_files import changed_settings, changes_of, find_problems, read_results
+from benchmarks.common import RESULTS, run_command
+from benchmarks.result_files import changed_settings, changes_of, read_results
 from benchmarks.work import ERA_EPOCH
+from fastcifar.errors import ConfigError, DataError, FastCifarError
 
 ROOT = Path(__file__).parent.parent
 NOT_MEASURED = "Not measured yet."
@@ -32,10 +33,11 @@ Results = dict[str, Any]
 """A result file, from `read_results`."""
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (columns, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+def table(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A Markdown table, from format strings by column heading and the values that rows put into them."""
+    cells = ([form.format(**row) for form in columns.values()] for row in rows)
+    lines = [f"| {' | '.join(line)} |" for line in (columns, *cells)]
+    return _percent_signs("\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]]))
 
 
 class Marks:
@@ -70,52 +72,67 @@ class Marks:
         return differences and f"† The settings differ from today's recipe: {differences}."
 
 
-def runs_table(*files: Results) -> str:
+def runs_table(*files: Results, columns: Mapping[str, str] | None = None) -> str:
     """One row per run: recipe, device, epochs, accuracy, times."""
     marks = Marks()
     rows = [
-        (
-            marks.label(f"`{run['recipe']}`", [run]),
-            _device(results),
-            run["epochs"],
-            _percent(run["test_accuracy"]),
-            _duration(run["train_seconds"]),
-            _duration(run["eval_seconds"]),
-            f"{run['peak_memory_bytes'] / 2**30:.2f} GiB",
-        )
+        {
+            **run,
+            "label": marks.label(f"`{run['recipe']}`", [run]),
+            "device": f"{results['device']}, {results['precision'].split(' ')[0]}",
+            "training": _duration(run["train_seconds"]),
+            "evaluation": _duration(run["eval_seconds"]),
+            "memory": run["peak_memory_bytes"] / 2**30,
+            "course": COURSE.get(run["recipe"]),
+        }
         for results in files
         for run in results["runs"]
     ]
-    columns = ("recipe", "device", "epochs", "test accuracy", "training time", "last evaluation", "peak memory")
-    return _section(markdown_table(columns, rows), marks.footnote())
+    shared = {"recipe": "{label}", "device": "{device}", "epochs": "{epochs}", "test accuracy": "{test_accuracy:.2%}"}
+    return _section(table(shared | (columns or RUN_COLUMNS), rows), marks.footnote())
+
+
+RUN_COLUMNS = {
+    "training time": "{training}", "last evaluation": "{evaluation}", "peak memory": "{memory:.2f} GiB",
+}  # fmt: skip
+course_table = functools.partial(
+    runs_table, columns={"best": "{best_accuracy:.2%}", "the course, 24 epochs": "{course}"}
+)
+COURSE = {
+    "course-a": "91.99 %",
+    "course-b": "91.51 %",
+    "course-c": "88.22 %",
+    "course-d": "target 90 %",
+    "course-e": "88.9, 88.94, 89.17 %",
+    "dilated-cnn": "target 85 %",
+}
+"""The best test accuracies that the course solutions' pages name."""
 
 
 def step_parts_table(results: Results) -> str:
     """One row per part of a training step and batch size, and ratios of parts."""
     settings, marks = results["settings"], Marks()
+    recipe = marks.label(f"`{results['config']['base_recipe']}`", [results])
+    keys = {"images_per_second": ",.0f", "gflop_per_second": ",.0f", "fraction_of_ceiling": ".0%"}
     rows = []
     for run in results["runs"]:
         figures, part = results["figures"][str(run["batch_size"])], run["part"]
-        cells = (
-            form(figures[key][part]) if part in figures[key] else ""
-            for key, form in (
-                ("images_per_second", "{:,.0f}".format),
-                ("gflop_per_second", "{:,.0f}".format),
-                ("fraction_of_ceiling", lambda value: _percent(value, 0)),
-            )
-        )
-        rows.append((run["batch_size"], PARTS.get(part, part), f"{run['seconds']['median']:.4g}", *cells))
-    columns = ("batch size", "part", "median seconds", "images/s", "GFLOP/s", "relative to the ceiling")
+        cells = {key: format(figures[key][part], form) if part in figures[key] else "" for key, form in keys.items()}
+        rows.append({**run, **cells, "part": PARTS.get(part, part)})
+    columns = {
+        "batch size": "{batch_size}", "part": "{part}", "median seconds": "{seconds[median]:.4g}",
+        "images/s": "{images_per_second}", "GFLOP/s": "{gflop_per_second}",
+        "relative to the ceiling": "{fraction_of_ceiling}",
+    }  # fmt: skip
     ratios = (
         f"Batch size {batch_size}: the whole step takes {figures['whole_relative_to_model']:.3f} times as long as the "
         f"model step, which takes {figures['plain_relative_to_model']:.2f} times as long in float32 and contiguous "
         "memory format."
         for batch_size, figures in results["figures"].items()
     )
-    recipe = marks.label(f"`{results['config']['base_recipe']}`", [results])
     heading = f"{results['device']}, {results['precision']}, {recipe}; "
     heading += f"medians of {settings['rounds']} blocks of {settings['steps']} steps:"
-    return _section(heading, markdown_table(columns, rows), *ratios, marks.footnote())
+    return _section(heading, table(columns, rows), *ratios, marks.footnote())
 
 
 PARTS = {
@@ -131,49 +148,49 @@ def max_lr_table(results: Results) -> str:
     recipe = marks.label(f"`{settings['recipe']}`", results["runs"], on_purpose=("epochs", "max_lr"))
     rows = []
     for multiple, mean in sorted(results["figures"]["mean_accuracy"].items(), key=lambda item: float(item[0])):
-        runs = [run for run in results["runs"] if run["multiple"] == float(multiple)]
-        each = ", ".join(_percent(run["test_accuracy"]) for run in runs)
-        rows.append((f"{float(multiple) * suggested:.3g}", f"{multiple} ×", each, _percent(mean)))
-    seeds = len({run["seed"] for run in results["runs"]})
+        each = ", ".join(f"{r['test_accuracy']:.2%}" for r in results["runs"] if r["multiple"] == float(multiple))
+        rows.append({"lr": float(multiple) * suggested, "multiple": multiple, "each": each, "mean": mean})
+    columns = {
+        "max_lr": "{lr:.3g}", "relative to the suggestion": "{multiple} ×",
+        "validation accuracy of each seed": "{each}", "mean": "{mean:.2%}",
+    }  # fmt: skip
     return _section(
-        f"{devices}; recipe {recipe}, {settings['epochs']} epochs, evaluated on "
-        f"{_percent(settings['val_fraction'], 0)} of the training set. The range test suggests {suggested:.3g}:",
-        markdown_table(("max_lr", "relative to the suggestion", "validation accuracy of each seed", "mean"), rows),
-        f"The suggestion is {100 * results['figures']['below_best']:.2f} points below the best mean; {seeds} of "
-        f"{settings['seeds']} seeds were run.",
+        f"{devices}; recipe {recipe}, {settings['epochs']} epochs, evaluated on {100 * settings['val_fraction']:g} % "
+        f"of the training set. The range test suggests {suggested:.3g}:",
+        table(columns, rows),
+        f"The suggestion is {100 * results['figures']['below_best']:.2f} points below the best mean; "
+        f"{len({run['seed'] for run in results['runs']})} of {settings['seeds']} seeds were run.",
         marks.footnote(),
     )
 
 
 def time_to_target_table(results: Results) -> str:
     """One row per recipe or peer: compute, runs, accuracies, times, and the median relative to the first row."""
-    first, marks, rows = next(iter(results["figures"].values())), Marks(), []
-    target, digits = results["settings"]["target_accuracy"], 1 if first["seconds"]["median"] > 10 else 3
+    marks, rows = Marks(), []
+    first = next(iter(results["figures"].values()))["seconds"]["median"]
+    digits = 1 if first > 10 else 3
     for name, values in results["figures"].items():
-        seconds, several = values["seconds"], values["runs"] > 1
         runs = [run for run in results["runs"] if run["name"] == name]
         equivalents = values.get("era_epoch_equivalents")
-        accuracies = (
-            f"{_percent(accuracy['mean'])}{_deviation(100 * accuracy['stdev'], 2, several)}"
-            for accuracy in (values["accuracy"], values["accuracy_without_tta"])
-        )
-        rows.append(
-            (
-                marks.label(f"`{name}`", runs),
-                "–" if equivalents is None else f"{equivalents:.2f}",
-                values["runs"],
-                *accuracies,
-                _percent(values["fraction_reaching_target"], 0),
-                f"{seconds['mean']:.{digits}f}{_deviation(seconds['stdev'], digits, several)}",
-                f"{seconds['median']:.{digits}f}",
-                f"{seconds['median'] / first['seconds']['median']:.2f} ×",
-            )
-        )
-    columns = (
-        "training", "era-epoch equivalents", "runs", "accuracy", "accuracy without TTA",
-        f"runs at {_percent(target, 0)} or more", "seconds", "median seconds", "relative to the first row",
-    )  # fmt: skip
-    return _section(f"{results['device']}:", markdown_table(columns, rows), marks.footnote())
+        row = {
+            "label": marks.label(f"`{name}`", runs),
+            "equivalents": "–" if equivalents is None else f"{equivalents:.2f}",
+            "relative": values["seconds"]["median"] / first,
+        }
+        for key, scale, form in (
+            ("accuracy", 100, ".2%"), ("accuracy_without_tta", 100, ".2%"), ("seconds", 1, f".{digits}f")
+        ):  # fmt: skip
+            deviation = f" ± {scale * values[key]['stdev']:{form.rstrip('%f')}f}" if values["runs"] > 1 else ""
+            row[f"mean_{key}"] = f"{values[key]['mean']:{form}}{deviation}"
+        rows.append({**values, **row})
+    columns = {
+        "training": "{label}", "era-epoch equivalents": "{equivalents}", "runs": "{runs}",
+        "accuracy": "{mean_accuracy}", "accuracy without TTA": "{mean_accuracy_without_tta}",
+        f"runs at {100 * results['settings']['target_accuracy']:g} % or more": "{fraction_reaching_target:.0%}",
+        "seconds": "{mean_seconds}", "median seconds": f"{{seconds[median]:.{digits}f}}",
+        "relative to the first row": "{relative:.2f} ×",
+    }  # fmt: skip
+    return _section(f"{results['device']}:", table(columns, rows), marks.footnote())
 
 
 TIME_TO_TARGET_LEGEND = (
@@ -188,17 +205,13 @@ def headline_table(*files: Results) -> str:
     rows, marks = [], Marks()
     for results in files:
         first, figures = next(iter(results["figures"].items()))
-        rows.append(
-            (
-                marks.label(results["device"], [run for run in results["runs"] if run["name"] == first]),
-                figures["runs"],
-                _percent(figures["accuracy"]["mean"]),
-                f"{figures['seconds']['median']:.3g}",
-                _relative_to_fastest_peer(results, first),
-            )
-        )
-    columns = ("device", "runs", "mean accuracy", "median seconds", "relative to the fastest peer")
-    return _section(markdown_table(columns, rows), marks.footnote())
+        label = marks.label(results["device"], [run for run in results["runs"] if run["name"] == first])
+        rows.append({**figures, "device": label, "relative": _relative_to_fastest_peer(results, first)})
+    columns = {
+        "device": "{device}", "runs": "{runs}", "mean accuracy": "{accuracy[mean]:.2%}",
+        "median seconds": "{seconds[median]:.3g}", "relative to the fastest peer": "{relative}",
+    }  # fmt: skip
+    return _section(table(columns, rows), marks.footnote())
 
 
 def _relative_to_fastest_peer(results: Results, name: str) -> str:
@@ -226,9 +239,10 @@ def throughput_table(results: Results) -> str:
         runs = [run for run in results["runs"] if run["name"] == name]
         images = statistics.median(_images(run) / run["train_seconds"] for run in runs)
         flops = statistics.median(2 * ERA_EPOCH * run["era_epoch_equivalents"] / run["train_seconds"] for run in runs)
-        rows.append((marks.label(f"`{name}`", runs), len(runs), f"{images:,.0f}", f"{flops / 1e9:,.0f}"))
-    table = markdown_table(("training", "runs", "images/s", "GFLOP/s"), rows)
-    return _section(f"{results['device']}, medians:", table, marks.footnote())
+        label = marks.label(f"`{name}`", runs)
+        rows.append({"label": label, "runs": len(runs), "images": images, "gflop": flops / 1e9})
+    columns = {"training": "{label}", "runs": "{runs}", "images/s": "{images:,.0f}", "GFLOP/s": "{gflop:,.0f}"}
+    return _section(f"{results['device']}, medians:", table(columns, rows), marks.footnote())
 
 
 def _images(run: Mapping[str, Any]) -> float:
@@ -248,132 +262,89 @@ def ablation_table(results: Results, recipe: str) -> str:
         if run["tta_accuracy"] is not None
     }
     parts = {part: runs.get(name, {}) for name, part in ablations(recipe).items()}
-    mean = statistics.fmean(run["final_accuracy"] for run in whole.values())
-    rows = [(marks.label("(the whole recipe)", whole.values()), len(whole), _percent(mean), "–", "1 ×")]
-    for part, others in {"test-time augmentation": without_tta, **parts}.items():
+    rows = []
+    for part, others in {"(the whole recipe)": whole, "test-time augmentation": without_tta, **parts}.items():
         pairs = [(run, whole[seed]) for seed, run in others.items() if seed in whole]
         if pairs:
-            mean = statistics.fmean(run["final_accuracy"] for run, _ in pairs)
             differences = [100 * (run["final_accuracy"] - base["final_accuracy"]) for run, base in pairs]
             error = f"{statistics.stdev(differences) / len(pairs) ** 0.5:.2f}" if len(pairs) > 1 else "?"
-            time = statistics.median(run["seconds"] / base["seconds"] for run, base in pairs)
-            difference = f"{statistics.fmean(differences):+.2f} ± {error}"
-            rows.append(
-                (marks.label(part, [run for run, _ in pairs]), len(pairs), _percent(mean), difference, f"{time:.2f} ×")
-            )
-    columns = (f"`{recipe}` without", "seeds", "accuracy", "difference in points", "time relative to the whole recipe")
+            mean = f"{statistics.fmean(differences):+.2f} ± {error}"
+            row = {"label": marks.label(part, [run for run, _ in pairs]), "seeds": len(pairs)}
+            row["accuracy"] = statistics.fmean(run["final_accuracy"] for run, _ in pairs)
+            row["difference"] = "–" if others is whole else mean
+            row["time"] = statistics.median(run["seconds"] / base["seconds"] for run, base in pairs)
+            rows.append(row)
+    columns = {
+        f"`{recipe}` without": "{label}", "seeds": "{seeds}", "accuracy": "{accuracy:.2%}",
+        "difference in points": "{difference}", "time relative to the whole recipe": "{time:.2f} ×",
+    }  # fmt: skip
     heading = (
         f"{results['device']}. The difference is the mean over pairs of runs from equal seeds, ± its standard error."
     )
-    return _section(heading, markdown_table(columns, rows), marks.footnote())
-
-
-def course_table(*files: Results) -> str:
-    """One row per course recipe and device: its epochs and accuracies, and the course's own accuracy."""
-    marks = Marks()
-    rows = [
-        (
-            marks.label(f"`{run['recipe']}`", [run]),
-            _device(results),
-            run["epochs"],
-            _percent(run["test_accuracy"]),
-            _percent(run["best_accuracy"]),
-            COURSE[run["recipe"]],
-        )
-        for results in files
-        for run in results["runs"]
-    ]
-    columns = ("recipe", "device", "epochs", "test accuracy", "best", "the course, 24 epochs")
-    return _section(markdown_table(columns, rows), marks.footnote())
-
-
-COURSE = {
-    "course-a": "91.99 %",
-    "course-b": "91.51 %",
-    "course-c": "88.22 %",
-    "course-d": "target 90 %",
-    "course-e": "88.9, 88.94, 89.17 %",
-    "dilated-cnn": "target 85 %",
-}
-"""The best test accuracies that the course solutions' pages name."""
-
-
-def data_table(results: Results) -> str:
-    """One row per piece of work on the data."""
-    rows = [(run["part"], f"{run['seconds']['median']:.3f}") for run in results["runs"]]
-    return _section(f"{results['device']}:", markdown_table(("work", "median seconds"), rows))
+    return _section(heading, table(columns, rows), marks.footnote())
 
 
 def augmentation_table(results: Results) -> str:
     """One row per implementation of the augmentation."""
     figures, settings = results["figures"], results["settings"]
-    relative = figures["relative_to_fastcifar"]
+    relative = {part: f"{ratio:.1f} ×" for part, ratio in figures["relative_to_fastcifar"].items()}
     rows = [
-        (part, f"{1e3 * run['seconds']['median']:.4g}", f"{relative[part]:.1f} ×" if part in relative else "")
+        {**run, "milliseconds": 1e3 * run["seconds"]["median"], "relative": relative.get(run["part"], "")}
         for run in results["runs"]
-        for part in [run["part"]]
     ]
+    columns = {
+        "augmentation": "{part}", "milliseconds per batch": "{milliseconds:.4g}", "relative to fastcifar": "{relative}",
+    }  # fmt: skip
     return _section(
         f"{results['device']}, batches of {settings['batch_size']}, medians of {settings['rounds']}:",
-        markdown_table(("augmentation", "milliseconds per batch", "relative to fastcifar"), rows),
-        f"fastcifar's augmentation takes {_percent(figures['fraction_of_step'], 1)} of the time of a step.",
+        table(columns, rows),
+        f"fastcifar's augmentation takes {100 * figures['fraction_of_step']:.1f} % of the time of a step.",
     )
 
 
 def loaders_table(results: Results) -> str:
     """One row per data loader."""
     settings = results["settings"]
-    rows = [
-        (
-            run["part"],
-            f"{run['images_per_second']:,.0f}",
-            f"{run['seconds']['median']:.3f}",
-            f"{run['first_batch_seconds']['median']:.4f}",
-            f"{run['first_epoch']['seconds']:.2f}",
-        )
-        for run in results["runs"]
-    ]
-    columns = ("loader", "images/s", "seconds per epoch", "seconds to the first batch", "seconds of the first epoch")
-    heading = (
-        f"{results['device']}, batches of {settings['batch_size']}, augmented and on the device, medians of "
-        f"{settings['rounds']} epochs after the first:"
-    )
-    return _section(heading, markdown_table(columns, rows))
+    columns = {
+        "loader": "{part}", "images/s": "{images_per_second:,.0f}", "seconds per epoch": "{seconds[median]:.3f}",
+        "seconds to the first batch": "{first_batch_seconds[median]:.4f}",
+        "seconds of the first epoch": "{first_epoch[seconds]:.2f}",
+    }  # fmt: skip
+    heading = f"{results['device']}, batches of {settings['batch_size']}, augmented and on the device, "
+    heading += f"medians of {settings['rounds']} epochs after the first:"
+    return _section(heading, table(columns, results["runs"]))
 
 
 def scaling_table(results: Results) -> str:
     """One row per number of images, then one per batch size."""
-    images = [run for run in results["runs"] if "images" in run]
-    steps = [run for run in results["runs"] if "batch_size" in run]
+    images = [{**r, "mib": r["anonymous_bytes"] / 2**20} for r in results["runs"] if "images" in r]
+    steps = [{**r, "gib": r["peak_bytes"] / 2**30} for r in results["runs"] if "batch_size" in r]
     figures = results["figures"]
+    images_columns = {
+        "images": "{images:,}", "seconds per epoch of loading and augmentation": "{seconds:.3f}",
+        "anonymous memory": "{mib:,.0f} MiB",
+    }  # fmt: skip
+    steps_columns = {
+        "batch size": "{batch_size}", "seconds per step of `era`": "{seconds:.3g}",
+        "images/s": "{images_per_second:,.0f}", "peak memory": "{gib:.2f} GiB",
+    }  # fmt: skip
     return _section(
         f"{results['device']}:",
-        markdown_table(
-            ("images", "seconds per epoch of loading and augmentation", "anonymous memory"),
-            [(f"{r['images']:,}", f"{r['seconds']:.3f}", f"{r['anonymous_bytes'] / 2**20:,.0f} MiB") for r in images],
-        ),
+        table(images_columns, images),
         f"The time grows with the number of images to the power of {figures['exponent']:.3f}; single sizes are up to "
-        f"{_percent(figures['largest_deviation'], 1)} off a straight line. From the fewest to the most images, the "
+        f"{100 * figures['largest_deviation']:.1f} % off a straight line. From the fewest to the most images, the "
         f"memory changes by {100 * figures['memory_growth']:+.1f} %.",
-        markdown_table(
-            ("batch size", "seconds per step of `era`", "images/s", "peak memory"),
-            [
-                (
-                    run["batch_size"],
-                    f"{run['seconds']:.3g}",
-                    f"{run['images_per_second']:,.0f}",
-                    f"{run['peak_bytes'] / 2**30:.2f} GiB",
-                )
-                for run in steps
-            ],
-        ),
+        table(steps_columns, steps),
     )
 
 
-def startup_table(results: Results) -> str:
-    """One row per command."""
-    rows = [(f"`{run['command']}`", f"{run['seconds']['median']:.2f}") for run in results["runs"]]
-    return _section(f"{results['device']}:", markdown_table(("command", "median seconds"), rows))
+def seconds_table(results: Results, columns: Mapping[str, str]) -> str:
+    """One row per command or piece of work."""
+    return _section(f"{results['device']}:", table(columns, results["runs"]))
+
+
+STARTUP_COLUMNS = {"command": "`{command}`", "median seconds": "{seconds[median]:.2f}"}
+DATA_COLUMNS = {"work": "{part}", "median seconds": "{seconds[median]:.3f}"}
 
 
 def survival_table(reliability: Results, faults: Results, soak: Results, coverage: Results) -> str:
@@ -381,12 +352,12 @@ def survival_table(reliability: Results, faults: Results, soak: Results, coverag
     rows = []
     for run in [*reliability["runs"], *faults["runs"]]:
         outcomes = (f"{name}: {number:,}" for name, number in run.items() if name not in ("part", "count", "faults"))
-        rows.append((run["part"], f"{run.get('count', run.get('faults')):,}", "; ".join(outcomes)))
+        rows.append({**run, "times": run.get("count", run.get("faults")), "outcomes": "; ".join(outcomes)})
     reached = coverage["figures"]
     return _section(
-        markdown_table(("test", "times", "outcomes"), rows),
+        table({"test": "{part}", "times": "{times:,}", "outcomes": "{outcomes}"}, rows),
         _soak_sentence(soak),
-        f"The tests reach {_percent(reached['fraction'], 1)} of the package's lines and branches, not counting "
+        f"The tests reach {100 * reached['fraction']:.1f} % of the package's lines and branches, not counting "
         f"{reached['gpu_statements']} statements that only a GPU reaches.",
     )
 
@@ -403,74 +374,86 @@ def _soak_sentence(results: Results) -> str:
     )
 
 
-def _together(table: Callable[..., str], *names: str) -> Callable[[], str]:
+def table_of_files(make: Callable[..., str], *names: str) -> Callable[[], str]:
     """A function that makes one table of several result files, of those that exist."""
-    return lambda: table(*filter(None, map(_load, names)))
+    return lambda: make(*filter(None, map(_load, names)))
 
 
-def _each(table: Callable[[Results], str], *names: str, legend: str = "") -> Callable[[], str]:
+def table_per_file(make: Callable[[Results], str], *names: str, legend: str = "") -> Callable[[], str]:
     """A function that makes one table per result file, and a legend below all of them."""
-    return lambda: _section(*(table(results) if (results := _load(name)) else NOT_MEASURED for name in names), legend)
+    return lambda: _section(*(make(results) if (results := _load(name)) else NOT_MEASURED for name in names), legend)
 
 
 TIMES_TO_90 = ("time-to-90-gpu", "time-to-90-cpu", "time-to-90-amx-cpu")
 TABLES: dict[str, Callable[[], str]] = {
-    "headline": _together(headline_table, *TIMES_TO_90),
-    "runs": _together(runs_table, "era-gpu", "era-cpu", "quick-cpu"),
-    "course": _together(course_table, "course-gpu", "dilated-cnn-gpu", "course-cpu", "dilated-cnn-cpu"),
-    "step_parts": _each(step_parts_table, "throughput-cpu", "throughput-amx-cpu"),
-    "time_to_target": _each(time_to_target_table, *TIMES_TO_90, legend=TIME_TO_TARGET_LEGEND),
-    "ablation_speedrun": _each(lambda results: ablation_table(results, "speedrun"), "ablation-speedrun-cpu"),
-    "ablation_era_fast": _each(lambda results: ablation_table(results, "era-fast"), "ablation-era-fast-cpu"),
-    "frontier": _each(time_to_target_table, "frontier-cpu"),
-    "throughput": _each(throughput_table, "pace-cpu"),
-    "augmentation": _each(augmentation_table, "augmentation-cpu"),
-    "loaders": _each(loaders_table, "loaders-cpu"),
-    "scaling": _each(scaling_table, "scaling-cpu"),
-    "data": _each(data_table, "data-cpu"),
-    "startup": _each(startup_table, "startup-cpu"),
-    "max_lr": _each(max_lr_table, "max-lr-cpu"),
-    "survival": _together(survival_table, "reliability-cpu", "faults-cpu", "soak-cpu", "coverage-cpu"),
+    "headline": table_of_files(headline_table, *TIMES_TO_90),
+    "runs": table_of_files(runs_table, "era-gpu", "era-cpu", "quick-cpu"),
+    "course": table_of_files(course_table, "course-gpu", "dilated-cnn-gpu", "course-cpu", "dilated-cnn-cpu"),
+    "step_parts": table_per_file(step_parts_table, "throughput-cpu", "throughput-amx-cpu"),
+    "time_to_target": table_per_file(time_to_target_table, *TIMES_TO_90, legend=TIME_TO_TARGET_LEGEND),
+    "ablation_speedrun": table_per_file(functools.partial(ablation_table, recipe="speedrun"), "ablation-speedrun-cpu"),
+    "ablation_era_fast": table_per_file(functools.partial(ablation_table, recipe="era-fast"), "ablation-era-fast-cpu"),
+    "frontier": table_per_file(time_to_target_table, "frontier-cpu"),
+    "throughput": table_per_file(throughput_table, "pace-cpu"),
+    "augmentation": table_per_file(augmentation_table, "augmentation-cpu"),
+    "loaders": table_per_file(loaders_table, "loaders-cpu"),
+    "scaling": table_per_file(scaling_table, "scaling-cpu"),
+    "data": table_per_file(functools.partial(seconds_table, columns=DATA_COLUMNS), "data-cpu"),
+    "startup": table_per_file(functools.partial(seconds_table, columns=STARTUP_COLUMNS), "startup-cpu"),
+    "max_lr": table_per_file(max_lr_table, "max-lr-cpu"),
+    "survival": table_of_files(survival_table, "reliability-cpu", "faults-cpu", "soak-cpu", "coverage-cpu"),
 }
 """The tables by the name in their comments."""
 
 
 def filled(text: str) -> str:
-    """`text` with each table between its comments generated again."""
+    """`text` with each table between its comments generated again.
+
+    Raises:
+        ConfigError: there is no such table.
+        DataError: a result file lacks a field.
+    """
 
     def fill(match: re.Match[str]) -> str:
-        return f"<!-- {match[1]} -->\n\n{TABLES[match[1]]()}\n\n<!-- end {match[1]} -->"
+        name = match[1]
+        if name not in TABLES:
+            raise ConfigError(f"there is no table {name!r}; the tables are {', '.join(TABLES)}")
+        try:
+            return f"<!-- {name} -->\n\n{TABLES[name]()}\n\n<!-- end {name} -->"
+        except KeyError as error:
+            raise DataError(f"table {name!r}: a result file has no field {error}") from error
 
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- end \1 -->", fill, text, flags=re.DOTALL)
 
 
-def find_outdated() -> list[str]:
-    """Problems of the committed result files, and of the two files that have their tables."""
-    problems = [problem for path in sorted(RESULTS.glob("*.json")) for problem in find_problems(path)]
-    if problems:
-        return problems
+def find_problems() -> list[str]:
+    """Problems of the committed result files, and of the two files with their tables."""
+    problems = [problem for path in sorted(RESULTS.glob("*.json")) for problem in result_files.find_problems(path)]
     for path in FILES:
         text = path.read_text()
         try:
             if filled(text) != text:
-                problems.append(f"{path}: its tables are not up to date; run `python -m benchmarks.tables --write`")
-        except KeyError as error:
-            problems.append(f"{path}: a table cannot be generated: a result file or TABLES has no {error}")
+                problems.append(f"{path}: the tables are not up to date; run `python -m benchmarks.tables --write`")
+        except FastCifarError as error:
+            problems.append(f"{path}: {error}")
     return problems
 
 
-def main(*, write: bool = False, check: bool = False) -> None:
-    """Print the tables, write them to the two files, or check that these are up to date.
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Print the tables, write them to README.md and benchmarks/README.md, or check these files."""
 
-    Args:
-        write: write the tables to README.md and benchmarks/README.md.
-        check: exit with 1 and one line per problem if the tables are not up to date or a result file lacks a field.
-    """
-    if check:
-        problems = find_outdated()
-        print("\n".join(problems), file=sys.stderr, end="\n" * bool(problems))
-        sys.exit(bool(problems))
-    if write:
+    write: bool = False
+    """Write the tables to the two files."""
+    check: bool = False
+    """Print problems and exit with 1 if the tables are not up to date or a committed result file lacks a field."""
+
+
+def main(settings: Tables) -> None:
+    if settings.check:
+        if problems := find_problems():
+            raise DataError("\n".join(problems))
+    elif settings.write:
         for path in FILES:
             path.write_text(filled(path.read_text()))
     else:
@@ -485,16 +468,9 @@ def _section(*parts: str) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _device(results: Results) -> str:
-    return f"{results['device']}, {results['precision'].split(' ')[0]}"
-
-
-def _percent(fraction: float, digits: int = 2) -> str:
-    return f"{100 * fraction:.{digits}f} %"
-
-
-def _deviation(value: float, digits: int, several: bool) -> str:
-    return f" ± {value:.{digits}f}" if several else ""
+def _percent_signs(text: str) -> str:
+    """`text` with a space before each percent sign."""
+    return re.sub(r"(?<=\d)%", " %", text)
 
 
 def _duration(seconds: float) -> str:
@@ -502,4 +478,4 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    run_command(main, Tables, __doc__)

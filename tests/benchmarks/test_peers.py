@@ -105,8 +105,8 @@ def test_another_version_of_a_peer_or_none_is_refused(peer: Peer, tmp_path: Path
     with pytest.raises(ConfigError, match="is it another version"):
         peer.load(tmp_path)
     script.unlink()
-    with pytest.raises(ConfigError, match=f"clone {peer.project.name} there"):
+    with pytest.raises(ConfigError, match=f"clone {peer.project.name} to this folder"):
         peer.load(tmp_path)
     nowhere = Peer(peer.project, tmp_path / "none", (1.0,), peer.device, peer.betons)
-    with pytest.raises(ConfigError, match="is no checkout"):
+    with pytest.raises(ConfigError, match="is not a checkout"):
         nowhere.describe()
