@@ -69,7 +69,7 @@ SCRIPTS = {
 
 @pytest.fixture(params=[AIRBENCH, HIVERGE], ids=lambda project: project.name)
 def peer(request: pytest.FixtureRequest, tmp_path: Path, betons: Path) -> Peer:
-    """A checkout of a script that has of the project's what is changed in it."""
+    """A checkout of a script with those parts of the project's code that are changed."""
     project: Project = request.param
     (tmp_path / project.script).write_text(SCRIPTS[project.script])
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
@@ -77,7 +77,7 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path, betons: Path) -> Peer:
     return Peer(project, tmp_path, (2.5, 3.0), torch.device("cpu"), betons)
 
 
-def test_a_peers_training_is_cut_and_runs_on_the_cpu_and_on_our_data(peer: Peer, tmp_path: Path) -> None:
+def test_a_peer_trains_so_many_epochs_on_the_cpu_and_on_our_data(peer: Peer, tmp_path: Path) -> None:
     trainings = peer.load(tmp_path)
     stem = Path(peer.project.script).stem
     assert list(trainings) == [f"{stem}, 2.5 epochs", f"{stem}, 3 epochs"]
@@ -91,7 +91,7 @@ def test_a_peers_training_is_cut_and_runs_on_the_cpu_and_on_our_data(peer: Peer,
         assert result["train_seconds"] + result["tta_seconds"] == pytest.approx(result["seconds"])
 
 
-def test_a_peer_is_told_by_its_commit_and_what_was_changed(peer: Peer) -> None:
+def test_a_peer_is_described_by_its_commit_and_the_changes(peer: Peer) -> None:
     described = peer.describe()
     head = subprocess.run(["git", "-C", str(peer.checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
     assert described["commit"] == head.stdout.strip()
@@ -99,7 +99,7 @@ def test_a_peer_is_told_by_its_commit_and_what_was_changed(peer: Peer) -> None:
     assert list(peer.names) == [2.5, 3.0]
 
 
-def test_another_version_of_a_peer_or_none_is_refused(peer: Peer, tmp_path: Path) -> None:
+def test_another_version_of_a_peer_is_refused(peer: Peer, tmp_path: Path) -> None:
     script = peer.checkout / peer.project.script
     script.write_text(script.read_text().replace(" * len(train_loader))", " * 50)"))
     with pytest.raises(ConfigError, match="is it another version"):
