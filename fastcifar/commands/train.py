@@ -34,7 +34,7 @@ class Train:
     recipe: str = "era"
     """Named set of defaults, see below."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    find_max_lr: tyro.conf.Suppress[bool] = False  # what `train_arguments` makes of `--max-lr find`
+    find_max_lr: tyro.conf.Suppress[bool] = False  # set by `train_default` for `--max-lr find`
     min_lr: float | Literal["find"] | None = None
     """First learning rate of the one-cycle schedule (LRMIN), instead of --div-factor."""
     resume: Path | None = None
@@ -83,21 +83,22 @@ class Train:
 
 
 def train_arguments(arguments: list[str]) -> list[str]:
-    """Replace `--max-lr find` by its own flag, since the setting is a number."""
+    """Remove `--max-lr find`, which `train_default` has read, since the setting is a number."""
     value, others = take_flag(arguments, "--max-lr")
-    return [*others, "--find-max-lr"] if value == "find" else arguments
+    return others if value == "find" else arguments
 
 
 def train_default(arguments: list[str]) -> Train:
     """Return the defaults of the flags: those of the recipe, or the settings of the run to resume."""
     resume, _ = take_flag(arguments, "--resume")
+    finds = take_flag(arguments, "--max-lr")[0] == "find"
     if resume is None:
         config = chosen_recipe(arguments)
-        return Train(recipe=config.name, config=config)
+        return Train(recipe=config.name, config=config, find_max_lr=finds)
     from fastcifar.runs.folder import read_config
 
     config = read_config(Path(resume))
-    return Train(recipe=config.name, config=config, resume=Path(resume))
+    return Train(recipe=config.name, config=config, find_max_lr=finds, resume=Path(resume))
 
 
 def _find_for(config: TrainConfig, run_dir: Path) -> Suggestion:
