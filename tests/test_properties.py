@@ -1,4 +1,4 @@
-"""Properties that hold for any input: of configuration, schedule, augmentation, metrics, splits and checkpoints."""
+"""Properties that hold for any input: of configuration, schedule, augmentation, predictions and splits."""
 
 from __future__ import annotations
 
