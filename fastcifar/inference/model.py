@@ -19,14 +19,14 @@ LossFunction = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor | None, int | None, float], tuple[torch.Tensor, torch.Tensor]
 ]
 LogitsFunction = Callable[[torch.Tensor, int, TTASettings], torch.Tensor]
-"""From images, the fixed batch size and the test-time augmentation to logits, as `fixed_batch_logits`."""
+"""A function from images, the fixed batch size and the test-time augmentation to logits, as `fixed_batch_logits`."""
 
 
 class ImageClassifier:
-    """From uint8 images to logits, and to the training loss."""
+    """A network with its augmentation: computes logits and the training loss from uint8 images."""
 
     def __init__(self, *, model: nn.Module, augmentation: nn.Module, runtime: Runtime) -> None:
-        """Combine the three.
+        """Create a classifier.
 
         Args:
             model: the network, from normalised images [B, 3, H, W] to logits [B, classes].
@@ -41,7 +41,7 @@ class ImageClassifier:
         self.augmentation.train(mode)
 
     def logits(self, images: torch.Tensor, size: int | None = None) -> torch.Tensor:
-        """float32 logits [B, classes] of uint8 images [B, 3, H, W] on the device, reduced to `size` pixels per side."""
+        """Return float32 logits [B, classes] of uint8 images [B, 3, H, W], resized to `size` pixels per side if given."""
         normalized = self.augmentation(images)
         if size is not None and size < normalized.shape[-1]:
             normalized = resize(normalized, size)
@@ -49,7 +49,7 @@ class ImageClassifier:
 
     @functools.cached_property
     def loss(self) -> LossFunction:
-        """From (images, labels, flip, size, label_smoothing) to the mean loss and the number of correct predictions.
+        """The function from (images, labels, flip, size, label_smoothing) to (mean loss, count of correct predictions).
 
         If compiled, everything from uint8 pixels to the loss is one region. `flip`, bool [B] or None, selects the
         images to flip first; `size` is that of `logits`.
@@ -71,7 +71,7 @@ class ImageClassifier:
         return loss, (logits.detach().argmax(dim=1) == labels).sum()
 
     def fixed_batch_logits(self, images: torch.Tensor, batch_size: int, tta: TTASettings = NO_TTA) -> torch.Tensor:
-        """float32 logits [B, classes] of uint8 images [B, 3, H, W].
+        """Return float32 logits [B, classes] of uint8 images [B, 3, H, W].
 
         Args:
             images: at most `batch_size` of them; a compiled network gets a smaller batch padded to that size, so that
@@ -83,9 +83,9 @@ class ImageClassifier:
         return self.tta_logits(padded, count, tta)[: len(images)].clone()  # a CUDA graph would overwrite it
 
     def tta_logits(self, images: torch.Tensor, count: torch.Tensor, tta: TTASettings) -> torch.Tensor:
-        """float32 logits [B, classes], averaged over views of the least confident images if `tta` says so.
+        """Return float32 logits [B, classes]; those of the least confident images are averaged over the views of `tta`.
 
-        Only the first `count` rows, int64 [], are real images; the others are padding and count as confident.
+        Only the first `count` rows, int64 [], are real images; the others are padding and rank last in that choice.
         Source of selective test-time augmentation: hiverge/cifar10-speedrun.
         """
         normalized = self.augmentation(images)
@@ -110,12 +110,12 @@ class ImageClassifier:
 
 
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    """float images [B, C, H, W] to [B, C, size, size], bilinear."""
+    """Resize float images [B, C, H, W] to [B, C, size, size] with bilinear interpolation."""
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def pad_batch(images: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images [B, C, H, W] padded with zeros to `batch_size`, and their number before it, int64 [], on the device."""
+    """Pad images [B, C, H, W] with zeros to `batch_size`; also return the number of real images, int64 []."""
     count = torch.full((), len(images), device=images.device)
     if len(images) < batch_size:
         images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, batch_size - len(images)))  # keeps the memory format
@@ -129,7 +129,7 @@ def predict(
     """Yield float32 logits [B, classes] and int64 labels [B] for every image of a loader, in its order.
 
     Args:
-        classifier: the network in use.
+        classifier: the classifier.
         loader: the images.
         tta: test-time augmentation.
         logits: computes one batch, such as a replayed CUDA graph; `classifier.fixed_batch_logits` if not given.
@@ -149,10 +149,10 @@ def evaluate(
     logits: LogitsFunction | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> tuple[float, float]:
-    """Mean cross-entropy in nats and accuracy (0 to 1) over a loader's images, read from the device once.
+    """Return the mean cross-entropy in nats and the accuracy (0 to 1) over a loader's images.
 
     Args:
-        classifier: the network in use.
+        classifier: the classifier.
         loader: the images.
         tta: test-time augmentation.
         logits: computes one batch, as in `predict`.

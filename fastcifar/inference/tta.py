@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from fastcifar.settings import TTASettings
 
 NO_TTA = TTASettings()
-"""Each image as it is, once."""
+"""No test-time augmentation."""
 
 
 def tta_views(images: torch.Tensor, tta: str) -> tuple[list[float], list[torch.Tensor]]:
-    """The views of images [B, C, H, W] besides the images themselves, and their weights in the average.
+    """Return the weights and the additional views of images [B, C, H, W] that test-time augmentation averages over.
 
     "flip": the mirror images, weight ½. "flip-shift": six views, {original, shifted by (−1, −1), shifted by (+1, +1)} ×
     {plain, mirrored}; the unshifted pair has weight ½, the four shifted views share the other ½. The images themselves
