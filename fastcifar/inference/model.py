@@ -41,7 +41,7 @@ class ImageClassifier:
         self.augmentation.train(mode)
 
     def logits(self, images: torch.Tensor, size: int | None = None) -> torch.Tensor:
-        """Return float32 logits [B, classes] of uint8 images [B, 3, H, W], resized to `size` pixels per side if given."""
+        """Return float32 logits [B, classes] of uint8 images [B, 3, H, W], resized to `size` × `size` if given."""
         normalized = self.augmentation(images)
         if size is not None and size < normalized.shape[-1]:
             normalized = resize(normalized, size)

@@ -99,7 +99,7 @@ def test_a_folder_stands_for_its_sorted_pictures(run: Path, picture: Path, tmp_p
     (folder / "notes.txt").write_text("no picture, and not read")
     shown = _predictions(capsys, run, picture, folder)
     assert [entry["image"] for entry in shown] == [str(picture), *(str(folder / name) for name in names)]
-    assert len(shown[0]["predictions"]) == 5, "five classes if not told otherwise"
+    assert len(shown[0]["predictions"]) == 5, "five classes by default"
 
 
 def test_a_picture_comes_from_the_standard_input(
