@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,8 +125,28 @@ def _parse(name: str, arguments: list[str]) -> Command:
             sys.exit(0)
     if name == "train":
         arguments = train_arguments(arguments)
-    command: Command = tyro.cli(COMMANDS[name], prog=f"fastcifar {name}", args=arguments, **options)
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            command: Command = tyro.cli(COMMANDS[name], prog=f"fastcifar {name}", args=arguments, **options)
+    except SystemExit as stopped:
+        if stopped.code:
+            _fail("fastcifar", f"{_message(errors.getvalue())}; see `fastcifar {name} --help`", 2)
+        raise
     return command
+
+
+def _message(box: str) -> str:
+    """Return the message of one of tyro's error boxes as one line: the part between the title and the help."""
+    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    rule = re.compile(r"[╭╰─]|-{5}")
+    parts = [
+        " ".join(group)
+        for is_rule, group in itertools.groupby(lines, lambda line: bool(rule.match(line)))
+        if not is_rule
+    ]
+    message = parts[0] if "╭" in box else parts[1]  # in ASCII, the title is a part of its own
+    return re.sub(r"^Error parsing (?:(?:[A-Z]|config\b)\S*: )?", "", " ".join(message.split())).rstrip(".")
 
 
 def _describe(command: type[Command]) -> str:
