@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks import max_lr
+from fastcifar.config import LrFinderSettings
 from fastcifar.errors import ConfigError
 from tests.benchmarks.helpers import read_checked
 
 
-def test_max_lr_trains_around_the_suggestion(betons: Path, tmp_path: Path) -> None:
+def test_max_lr_trains_around_the_suggestion(betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = functools.partial(max_lr.range_test, settings=LrFinderSettings(iterations=40))
+    monkeypatch.setattr(max_lr, "range_test", short)
     out = tmp_path / "out.json"
     settings = max_lr.MaxLr(
         recipe="dilated-cnn",

@@ -107,6 +107,6 @@ def test_another_version_of_a_peer_is_refused(peer: Peer, tmp_path: Path) -> Non
     script.unlink()
     with pytest.raises(ConfigError, match=f"clone {peer.project.name} to this folder"):
         peer.load(tmp_path)
-    nowhere = Peer(peer.project, tmp_path / "none", (1.0,), peer.device, peer.betons)
+    nowhere = Peer(peer.project, tmp_path / "none", (1.0,), peer.device, peer.data_dir)
     with pytest.raises(ConfigError, match="is not a checkout"):
         nowhere.describe()
