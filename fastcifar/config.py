@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, POSITIVE, check, type_hints
 from fastcifar.errors import ConfigError, closest
 from fastcifar.settings import (
-    ABOVE_0_TO_1,
-    AT_LEAST_1,
-    BELOW_1,
-    POSITIVE,
     AugmentSettings,
     DataSettings,
     FreezeSettings,
@@ -28,8 +25,6 @@ from fastcifar.settings import (
     ResizeSettings,
     RuntimeSettings,
     TTASettings,
-    check,
-    type_hints,
 )
 
 MIN_POINTS = 10

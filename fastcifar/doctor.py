@@ -22,13 +22,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fastcifar.machine import cpu_name, has_fast_bfloat16, usable_cores
+from fastcifar.settings import DataSettings
 
 Status = Literal["ok", "warning", "missing"]
 
 REINSTALL_TORCH = "python -m pip install --upgrade --force-reinstall torch torchvision"
 REINSTALL_FFCV = "python -m pip install --force-reinstall --no-cache-dir --no-deps ffcv"
 BUILD_PACKAGES = "g++ pkg-config libopencv-dev libturbojpeg0-dev"
-BETONS = Path("data/betons")
+BETONS = DataSettings.data_dir
 FREE_SPACE = 2e9
 """Bytes for the archive, its unpacked copy, both .beton files and the checkpoints of a few runs together."""
 

@@ -238,6 +238,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "course-e": course_e,
     "dilated-cnn": dilated_cnn,
 }
+DEFAULT_RECIPE = "era"
 
 
 def get_recipe(name: str, **changes: Any) -> TrainConfig:

@@ -5,79 +5,11 @@ A field's docstring is the help text of its flag. `fastcifar.config.TrainConfig`
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from fastcifar.errors import ConfigError
-
-Rule = tuple[Callable[[Any], bool], str]
-"""A test that allowed values pass, and the allowed values in words."""
-
-AT_LEAST_1: Rule = (lambda value: value >= 1, "a whole number, at least 1")
-POSITIVE: Rule = (lambda value: 0 < value < math.inf, "positive and finite")
-NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "0 or more, and finite")
-FRACTION: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
-ABOVE_0_TO_1: Rule = (lambda value: 0 < value <= 1, "above 0 and at most 1")
-BELOW_1: Rule = (lambda value: 0 <= value < 1, "from 0 up to, but not including, 1")
-
-TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
-
-
-def each(rule: Rule) -> Rule:
-    """Return the rule for a tuple whose elements all follow `rule`."""
-    return lambda values: all(map(rule[0], values)), f"{rule[1]}, for each value"
-
-
-def check(settings: Any, **rules: Rule) -> None:
-    """Check the type of every field of a dataclass, and some fields against rules, unless they are None.
-
-    Raises:
-        ConfigError: a value is not allowed; the message names the field, the value and what is allowed.
-    """
-    for name, hint in type_hints(settings.__class__).items():
-        value = getattr(settings, name)
-        allowed, expected = rules.get(name, (lambda _: True, ""))
-        if not _has_type(value, hint):
-            raise ConfigError(f"{name} is {value!r}; it must be {_describe(hint)}")
-        if value is not None and not allowed(value):
-            raise ConfigError(f"{name} is {value!r}; it must be {expected}")
-
-
-@functools.cache
-def type_hints(group: type[object]) -> dict[str, Any]:
-    """Return the types of a dataclass's settings by name. Computed once: reading the annotations takes time."""
-    hints = get_type_hints(group)
-    return {item.name: hints[item.name] for item in dataclasses.fields(group) if item.init}  # type: ignore[arg-type]
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    options = get_args(hint)
-    if get_origin(hint) is Literal:
-        return value in options
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_has_type(item, options[0]) for item in value)
-    if options:  # such as int | None
-        return any(_has_type(value, option) for option in options)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _describe(hint: Any) -> str:
-    """Return a type in words."""
-    options = get_args(hint)
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, options))
-    if get_origin(hint) is tuple:
-        return f"a tuple, each value {_describe(options[0])}"
-    if options:
-        return " or ".join(map(_describe, options))
-    return "None" if hint is type(None) else TYPE_NAMES.get(hint, hint.__name__)
+from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, FRACTION, NOT_NEGATIVE, POSITIVE, check, each
 
 
 @dataclass(frozen=True, kw_only=True)

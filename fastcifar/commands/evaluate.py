@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from fastcifar.commands.shared import apply_settings_of, show_notes
+from fastcifar.settings import RuntimeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Evaluate:
     """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     data_dir: Path | None = None
     """Folder with test.beton; the one that the run used if not given."""
-    device: str = "auto"
+    device: str = RuntimeSettings.device
     """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA if available, and the CPU otherwise."""
     amp: bool | None = None
     """Mixed precision; as in the run's training if not given."""

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from fastcifar.checks import type_hints
 from fastcifar.recipes import RECIPES, describe_recipe
-from fastcifar.settings import type_hints
 
 COMMON = ("recipe", "epochs", "batch_size", "max_lr", "amp", "compile", "device", "seed", "data_dir", "resume", "out")
 """The settings that most people change, in the order of the first panel."""

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, new_folder, show_notes
 from fastcifar.config import LrFinderSettings, TrainConfig
+from fastcifar.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import LrCurve, Suggestion
@@ -28,7 +29,7 @@ class LrFind:
     The learning rate rises from step to step until the loss diverges. The other options describe the training for
     which to find learning rates; the recipe gives their defaults."""
 
-    recipe: str = "era"
+    recipe: str = DEFAULT_RECIPE
     """Named set of defaults, see below."""
     settings: Annotated[LrFinderSettings, tyro.conf.arg(name="")] = field(default_factory=LrFinderSettings)
     out: Path | None = None

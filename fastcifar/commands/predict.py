@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from fastcifar.checks import AT_LEAST_1, check
 from fastcifar.commands.shared import apply_settings_of
 from fastcifar.errors import ConfigError
-from fastcifar.settings import AT_LEAST_1, check
+from fastcifar.settings import RuntimeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Predict:
     """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     top: int = 5
     """Number of classes to show per image."""
-    device: str = "auto"
+    device: str = RuntimeSettings.device
     """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA if available, and the CPU otherwise."""
     json: bool = False
     """Print one JSON object per line and image instead of a table."""

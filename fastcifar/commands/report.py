@@ -10,6 +10,7 @@ import tyro
 
 from fastcifar.commands.shared import apply_settings_of
 from fastcifar.errors import ConfigError
+from fastcifar.settings import RuntimeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Report:
     """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     data_dir: Path | None = None
     """Folder with train.beton and test.beton; the one that the run used if not given."""
-    device: str = "auto"
+    device: str = RuntimeSettings.device
     """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA if available, and the CPU otherwise."""
 
     def run(self) -> int:

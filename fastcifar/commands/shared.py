@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.config import TrainConfig
-from fastcifar.recipes import get_recipe
+from fastcifar.recipes import DEFAULT_RECIPE, get_recipe
 from fastcifar.settings import RuntimeSettings
 
 
@@ -25,7 +25,7 @@ def take_flag(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
 
 def chosen_recipe(arguments: list[str]) -> TrainConfig:
     """Return the configuration of the recipe that the arguments name: the defaults of the other flags."""
-    return get_recipe(take_flag(arguments, "--recipe")[0] or "era")
+    return get_recipe(take_flag(arguments, "--recipe")[0] or DEFAULT_RECIPE)
 
 
 def ensure_betons(folder: Path, source: str) -> None:

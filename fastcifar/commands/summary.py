@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from fastcifar.checks import AT_LEAST_1, check
 from fastcifar.errors import ConfigError
-from fastcifar.settings import AT_LEAST_1, ModelSettings, check
+from fastcifar.settings import ModelSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,7 @@ class Summary(ModelSettings):
     pixels, padding included, that can affect one position of a layer's output, along the longest path through the
     network."""
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = "custom_resnet"
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = ModelSettings.model
     """Name of the network."""
     num_classes: int = 10
     """Number of classes, which is the number of logits."""

@@ -17,6 +17,7 @@ from fastcifar.commands.lr_find import find_lr
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, new_folder, take_flag
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError
+from fastcifar.recipes import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import Suggestion
@@ -31,7 +32,7 @@ class Train:
     With --resume, the settings are those of the run that is continued. With --max-lr find or --min-lr find, a range
     test finds the learning rate first, as `fastcifar lr-find` does, and the run folder keeps its curve."""
 
-    recipe: str = "era"
+    recipe: str = DEFAULT_RECIPE
     """Named set of defaults, see below."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     find_max_lr: tyro.conf.Suppress[bool] = False  # set by `train_default` for `--max-lr find`

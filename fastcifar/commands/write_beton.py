@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fastcifar.settings import DataSettings
+
 if TYPE_CHECKING:
     from fastcifar.data.images import ImageSet
 
@@ -20,7 +22,7 @@ class WriteBeton:
     """Data source: a torchvision root, a folder with CIFAR-10's python or binary version, its archive, an image folder
     (train/<class>/*.png, test/<class>/*.png), 'download', or 'synthetic' for drawn shapes. 'auto' uses the folder in
     the environment variable FASTCIFAR_DATA, or else an earlier download, or else downloads CIFAR-10."""
-    out: Path = Path("data/betons")
+    out: Path = DataSettings.data_dir
     """Folder to write to."""
     resize: int | None = None
     """Side in pixels to which the images of an image folder are resized; if not given, all must have one size."""
