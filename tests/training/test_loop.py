@@ -9,13 +9,14 @@ from torch import nn
 
 from fastcifar import TrainConfig, create_augmentation, fit, fit_epochs, get_recipe
 from fastcifar.data.beton_format import read_index
+from fastcifar.errors import ConfigError
 from fastcifar.models.speed_cnn import GELU_SCALE
 from fastcifar.runs.results import StepProgress
 from fastcifar.training.state import create_state
 from tests.helpers import TinyNet, tiny_state, train_tiny, write_pair
 
 
-def test_an_epoch_after_another_is_handed_out(config: TrainConfig) -> None:
+def test_training_yields_one_result_per_epoch(config: TrainConfig) -> None:
     results = train_tiny(config)
     assert [result.epoch for result in results] == [1, 2, 3]
     for result in results:
@@ -29,14 +30,14 @@ def test_an_epoch_after_another_is_handed_out(config: TrainConfig) -> None:
     assert results[-1].lr_end == pytest.approx(config.optim.max_lr / 10)
 
 
-def test_training_learns_the_made_up_shapes(tmp_path: Path, config: TrainConfig) -> None:
+def test_training_learns_synthetic_images(tmp_path: Path, config: TrainConfig) -> None:
     betons = write_pair(tmp_path, train=1000, test=200)
     results = train_tiny(config.replace(data_dir=betons, epochs=12, max_lr=0.02, cutout=0))
     assert results[-1].train_loss < results[0].train_loss
-    assert results[-1].test_accuracy > 0.2, "twice chance, of so small a network"
+    assert results[-1].test_accuracy > 0.2, "twice the accuracy of chance, with so small a network"
 
 
-def test_the_test_accuracy_agrees_with_a_count_by_hand(config: TrainConfig) -> None:
+def test_the_test_accuracy_equals_a_count_by_hand(config: TrainConfig) -> None:
     state = tiny_state(config)
     result = fit(state)[-1]
     layout = read_index(config.data.data_dir / "test.beton")
@@ -50,18 +51,18 @@ def test_the_test_accuracy_agrees_with_a_count_by_hand(config: TrainConfig) -> N
     assert result.test_loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-3)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(config: TrainConfig) -> None:
+def test_equal_seeds_give_equal_losses(config: TrainConfig) -> None:
     losses = [[result.train_loss for result in train_tiny(config.replace(seed=seed))] for seed in (3, 3, 4)]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
 
 
-def test_it_stops_at_the_first_evaluation_that_meets_the_target(config: TrainConfig) -> None:
+def test_training_stops_at_the_target_accuracy(config: TrainConfig) -> None:
     assert len(train_tiny(config.replace(target_accuracy=1e-9))) == 1
     assert len(train_tiny(config.replace(target_accuracy=1.0))) == 3
 
 
-def test_each_step_is_told_of(config: TrainConfig) -> None:
+def test_on_step_is_called_for_each_step(config: TrainConfig) -> None:
     seen: list[StepProgress] = []
     train_tiny(config.replace(epochs=2), on_step=seen.append)
     assert [(progress.epoch, progress.step) for progress in seen] == [(e, s) for e in (1, 2) for s in range(1, 7)]
@@ -69,7 +70,7 @@ def test_each_step_is_told_of(config: TrainConfig) -> None:
     assert max(progress.lr for progress in seen) <= config.optim.max_lr
 
 
-def test_a_validation_split_keeps_the_test_set_out_of_it(config: TrainConfig) -> None:
+def test_a_validation_split_replaces_the_test_set(config: TrainConfig) -> None:
     state = tiny_state(config.replace(val_fraction=0.2))
     eval_split = set(state.test_loader.indices.tolist())
     assert len(eval_split) == 40
@@ -77,7 +78,7 @@ def test_a_validation_split_keeps_the_test_set_out_of_it(config: TrainConfig) ->
     assert next(fit_epochs(state)).eval_split == "validation"
 
 
-def test_a_model_and_an_augmentation_of_ones_own_are_trained(config: TrainConfig) -> None:
+def test_a_given_model_and_augmentation_are_trained(config: TrainConfig) -> None:
     class Count(nn.Module):
         calls = 0
 
@@ -109,7 +110,7 @@ def test_float16_trains_with_a_scaler(config: TrainConfig) -> None:
     assert not tiny_state(config.replace(amp=True)).scaler.is_enabled()
 
 
-def test_the_last_epoch_may_be_a_part_of_one(config: TrainConfig) -> None:
+def test_the_last_epoch_may_be_partial(config: TrainConfig) -> None:
     steps: list[StepProgress] = []
     results = train_tiny(config.replace(epochs=1.5), on_step=steps.append)
     assert [(result.epoch, result.epochs) for result in results] == [(1, 2), (2, 2)]
@@ -118,7 +119,7 @@ def test_the_last_epoch_may_be_a_part_of_one(config: TrainConfig) -> None:
     assert results[-1].images_per_second == pytest.approx(3 * 32 / results[-1].train_seconds)
 
 
-def test_the_first_images_are_small(config: TrainConfig) -> None:
+def test_progressive_resizing_starts_with_small_images(config: TrainConfig) -> None:
     seen: list[int] = []
     net = TinyNet()
     net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]) if net.training else None)
@@ -126,7 +127,7 @@ def test_the_first_images_are_small(config: TrainConfig) -> None:
     assert seen == [16] * 3 + [20] * 6 + [32] * 3
 
 
-def test_the_last_evaluation_is_also_made_with_test_time_augmentation(config: TrainConfig) -> None:
+def test_the_last_evaluation_also_uses_test_time_augmentation(config: TrainConfig) -> None:
     first, last = train_tiny(config.replace(epochs=2, tta="flip"))
     assert first.tta_accuracy is None
     assert first.tta_seconds is None
@@ -136,19 +137,27 @@ def test_the_last_evaluation_is_also_made_with_test_time_augmentation(config: Tr
     assert last.tta_seconds > 0
 
 
-def test_a_speed_recipe_begins_whitened_and_trains_what_it_should(config: TrainConfig) -> None:
+def test_a_speed_recipe_starts_whitened_and_trains_the_other_parameters(config: TrainConfig) -> None:
     speedrun = get_recipe("speedrun", data_dir=config.data.data_dir, batch_size=100, epochs=1, amp=False)
     state = create_state(speedrun)
     drawn = state.classifier.model.whiten.weight.clone()
-    epoch = state.train_loader.epoch
-    fit(state)
+    steps: list[StepProgress] = []
+    fit(state, on_step=steps.append)
     weight = state.classifier.model.whiten.weight
     assert not torch.equal(weight, drawn)
     assert torch.equal(weight[:12], -weight[12:]), "they are kept"
-    assert state.train_loader.epoch == epoch + 1, "the batch that whitens is no step"
+    assert len(steps) == len(state.train_loader), "the batch used for whitening is not a step"
     norms = [module for module in state.classifier.model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(torch.equal(norm.weight, torch.full_like(norm.weight, GELU_SCALE)) for norm in norms), "they are kept"
     assert all(norm.bias.abs().sum() > 0 for norm in norms)
+
+
+def test_a_given_state_stays_open_and_a_model_beside_it_is_refused(config: TrainConfig) -> None:
+    with tiny_state(config.replace(epochs=1)) as state:
+        assert [result.epoch for result in fit(state)] == [1]
+        assert next(state.train_loader.batches(0))[0].shape == (32, 3, 32, 32)
+        with pytest.raises(ConfigError, match="a run's state has its own model and augmentation"):
+            fit(state, model=TinyNet())
 
 
 def test_the_public_names_are_exported() -> None:

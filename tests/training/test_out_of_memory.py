@@ -21,7 +21,7 @@ def test_without_memory_the_batch_size_that_fits_is_named(
         return logits(network, images, size)
 
     monkeypatch.setattr(ImageClassifier, "logits", limited)
-    with pytest.raises(TrainingError, match=r"out of memory on cpu with --batch-size 32; .* take --batch-size 8$"):
+    with pytest.raises(TrainingError, match=r"out of memory on cpu with --batch-size 32; .* use --batch-size 8$"):
         train_tiny(config)
 
 

@@ -25,19 +25,19 @@ from tests.helpers import TinyNet, tiny_state, train_tiny, write_pair
 
 
 @pytest.mark.parametrize("amp", [False, True])
-def test_resuming_ends_with_exactly_the_weights_of_the_uninterrupted_run(
+def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_run(
     config: TrainConfig, tmp_path: Path, amp: bool
 ) -> None:
     config = config.replace(amp=amp)
     whole = tiny_state(config.replace(run_dir=tmp_path / "whole"))
     expected = fit(whole)
 
-    broken_off = config.replace(run_dir=tmp_path / "resumed")
-    first = fit_epochs(tiny_state(broken_off))
+    interrupted = config.replace(run_dir=tmp_path / "resumed")
+    first = fit_epochs(tiny_state(interrupted))
     next(first)
     first.close()
     torch.manual_seed(12345)  # another process has other random numbers
-    resumed = create_state(broken_off, model=TinyNet())
+    resumed = create_state(interrupted, model=TinyNet())
     restore(tmp_path / "resumed", resumed)
     results = fit(resumed)
 
@@ -68,7 +68,7 @@ def _whole_run(recipe: str, **shared: Any) -> tuple[TrainState, list[EpochResult
 @pytest.mark.parametrize("recipe", ["era", "era-fast", "speedrun"])
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("steps", [4, 5], ids=["at an epoch's end", "in its middle"])
-def test_a_run_that_was_stopped_between_two_batches_ends_with_exactly_the_weights_of_the_whole_one(
+def test_a_stopped_and_resumed_run_ends_with_the_weights_of_the_uninterrupted_run(
     betons: Path, tmp_path: Path, recipe: str, amp: bool, steps: int
 ) -> None:
     shared: dict[str, Any] = {"data_dir": betons, "batch_size": 50, "epochs": 1.5, "amp": amp}
@@ -100,7 +100,7 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_it(config: TrainConfig, tmp_path: Path) -> None:
     run = config.replace(run_dir=tmp_path)
     train_tiny(run)
     last, previous = checkpoint_path(tmp_path, "last"), checkpoint_path(tmp_path, "previous")
@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(config: Train
     assert state.epochs_done == 2
     assert [result.epoch for result in fit_epochs(state)] == [3]
     assert [result.epoch for result in read_metrics(tmp_path)] == [1, 2, 3]
-    assert read_checkpoint(last)["epoch"] == 3
+    assert read_checkpoint(last)["progress"]["epochs_done"] == 3
     assert last.with_name("damaged.pt").exists()
     for path in (last, previous):
         if path.exists():
@@ -123,32 +123,32 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(config: Train
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 4}, "had 3 for --epochs, this one has 4: a run goes on as it began"),
-        ({"batch_size": 20}, "had 32 for --batch-size"),
-        ({"max_lr": 0.1}, "had .* for --max-lr, this one has 0.1"),
-        ({"seed": 9}, "had 0 for --seed"),
+        ({"epochs": 4}, "3 for --epochs, not 4; resume it unchanged"),
+        ({"batch_size": 20}, "32 for --batch-size"),
+        ({"max_lr": 0.1}, ".* for --max-lr, not 0.1"),
+        ({"seed": 9}, "0 for --seed"),
     ],
 )
-def test_a_run_goes_on_only_as_it_began(
+def test_a_run_is_resumed_only_with_the_settings_it_was_started_with(
     config: TrainConfig, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     run = config.replace(run_dir=tmp_path / "run")
     next(fit_epochs(tiny_state(run)))
     other = create_state(run.replace(**change), model=TinyNet())
-    with pytest.raises(CheckpointError, match=rf"last\.pt: its run {message}"):
+    with pytest.raises(CheckpointError, match=rf"last\.pt: the run was started with {message}"):
         restore(tmp_path / "run", other)
 
 
-def test_a_run_does_not_go_on_with_other_data(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_other_data(config: TrainConfig, tmp_path: Path) -> None:
     run = config.replace(run_dir=tmp_path / "run")
     next(fit_epochs(tiny_state(run)))
     betons = write_pair(tmp_path / "betons", train=200, test=90, seed=1)
     other = create_state(run.replace(data_dir=betons), model=TinyNet())
-    with pytest.raises(CheckpointError, match=r"last\.pt: its run had .* for data, this one has"):
+    with pytest.raises(CheckpointError, match=r"last\.pt: the run was started with .* for the data, not"):
         restore(tmp_path / "run", other)
 
 
-def test_a_run_does_not_go_on_with_another_network(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_another_network(config: TrainConfig, tmp_path: Path) -> None:
     run = config.replace(run_dir=tmp_path / "run")
     next(fit_epochs(tiny_state(run)))
     other = create_state(run, model=nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)))
@@ -156,7 +156,7 @@ def test_a_run_does_not_go_on_with_another_network(config: TrainConfig, tmp_path
         restore(tmp_path / "run", other)
 
 
-def test_reading_a_whole_checkpoint_leaves_it_where_it_is(config: TrainConfig, tmp_path: Path) -> None:
+def test_restoring_an_undamaged_checkpoint_moves_no_file(config: TrainConfig, tmp_path: Path) -> None:
     run = config.replace(run_dir=tmp_path / "run")
     next(fit_epochs(tiny_state(run)))
     before = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
@@ -164,10 +164,10 @@ def test_reading_a_whole_checkpoint_leaves_it_where_it_is(config: TrainConfig, t
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == before
 
 
-def test_a_run_does_not_go_on_with_a_loader_of_other_images(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_a_loader_of_other_images(config: TrainConfig, tmp_path: Path) -> None:
     run = config.replace(run_dir=tmp_path / "run")
     next(fit_epochs(tiny_state(run)))
     other = tiny_state(run)
     other.train_loader = create_loader(run.betons / "train.beton", batch_size=32, train=True, indices=np.arange(100))
-    with pytest.raises(CheckpointError, match=r"last\.pt: its run had 18 for the number of steps, this one has 9"):
+    with pytest.raises(CheckpointError, match=r"last\.pt: the run was started with 18 for the number of steps, not 9"):
         restore(tmp_path / "run", other)

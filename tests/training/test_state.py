@@ -31,8 +31,8 @@ def _noise(folder: Path, size: int) -> Path:
     return folder
 
 
-def test_images_of_a_size_that_the_network_does_not_take_are_refused(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"takes no images of 4 × 4 pixels; .*--resize 32"):
+def test_images_of_a_size_that_the_network_cannot_take_are_refused(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot take images of 4 × 4 pixels; .*--resize 32"):
         next(fit_epochs(config.replace(data_dir=_noise(tmp_path / "4", 4))))
     large = config.replace(data_dir=_noise(tmp_path / "64", 64), model="dilated_cnn", epochs=1)
-    assert next(fit_epochs(large)).epoch == 1, "the mean over the places takes any size"
+    assert next(fit_epochs(large)).epoch == 1, "a network that ends in a mean takes any size"

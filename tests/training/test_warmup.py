@@ -5,23 +5,25 @@ import torch
 
 from fastcifar import TrainConfig, fit
 from fastcifar.inference.model import predict
+from fastcifar.training.freezing import freeze
 from fastcifar.training.loop import run_epoch
-from fastcifar.training.warmup import warm_up
+from fastcifar.training.step import train_step
+from fastcifar.training.warmup import preserve_state, warm_up
 from tests.helpers import tiny_state
 
 
-def test_warming_up_leaves_the_state_as_it_was(config: TrainConfig) -> None:
+def test_the_warm_up_does_not_change_the_state(config: TrainConfig) -> None:
     state = tiny_state(config)
     before = {name: value.clone() for name, value in state.classifier.model.state_dict().items()}
     random = torch.get_rng_state()
-    assert warm_up(state) > 0
+    assert warm_up(state).seconds > 0
     assert torch.equal(torch.get_rng_state(), random)
     for name, value in state.classifier.model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
 @pytest.mark.slow
-def test_compiled_it_trains_to_what_it_trains_to_eagerly(config: TrainConfig) -> None:
+def test_compiled_training_equals_eager_training(config: TrainConfig) -> None:
     accuracies = {}
     for compile_it in (False, True):
         run = config.replace(compile=compile_it, epochs=2, padding=0, flip_p=0.0, cutout=0)
@@ -33,21 +35,44 @@ def test_compiled_it_trains_to_what_it_trains_to_eagerly(config: TrainConfig) ->
 
 
 @pytest.mark.slow
-def test_all_that_a_run_compiles_is_compiled_before_the_clock(config: TrainConfig) -> None:
+def test_everything_is_compiled_before_the_clock_starts(config: TrainConfig) -> None:
     stages = {"resize_sizes": (16, 24), "resize_fractions": (0.25, 0.5), "freeze": ("0", "1"), "freeze_at": (0.3, 0.8)}
     torch.compiler.reset()  # as in a process of its own: other shapes before would make these dynamic
     state = tiny_state(config.replace(compile=True, epochs=2, tta="flip", whiten=True, **stages))
-    warm_up(state)
+    warmed_up = warm_up(state)
     assert all(parameter.requires_grad for parameter in state.classifier.model.parameters())
     with torch.compiler.set_stance("fail_on_recompile"):
-        run_epoch(state)
-        run_epoch(state)
+        run_epoch(state, warmed_up)
+        run_epoch(state, warmed_up)
     trained = {name for name, parameter in state.classifier.model.named_parameters() if parameter.requires_grad}
     assert trained == {"5.weight", "5.bias"}
 
 
 @pytest.mark.slow
-def test_compiled_in_bfloat16_it_evaluates_every_image(config: TrainConfig) -> None:
+def test_compiled_in_bfloat16_every_image_is_evaluated(config: TrainConfig) -> None:
     state = tiny_state(config.replace(compile=True, amp=True, epochs=1))
     fit(state)
     assert sum(len(labels) for _, labels in predict(state.classifier, state.test_loader)) == 90
+
+
+def test_the_state_is_restored_after_an_error_in_the_warm_up(config: TrainConfig) -> None:
+    state = tiny_state(config)
+    before = {name: value.clone() for name, value in state.classifier.model.state_dict().items()}
+    random = torch.get_rng_state()
+
+    def fail_in_warm_up() -> None:
+        with preserve_state(state):
+            freeze(state.classifier.model, ("0", "1"))
+            state.classifier.train()
+            images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+            train_step(state, images, torch.zeros(8, dtype=torch.int64))
+            raise RuntimeError("the compiler failed")
+
+    with pytest.raises(RuntimeError, match="the compiler failed"):
+        fail_in_warm_up()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.requires_grad for parameter in state.classifier.model.parameters())
+    for name, value in state.classifier.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert state.nonfinite.updates_allowed
+    assert state.nonfinite.exceeded() is None
