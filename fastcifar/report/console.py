@@ -1,4 +1,4 @@
-"""One run on the console: a header, a live bar, a table row an epoch (off a terminal a plain line) and a summary."""
+"""One run on the console: a header, a live bar, a table row per epoch and a summary; off a terminal, plain lines."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fastcifar.report.units import format_duration, format_rate, format_seconds
 from fastcifar.runs.results import EpochResult, StepProgress
 
 _REFRESH_SECONDS = 0.1
+_LINE_SECONDS = 30.0  # longest time without output where there is no bar
 _NARROWEST_TABLE, _WIDE_TABLE = 75, 100  # columns of the terminal
 _ASCII = str.maketrans("→◀─…", "><-~")
 _STYLES = ("bold", "", "bold", "dim", "", "", "")  # of a row's groups
@@ -40,13 +41,17 @@ class TrainingConsole:
     """Shows one run. A context manager that removes the live bar, however the run ends."""
 
     def __init__(self, *, target_accuracy: float | None, console: Console | None = None) -> None:
-        """Mark the first epoch whose accuracy is at least `target_accuracy` (0 to 1), or 90 % if it is None."""
+        """Mark the first epoch whose accuracy is at least `target_accuracy` (0 to 1), or 90 % if it is None.
+
+        All times come from the clock of `console`, its `get_time`.
+        """
         self._console = console if console is not None else Console()
         self._target = 0.90 if target_accuracy is None else target_accuracy
         terminal = self._console.is_terminal and not self._console.is_jupyter
         self._tabular = terminal and self._console.width >= _NARROWEST_TABLE
         self._wide = self._console.width >= _WIDE_TABLE
         self._bar = _Bar(self._console) if self._tabular and self._console.is_interactive else None
+        self._pace, self._printed_at = _Pace(), self._console.get_time()
         self._header: RunHeader | None = None
         self._results: list[EpochResult] = []
         self._reached: EpochResult | None = None
@@ -78,9 +83,15 @@ class TrainingConsole:
         self._print(Text(message))
 
     def step(self, progress: StepProgress) -> None:
-        """Move the bar; most calls only look at the clock."""
+        """Update the bar. Where there is no bar, print a progress line after 30 s without output."""
+        seconds = self._console.get_time()
+        self._pace.observe(progress, seconds)
         if self._bar is not None:
-            self._bar.move(progress, self._header)
+            self._bar.move(progress, self._pace, self._header, seconds)
+        elif seconds - self._printed_at >= _LINE_SECONDS:
+            facts = "  ".join(self._pace.facts(progress, self._header, seconds))
+            whole = " in this epoch" if facts.endswith(" left") else ""
+            self.say(f"{_epoch_of(progress, self._header)}  step {facts}{whole}")
 
     def epoch(self, result: EpochResult) -> None:
         """Print an epoch's row. A resumed run passes its earlier epochs first, so that the summary includes them."""
@@ -120,8 +131,34 @@ class TrainingConsole:
         encoding = self._console.encoding
         if not encoding.startswith("utf"):
             text.plain = text.plain.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+        self._printed_at = self._console.get_time()
         framed = Panel.fit(text, title=title, title_align="left") if title else text
         self._console.print(framed, soft_wrap=title is None, highlight=False)
+
+
+class _Pace:
+    """The speed of the current epoch, measured from its first reported step."""
+
+    def __init__(self) -> None:
+        self._first, self._first_at = StepProgress(epoch=0, step=0, steps=0, lr=0.0), 0.0
+
+    def observe(self, now: StepProgress, seconds: float) -> None:
+        """Remember the first step of an epoch; `seconds` is the clock's time."""
+        if now.epoch != self._first.epoch:
+            self._first, self._first_at = now, seconds
+
+    def facts(self, now: StepProgress, header: RunHeader | None, seconds: float) -> list[str]:
+        """Step, images per second, learning rate and time left; speed and time from the second step on."""
+        facts = [f"{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {format_rate(now.lr)}"]
+        elapsed, steps_done = seconds - self._first_at, now.step - self._first.step
+        if header and steps_done and elapsed > 0:
+            facts.insert(1, f"{steps_done * header.batch_size / elapsed:.0f} img/s")
+            facts.append(f"{format_duration((now.steps - now.step) * elapsed / steps_done)} left")
+        return facts
+
+
+def _epoch_of(now: StepProgress, header: RunHeader | None) -> str:
+    return f"epoch {now.epoch}/{math.ceil(header.epochs)}" if header else f"epoch {now.epoch}"
 
 
 class _Bar:
@@ -131,25 +168,15 @@ class _Bar:
         columns = ("{task.description}", BarColumn(bar_width=20), "{task.fields[facts]}")
         self.progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
         self._task = self.progress.add_task("", visible=False, facts="")
-        self._first, self._first_at = StepProgress(epoch=0, step=0, steps=0, lr=0.0), 0.0
         self._drawn_at = float("-inf")
 
-    def move(self, now: StepProgress, header: RunHeader | None) -> None:
-        seconds = self.progress.get_time()
-        if now.epoch != self._first.epoch:
-            self._first, self._first_at = now, seconds
+    def move(self, now: StepProgress, pace: _Pace, header: RunHeader | None, seconds: float) -> None:
         if seconds - self._drawn_at < _REFRESH_SECONDS:
             return
         self._drawn_at = seconds
-        epoch = f"epoch {now.epoch}/{math.ceil(header.epochs)}" if header else f"epoch {now.epoch}"
-        facts = [f"{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {format_rate(now.lr)}"]
-        # Counted from the first step seen: nothing tells when the epoch's first batch was asked for.
-        elapsed, steps_done = seconds - self._first_at, now.step - self._first.step
-        if header and steps_done and elapsed > 0:
-            facts.insert(1, f"{steps_done * header.batch_size / elapsed:.0f} img/s")
-            facts.append(f"{format_duration((now.steps - now.step) * elapsed / steps_done)} left")
+        epoch, facts = _epoch_of(now, header), "  ".join(pace.facts(now, header, seconds))
         self.progress.update(
-            self._task, description=epoch, total=now.steps, completed=now.step, visible=True, facts="  ".join(facts)
+            self._task, description=epoch, total=now.steps, completed=now.step, visible=True, facts=facts
         )
         self.progress.refresh()
 

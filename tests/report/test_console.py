@@ -251,6 +251,46 @@ def test_bar_is_drawn_at_most_ten_times_a_second(monkeypatch: pytest.MonkeyPatch
     assert " 8/97  32768 img/s  lr 1.5e-3  1.39 s left" in text  # 7 steps of 512 images in 7/64 s; 89 steps to go
 
 
+def _steps_without_a_bar(seconds_per_step: float, *, epochs: int = 1, **options: object) -> list[str]:
+    """What is printed after the header by epochs of ten steps, each step and each epoch's evaluation so long."""
+    file, clock = io.StringIO(), [100.0]
+    settings: dict[str, object] = {"width": 80, "height": 25, "force_terminal": False, "no_color": True, **options}
+    console = Console(file=file, get_time=lambda: clock[0], **settings)  # type: ignore[arg-type]
+    with TrainingConsole(target_accuracy=None, console=console) as training:
+        training.header(HEADER)
+        before = len(file.getvalue())
+        for result in results(*[0.5] * epochs):
+            for step in range(1, 11):
+                clock[0] += seconds_per_step
+                training.step(StepProgress(epoch=result.epoch, step=step, steps=10, lr=1.5e-3))
+            clock[0] += seconds_per_step
+            training.epoch(result)
+    return file.getvalue()[before:].splitlines()
+
+
+@pytest.mark.parametrize("options", [{}, {"force_terminal": True, "width": 60}])
+def test_without_a_bar_a_line_comes_after_half_a_minute_of_silence(options: dict[str, object]) -> None:
+    lines = _steps_without_a_bar(12.5, **options)
+    assert [line.split("  train ")[0] for line in lines] == [
+        "epoch 1/24  step  3/10  41 img/s  lr 1.5e-3  1 min 28 s left in this epoch",  # 2 steps of 512 in 25 s
+        "epoch 1/24  step  6/10  41 img/s  lr 1.5e-3  50.0 s left in this epoch",
+        "epoch 1/24  step  9/10  41 img/s  lr 1.5e-3  12.5 s left in this epoch",
+        "epoch  1/24",
+    ]
+
+
+def test_a_dumb_terminal_gets_lines_between_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    lines = _steps_without_a_bar(20.0, force_terminal=True)
+    assert "\x1b" not in "".join(lines)
+    assert [bool(re.match(r"epoch 1/24  step +\d+/10  ", line)) for line in lines] == [True] * 5 + [False] * 3
+
+
+def test_epochs_of_less_than_half_a_minute_get_no_other_line() -> None:
+    lines = _steps_without_a_bar(2.7, epochs=4)  # 11 × 2.7 s = 29.7 s
+    assert [line[:11] for line in lines] == [f"epoch  {epoch}/24" for epoch in (1, 2, 3, 4)]
+
+
 def test_each_epoch_counts_its_images_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     file, clock = io.StringIO(), [0.0]
