@@ -106,7 +106,7 @@ def test_a_marked_row_has_its_footnote_under_the_table() -> None:
 def test_a_table_without_results_says_so_and_others_stay() -> None:
     text = "before\n<!-- data -->\nold\n<!-- end data -->\nafter\n"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tables.TABLES, "data", tables.table_per_file(tables.data_table, "missing"))
+        patch.setitem(tables.TABLES, "data", tables.table_per_file(tables.loaders_table, "missing"))
         assert tables.filled(text) == "before\n<!-- data -->\n\nNot measured yet.\n\n<!-- end data -->\nafter\n"
     assert tables.filled("no table") == "no table"
 
