@@ -5,37 +5,35 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ABANDONED_SECONDS = 24 * 60 * 60
 """Age at which a temporary file counts as left behind by a process that was killed. A process id would not tell: in
 containers that share a volume, the writer's id belongs to another namespace."""
 
 
-class FolderLock:
-    """The exclusive right of one process to write to a folder. The kernel releases it when the process ends."""
+@contextmanager
+def lock_folder(folder: Path, held: Exception) -> Iterator[None]:
+    """Lock a folder, which must exist, during the block; raise `held` if another process holds the lock.
 
-    def __init__(self, folder: Path) -> None:
-        """Lock a folder, which must exist.
-
-        Raises:
-            BlockingIOError: another process holds the lock.
-        """
-        self._file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    The kernel releases the lock if the process ends.
+    """
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._file)
-            raise
-
-    def release(self) -> None:
-        """Unlock the folder."""
-        os.close(self._file)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise held from None
+        yield
+    finally:
+        os.close(file)
 
 
 @contextmanager
@@ -70,6 +68,12 @@ def atomic_write(path: Path, *, only_writer: bool = False) -> Iterator[Path]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_json(path: Path, values: Mapping[str, Any], *, only_writer: bool = False) -> None:
+    """Write values as indented JSON, with `atomic_write`."""
+    with atomic_write(path, only_writer=only_writer) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _remove_abandoned(path: Path, min_age: float) -> None:

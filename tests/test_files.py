@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fastcifar.files import ABANDONED_SECONDS, FolderLock, atomic_write
+from fastcifar.errors import DataError
+from fastcifar.files import ABANDONED_SECONDS, atomic_write, lock_folder
 
 
 def test_the_new_content_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -79,14 +80,16 @@ def test_two_writers_of_a_file_do_not_disturb_each_other(tmp_path: Path) -> None
 
 
 def test_one_process_at_a_time_can_lock_a_folder(tmp_path: Path) -> None:
-    lock = FolderLock(tmp_path)
-    with pytest.raises(BlockingIOError):
-        FolderLock(tmp_path)
-    lock.release()
-    FolderLock(tmp_path).release()
-    holder = f"from pathlib import Path; from fastcifar.files import FolderLock; FolderLock(Path({str(tmp_path)!r})); "
-    subprocess.run([sys.executable, "-c", holder + "import os; os.kill(os.getpid(), 9)"], check=False)
-    FolderLock(tmp_path).release()
+    held = DataError("in use")
+    with lock_folder(tmp_path, held), pytest.raises(DataError, match="in use"), lock_folder(tmp_path, held):
+        pass
+    holder = (
+        "import os; from pathlib import Path; from fastcifar.files import lock_folder\n"
+        f"with lock_folder(Path({str(tmp_path)!r}), OSError()): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", holder], check=False)
+    with lock_folder(tmp_path, held):
+        pass
 
 
 def test_a_block_that_fails_leaves_the_old_content(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from fastcifar.analysis.grad_cam import grad_cam
 from fastcifar.augment import create_augmentation, hflip
-from fastcifar.data.beton_format import BetonIndex, read_index
+from fastcifar.data.beton_format import read_index
 from fastcifar.data.images import Images
 from fastcifar.data.manifest import open_beton
 from fastcifar.errors import CheckpointError
@@ -97,7 +96,7 @@ def analyze(loaded: LoadedCheckpoint, *, top: int = 20) -> Analysis:
         predictions = predict_all(loaded.classifier, loader)
     mistakes = most_confident_mistakes(predictions, top)
     index = read_index(loaded.config.data.data_dir / "test.beton")
-    images = _read_images(index, [mistake.index for mistake in mistakes])
+    images = index.images([mistake.index for mistake in mistakes])
     return Analysis(
         class_names=loaded.class_names,
         loss=predictions.loss(),
@@ -157,7 +156,7 @@ def draw_augmented(loaded: LoadedCheckpoint, *, samples: int = 6, variants: int 
     if manifest.class_names != loaded.class_names:
         raise CheckpointError(f"{loaded.path}: was trained on {', '.join(loaded.class_names)}; {path} has others")
     labels, first = np.unique(index.labels, return_index=True)
-    originals = _read_images(index, first[:samples].tolist())
+    originals = index.images(first[:samples].tolist())
     augmentation = create_augmentation(
         loaded.config.augment, mean=manifest.mean, std=manifest.std, size=manifest.image_shape[0]
     )
@@ -173,11 +172,3 @@ def draw_augmented(loaded: LoadedCheckpoint, *, samples: int = 6, variants: int 
         originals=originals,
         variants=pixels.reshape(len(originals), variants, *originals.shape[1:]),
     )
-
-
-def _read_images(index: BetonIndex, positions: list[int]) -> Images:
-    """Read the images at some positions of a .beton: uint8 [M, H, W, 3]."""
-    chosen = dataclasses.replace(
-        index, samples=len(positions), labels=index.labels[positions], offsets=index.offsets[positions]
-    )
-    return chosen.images()

@@ -9,6 +9,7 @@ ffcv/memory_allocator.py of libffcv/ffcv 1.0.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +61,14 @@ class BetonIndex:
         """Bytes of pixels per image."""
         return self.height * self.width * 3
 
-    def images(self) -> npt.NDArray[np.uint8]:
-        """Read the pixels, uint8 [N, H, W, 3], without FFCV."""
+    def images(self, positions: Sequence[int] | slice = slice(None)) -> npt.NDArray[np.uint8]:
+        """Read the pixels of all images or of those at the given positions, uint8 [N, H, W, 3], without FFCV."""
         data = np.memmap(self.path, dtype=np.uint8, mode="r")
-        images = np.empty((self.samples, self.image_bytes), dtype=np.uint8)
-        for index, offset in enumerate(self.offsets.tolist()):
+        offsets = self.offsets[positions].tolist()
+        images = np.empty((len(offsets), self.image_bytes), dtype=np.uint8)
+        for index, offset in enumerate(offsets):
             images[index] = data[offset : offset + self.image_bytes]
-        return images.reshape(self.samples, self.height, self.width, 3)
+        return images.reshape(-1, self.height, self.width, 3)
 
 
 def image_offsets(samples: int, image_bytes: int, page_size: int, metadata_end: int) -> npt.NDArray[np.uint64]:
@@ -149,8 +151,7 @@ def _check_samples(
     last_start = int(header["alloc_table_ptr"]) - image_bytes
     if last_start < data_start or (offsets < data_start).any() or (offsets > last_start).any():
         raise _damaged(path, "an image lies outside the pages of the file")
-    by_sample = np.argsort(allocations["sample_id"], kind="stable")
-    table = allocations[by_sample]
+    table = allocations[np.argsort(allocations["sample_id"], kind="stable")]
     if (
         (table["sample_id"] != np.arange(len(samples), dtype=np.uint64)).any()
         or (table["ptr"] != offsets).any()

@@ -78,7 +78,7 @@ def _image_set(parts: list[tuple[Images, Labels]]) -> ImageSet:
     """Join batches of planar pixels, uint8 [N, 3072], and labels to one set of images [N, 32, 32, 3]."""
     planes = np.concatenate([images for images, _ in parts]).reshape(-1, 3, 32, 32)
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-    return ImageSet(images=images, labels=np.concatenate([labels for _, labels in parts]))
+    return ImageSet(images, np.concatenate([labels for _, labels in parts]))
 
 
 def open_python(folder: Path) -> Source:

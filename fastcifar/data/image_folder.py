@@ -39,12 +39,9 @@ def open_image_folder(path: Path, resize: int | None, workers: int) -> Source:
             files += pictures
             labels += [label] * len(pictures)
     images, numbers = _decode_pictures(files, resize, workers), np.array(labels, dtype=np.int64)
-    return Source(
-        train=ImageSet(images=images[:train_count], labels=numbers[:train_count]),
-        test=ImageSet(images=images[train_count:], labels=numbers[train_count:]),
-        class_names=names,
-        name="image-folder",
-    )
+    train = ImageSet(images[:train_count], numbers[:train_count])
+    test = ImageSet(images[train_count:], numbers[train_count:])
+    return Source(train=train, test=test, class_names=names, name="image-folder")
 
 
 def _class_names(split: Path) -> tuple[str, ...]:

@@ -12,13 +12,7 @@ import numpy.typing as npt
 import torch
 
 from fastcifar.data.beton_format import read_index
-from fastcifar.data.ffcv_compat import (
-    Batch,
-    MappedLoader,
-    SafeEpochIterator,
-    clone_batches,
-    to_device,
-)
+from fastcifar.data.ffcv_compat import Batch, MappedLoader, SafeEpochIterator, clone_batches, to_device
 from fastcifar.data.manifest import open_beton
 from fastcifar.errors import ConfigError
 from fastcifar.machine import usable_cores

@@ -5,28 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fastcifar.data.cifar10 import (
-    BINARY_ARCHIVE,
-    BINARY_FILES,
-    BINARY_FOLDER,
-    PYTHON_ARCHIVE,
-    PYTHON_FILES,
-    PYTHON_FOLDER,
-    download,
-    open_archive,
-    open_binary,
-    open_python,
-)
+from fastcifar.data import cifar10
 from fastcifar.data.image_folder import open_image_folder
-from fastcifar.data.images import ImageSet, Source
+from fastcifar.data.images import Source
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.machine import usable_cores
 
 ENV_VAR = "FASTCIFAR_DATA"
 SOURCE_HELP = (
-    f"a source is 'auto', 'download', 'synthetic', {PYTHON_ARCHIVE} or {BINARY_ARCHIVE}, a folder with one of them or "
-    f"with {PYTHON_FOLDER} or {BINARY_FOLDER}, or an image folder of train/<class>/*.png|jpg and test/<class>/*.png|jpg"
+    f"a source is 'auto', 'download', 'synthetic', {cifar10.PYTHON_ARCHIVE} or {cifar10.BINARY_ARCHIVE}, a folder with "
+    f"one of them or with {cifar10.PYTHON_FOLDER} or {cifar10.BINARY_FOLDER}, or an image folder of "
+    "train/<class>/*.png|jpg and test/<class>/*.png|jpg"
 )
 
 
@@ -60,9 +50,10 @@ def open_source(
         case "auto":
             opened = _open_auto(cache, resize, workers)
         case "download":
-            opened = open_python(download(cache))
+            opened = cifar10.open_python(cifar10.download(cache))
         case "synthetic":
-            opened = _open_synthetic(seed)
+            train, test = draw_synthetic(seed=seed)
+            opened = Source(train=train, test=test, class_names=tuple(SHAPES), name="synthetic")
         case _:
             opened = _open_path(Path(source).expanduser(), resize, workers)
     if resize is not None and opened.train.images.shape[1:3] != (resize, resize):
@@ -90,22 +81,22 @@ def _open_auto(cache: Path, resize: int | None, workers: int) -> Source:
     try:
         return _open_path(cache, resize, workers)
     except DataError:  # nothing there yet, or an incomplete copy, which the download completes
-        return open_python(download(cache))
+        return cifar10.open_python(cifar10.download(cache))
 
 
 def _open_path(path: Path, resize: int | None, workers: int) -> Source:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; {SOURCE_HELP}")
     if path.is_file():
-        return open_archive(path)
-    for folder in (path, path / PYTHON_FOLDER, path / BINARY_FOLDER):
-        if _is_version(folder, PYTHON_FOLDER, PYTHON_FILES):
-            return open_python(folder)
-        if _is_version(folder, BINARY_FOLDER, BINARY_FILES):
-            return open_binary(folder)
-    for archive in (path / PYTHON_ARCHIVE, path / BINARY_ARCHIVE):
+        return cifar10.open_archive(path)
+    for folder in (path, path / cifar10.PYTHON_FOLDER, path / cifar10.BINARY_FOLDER):
+        if _is_version(folder, cifar10.PYTHON_FOLDER, cifar10.PYTHON_FILES):
+            return cifar10.open_python(folder)
+        if _is_version(folder, cifar10.BINARY_FOLDER, cifar10.BINARY_FILES):
+            return cifar10.open_binary(folder)
+    for archive in (path / cifar10.PYTHON_ARCHIVE, path / cifar10.BINARY_ARCHIVE):
         if archive.is_file():
-            return open_archive(archive)
+            return cifar10.open_archive(archive)
     if (path / "train").is_dir() or (path / "test").is_dir():
         return open_image_folder(path, resize, workers)
     raise DataError(f"{path}: this folder has neither class folders nor CIFAR-10; {SOURCE_HELP}")
@@ -114,13 +105,3 @@ def _open_path(path: Path, resize: int | None, workers: int) -> Source:
 def _is_version(folder: Path, name: str, files: tuple[str, ...]) -> bool:
     """Tell whether `folder` is an official version of CIFAR-10, complete or not."""
     return (folder.name == name and folder.is_dir()) or any((folder / file).exists() for file in files)
-
-
-def _open_synthetic(seed: int) -> Source:
-    train, test = draw_synthetic(seed=seed)
-    return Source(
-        train=ImageSet(images=train[0], labels=train[1]),
-        test=ImageSet(images=test[0], labels=test[1]),
-        class_names=tuple(SHAPES),
-        name="synthetic",
-    )

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastcifar.data.images import ImageSet
+
 SIDE = 32
 """Pixels per side."""
 RADIUS = (7.0, 12.0)
@@ -28,20 +30,12 @@ NOISE = (0.02, 0.12)
 """Smallest and largest standard deviation of the pixel noise, which is drawn per image."""
 
 Floats = npt.NDArray[np.floating[Any]]
-Split = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-"""uint8 images [N, 32, 32, 3] and int64 labels [N]."""
+AXIS = np.arange(SIDE, dtype=np.float32) - np.float32((SIDE - 1) / 2)
+"""The positions of the pixels in a row, in pixels from the middle of the image."""
 
 
 def _box(u: Floats, v: Floats, half_width: float, half_height: float) -> Floats:
     return np.maximum(np.abs(u) - half_width, np.abs(v) - half_height)
-
-
-def _disk(u: Floats, v: Floats) -> Floats:
-    return np.hypot(u, v) - 0.95
-
-
-def _square(u: Floats, v: Floats) -> Floats:
-    return _box(u, v, 0.85, 0.85)
 
 
 def _triangle(u: Floats, v: Floats) -> Floats:
@@ -55,17 +49,9 @@ def _plus(u: Floats, v: Floats) -> Floats:
     return np.minimum(_box(u, v, 1, 0.27), _box(u, v, 0.27, 1))
 
 
-def _ring(u: Floats, v: Floats) -> Floats:
-    return np.abs(np.hypot(u, v) - 0.78) - 0.2
-
-
 def _horizontal_bars(u: Floats, v: Floats) -> Floats:
     nearest = 0.76 * np.clip(np.round(v / 0.76), -1, 1)
     return _box(u, v - nearest, 0.95, 0.2)
-
-
-def _vertical_bars(u: Floats, v: Floats) -> Floats:
-    return _horizontal_bars(v, u)
 
 
 def _checkerboard(u: Floats, v: Floats) -> Floats:
@@ -75,32 +61,28 @@ def _checkerboard(u: Floats, v: Floats) -> Floats:
     return np.maximum(np.where(dark, -to_line, to_line), _box(u, v, 1, 1))
 
 
-def _diamond(u: Floats, v: Floats) -> Floats:
-    return (np.abs(u) + np.abs(v) - 1.1) / math.sqrt(2)
-
-
 def _cross(u: Floats, v: Floats) -> Floats:
     root = math.sqrt(0.5)
     return _plus(root * (u + v), root * (v - u))
 
 
 SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
-    "disk": _disk,
-    "square": _square,
+    "disk": lambda u, v: np.hypot(u, v) - 0.95,
+    "square": lambda u, v: _box(u, v, 0.85, 0.85),
     "triangle": _triangle,
     "plus": _plus,
-    "ring": _ring,
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.78) - 0.2,
     "horizontal bars": _horizontal_bars,
-    "vertical bars": _vertical_bars,
+    "vertical bars": lambda u, v: _horizontal_bars(v, u),
     "checkerboard": _checkerboard,
-    "diamond": _diamond,
+    "diamond": lambda u, v: (np.abs(u) + np.abs(v) - 1.1) / math.sqrt(2),
     "cross": _cross,
 }
 """The classes in the order of their labels. Each function returns the signed distance to the shape's edge, negative
 inside, for coordinates in which the shape fills about [-1, 1]²."""
 
 
-def draw_synthetic(*, train: int = 10_000, test: int = 2_000, seed: int = 0) -> tuple[Split, Split]:
+def draw_synthetic(*, train: int = 10_000, test: int = 2_000, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """Draw a training split and a test split.
 
     Args:
@@ -109,28 +91,23 @@ def draw_synthetic(*, train: int = 10_000, test: int = 2_000, seed: int = 0) -> 
         seed: the seed of two independent random streams, one per split.
 
     Returns:
-        (images uint8 [N, 32, 32, 3], labels int64 [N]) of the training split, and the same of the test split.
+        The training split and the test split, with images of shape [N, 32, 32, 3].
     """
     for_train, for_test = np.random.SeedSequence(seed).spawn(2)
     return _draw(train, np.random.default_rng(for_train)), _draw(test, np.random.default_rng(for_test))
 
 
-def _draw(count: int, rng: np.random.Generator) -> Split:
+def _draw(count: int, rng: np.random.Generator) -> ImageSet:
     labels = rng.permutation(np.arange(count, dtype=np.int64) % len(SHAPES))
     images = np.empty((count, SIDE, SIDE, 3), dtype=np.uint8)
     for label, distance in enumerate(SHAPES.values()):
         chosen = np.flatnonzero(labels == label)
         images[chosen] = _paint(_coverage(len(chosen), distance, rng), rng)
-    return images, labels
+    return ImageSet(images, labels)
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int, ...]) -> Floats:
     return rng.random(shape, dtype=np.float32) * np.float32(high - low) + np.float32(low)
-
-
-def _axis() -> Floats:
-    """Return the positions of the pixels in a row, in pixels from the middle of the image."""
-    return np.arange(SIDE, dtype=np.float32) - np.float32((SIDE - 1) / 2)
 
 
 def _coverage(count: int, distance: Callable[[Floats, Floats], Floats], rng: np.random.Generator) -> Floats:
@@ -138,8 +115,8 @@ def _coverage(count: int, distance: Callable[[Floats, Floats], Floats], rng: np.
     one = (count, 1, 1)
     radius = _uniform(rng, *RADIUS, one)
     room = SIDE / 2 - radius
-    x = _axis()[None, None, :] - room * _uniform(rng, -1, 1, one)
-    y = _axis()[None, :, None] - room * _uniform(rng, -1, 1, one)
+    x = AXIS[None, None, :] - room * _uniform(rng, -1, 1, one)
+    y = AXIS[None, :, None] - room * _uniform(rng, -1, 1, one)
     angle = _uniform(rng, -ROTATION, ROTATION, one)
     cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
     return np.clip(0.5 - radius * distance(cos * x + sin * y, cos * y - sin * x), 0, 1)
@@ -152,7 +129,7 @@ def _paint(coverage: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     near = np.linalg.norm(foreground - background, axis=-1, keepdims=True) < CONTRAST
     foreground = np.where(near, (background + np.float32(0.5)) % 1, foreground)
     slope_x, slope_y = _uniform(rng, -GRADIENT, GRADIENT, (2, count, 1, 1, 1)) / np.float32(SIDE / 2)
-    slope = slope_x * _axis()[None, None, :, None] + slope_y * _axis()[None, :, None, None]
+    slope = slope_x * AXIS[None, None, :, None] + slope_y * AXIS[None, :, None, None]
     pixels = rng.standard_normal((count, SIDE, SIDE, 3), dtype=np.float32)
     pixels *= _uniform(rng, *NOISE, (count, 1, 1, 1))
     covered = coverage[..., None]

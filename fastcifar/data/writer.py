@@ -8,40 +8,18 @@ images, and does not hang if a worker dies (libffcv/ffcv#142).
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fastcifar.data.beton_format import (
-    ALLOCATION,
-    FIELD,
-    FIELDS,
-    HEADER,
-    PAGE_SIZE,
-    RAW,
-    SAMPLE,
-    VERSION,
-    field_descriptors,
-    image_offsets,
-    read_index,
-)
+from fastcifar.data import beton_format as beton
+from fastcifar.data import manifest
 from fastcifar.data.images import Images, Labels
 from fastcifar.data.loader import decode_all
-from fastcifar.data.manifest import (
-    CIFAR10_CONTENT,
-    MANIFEST_VERSION,
-    Manifest,
-    dataset_sha256,
-    file_sha256,
-    manifest_path,
-    next_manifest_path,
-)
 from fastcifar.errors import DataError
-from fastcifar.files import FolderLock, atomic_write
+from fastcifar.files import atomic_write, lock_folder, write_json
 
 Progress = Callable[[int], None]
 """A function that is called with the number of images written so far."""
@@ -67,7 +45,7 @@ def write_beton(
     class_names: Sequence[str],
     name: str,
     progress: Progress | None = None,
-) -> Manifest:
+) -> manifest.Manifest:
     """Write images and labels to `path`, and the manifest beside it. After a failure, the old files are still there.
 
     Args:
@@ -86,14 +64,17 @@ def write_beton(
     _check_content(path, images, labels, class_names)
     path.parent.mkdir(parents=True, exist_ok=True)
     mean, std = channel_statistics(images)
-    content = dataset_sha256(images, labels)
-    official = dict.fromkeys(CIFAR10_CONTENT.values(), "cifar10")
-    with _exclusive_lock(path.parent):
+    content = manifest.dataset_sha256(images, labels)
+    official = dict.fromkeys(manifest.CIFAR10_CONTENT.values(), "cifar10")
+    held = f"{path.parent}: another process writes to this folder; wait, or choose another folder"
+    with lock_folder(path.parent, DataError(held)):
         with atomic_write(path, only_writer=True) as temporary:
             _write_file(temporary, images, labels, progress)
-            _verify_through_ffcv(temporary, content)
-            manifest = Manifest(
-                format_version=MANIFEST_VERSION,
+            beton.read_index(temporary)
+            if manifest.dataset_sha256(*decode_all(temporary)) != content:
+                raise DataError(f"{temporary}: FFCV does not read back what was written; check the disk and try again")
+            written = manifest.Manifest(
+                format_version=manifest.MANIFEST_VERSION,
                 name=official.get(content, name),
                 samples=len(images),
                 image_shape=(images.shape[1], images.shape[2], 3),
@@ -101,31 +82,18 @@ def write_beton(
                 mean=mean,
                 std=std,
                 content_sha256=content,
-                file_sha256=file_sha256(temporary),
+                file_sha256=manifest.file_sha256(temporary),
                 file_size=temporary.stat().st_size,
             )
-            with atomic_write(next_manifest_path(path), only_writer=True) as waiting:
-                waiting.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
-        os.replace(next_manifest_path(path), manifest_path(path))
-    return manifest
-
-
-@contextmanager
-def _exclusive_lock(folder: Path) -> Iterator[None]:
-    try:
-        lock = FolderLock(folder)
-    except BlockingIOError:
-        raise DataError(f"{folder}: another process writes to this folder; wait, or choose another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
+            write_json(manifest.next_manifest_path(path), dataclasses.asdict(written), only_writer=True)
+        os.replace(manifest.next_manifest_path(path), manifest.manifest_path(path))
+    return written
 
 
 def _check_content(path: Path, images: Images, labels: Labels, class_names: Sequence[str]) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
         raise DataError(f"{path}: images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
-    if not 0 < images[0].nbytes <= PAGE_SIZE:
+    if not 0 < images[0].nbytes <= beton.PAGE_SIZE:
         raise DataError(f"{path}: images of {images.shape[1]} × {images.shape[2]} pixels do not fit in a page")
     if labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= len(class_names):
         raise DataError(f"{path}: there must be {len(images)} labels from 0 to {len(class_names) - 1}, one per image")
@@ -134,23 +102,23 @@ def _check_content(path: Path, images: Images, labels: Labels, class_names: Sequ
 def _write_file(path: Path, images: Images, labels: Labels, progress: Progress | None) -> None:
     count, height, width, _ = images.shape
     image_bytes = height * width * 3
-    metadata_end = HEADER.itemsize + FIELD.itemsize * len(FIELDS) + SAMPLE.itemsize * count
-    offsets = image_offsets(count, image_bytes, PAGE_SIZE, metadata_end)
-    samples = np.zeros(count, dtype=SAMPLE)
-    samples["image"]["mode"] = RAW
+    metadata_end = beton.HEADER.itemsize + beton.FIELD.itemsize * len(beton.FIELDS) + beton.SAMPLE.itemsize * count
+    offsets = beton.image_offsets(count, image_bytes, beton.PAGE_SIZE, metadata_end)
+    samples = np.zeros(count, dtype=beton.SAMPLE)
+    samples["image"]["mode"] = beton.RAW
     samples["image"]["height"], samples["image"]["width"] = height, width
     samples["image"]["data_ptr"] = offsets
     samples["label"] = labels
-    allocations = np.zeros(count, dtype=ALLOCATION)
+    allocations = np.zeros(count, dtype=beton.ALLOCATION)
     allocations["sample_id"], allocations["ptr"], allocations["size"] = np.arange(count), offsets, image_bytes
 
-    per_page = PAGE_SIZE // image_bytes
+    per_page = beton.PAGE_SIZE // image_bytes
     flat = images.reshape(count, image_bytes)
     with path.open("wb") as file:
-        header = np.zeros(1, dtype=HEADER)
-        file.write(header.tobytes() + field_descriptors().tobytes() + samples.tobytes())
+        header = np.zeros(1, dtype=beton.HEADER)
+        file.write(header.tobytes() + beton.field_descriptors().tobytes() + samples.tobytes())
         file.seek(int(offsets[0]))
-        page = np.zeros(PAGE_SIZE, dtype=np.uint8)
+        page = np.zeros(beton.PAGE_SIZE, dtype=np.uint8)
         for start in range(0, count, per_page):
             chunk = flat[start : start + per_page]
             page[: chunk.size] = chunk.ravel()
@@ -158,14 +126,8 @@ def _write_file(path: Path, images: Images, labels: Labels, progress: Progress |
             file.write(page.data)
             if progress:
                 progress(start + len(chunk))
-        header["version"], header["num_fields"], header["page_size"] = VERSION, len(FIELDS), PAGE_SIZE
+        header["version"], header["num_fields"], header["page_size"] = beton.VERSION, len(beton.FIELDS), beton.PAGE_SIZE
         header["num_samples"], header["alloc_table_ptr"] = count, file.tell()
         file.write(allocations.tobytes())
         file.seek(0)
         file.write(header.tobytes())
-
-
-def _verify_through_ffcv(path: Path, expected: str) -> None:
-    read_index(path)
-    if dataset_sha256(*decode_all(path)) != expected:
-        raise DataError(f"{path}: FFCV does not read back what was written; check the disk and try again")

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
@@ -18,7 +18,7 @@ from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest
 from fastcifar.device import Runtime
 from fastcifar.errors import CheckpointError
-from fastcifar.files import FolderLock, atomic_write
+from fastcifar.files import atomic_write, lock_folder, write_json
 from fastcifar.machine import usable_cores
 from fastcifar.migrations import migrate_config, migrate_result
 from fastcifar.runs.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
@@ -67,23 +67,16 @@ class RunFolder:
                 process trains in it.
         """
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        try:
-            lock = FolderLock(self.path)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{self.path}: another process trains in this folder; wait, or choose another one"
-            ) from None
-        try:
+        held = f"{self.path}: another process trains in this folder; wait, or choose another one"
+        with lock_folder(self.path, CheckpointError(held)):
             if is_new:
                 self.require_empty()
             kept = read_metrics(self.path)[:epochs_done] if self.metrics_path.exists() else []
-            self._write_json("config.json", config.to_json())
-            self._write_json("environment.json", environment)
+            write_json(self.path / "config.json", config.to_json(), only_writer=True)
+            write_json(self.path / "environment.json", environment, only_writer=True)
             with atomic_write(self.metrics_path, only_writer=True) as temporary:
                 temporary.write_text("".join(json.dumps(result.to_json()) + "\n" for result in kept))
             yield
-        finally:
-            lock.release()
 
     def require_empty(self) -> None:
         """Check that a new run can use the folder.
@@ -123,10 +116,6 @@ class RunFolder:
         if last.exists():
             link_checkpoint(last, checkpoint_path(self.path, "previous"))
         save_checkpoint(last, state)
-
-    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        with atomic_write(self.path / name, only_writer=True) as temporary:
-            temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def read_config(run: Path) -> TrainConfig:

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastcifar.data import beton_format
 from fastcifar.data import loader as loader_module
-from fastcifar.data import writer
 from fastcifar.data.beton_format import read_index
 from fastcifar.data.loader import decode_all
 from fastcifar.data.manifest import manifest_path, open_beton, read_manifest
 from fastcifar.data.sources import open_source
 from fastcifar.data.writer import channel_statistics, write_beton
 from fastcifar.errors import DataError
-from fastcifar.files import FolderLock
+from fastcifar.files import lock_folder
 from tests.data.conftest import NAMES
 
 
@@ -58,7 +58,7 @@ def test_images_that_are_not_square_read_back(tmp_path: Path) -> None:
 def test_tables_and_images_on_many_small_pages_read_back(
     tmp_path: Path, pictures: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "PAGE_SIZE", 4096)  # less than the tables; one image a page
+    monkeypatch.setattr(beton_format, "PAGE_SIZE", 4096)  # less than the tables; one image a page
     path = tmp_path / "deep" / "folder" / "small.beton"
     pictures, labels = np.concatenate((pictures, pictures[::-1])), np.concatenate((labels, labels))
     seen: list[int] = []
@@ -117,7 +117,7 @@ def test_a_file_that_reads_back_differently_is_refused(
     def change_a_pixel(_: int) -> None:
         (temporary,) = tmp_path.glob(".a.beton.*.tmp")
         with temporary.open("r+b") as file:
-            file.seek(writer.PAGE_SIZE)
+            file.seek(beton_format.PAGE_SIZE)
             file.write(bytes([pictures[0, 0, 0, 0] ^ 1]))
 
     with pytest.raises(DataError, match="FFCV does not read back what was written"):
@@ -176,11 +176,12 @@ def test_a_writer_stopped_between_its_renames_leaves_a_file_with_its_manifest(
 
 
 def test_a_second_writer_to_a_folder_is_refused(file: Path) -> None:
-    lock = FolderLock(file.parent)
     images, labels = np.zeros((2, 32, 32, 3), dtype=np.uint8), np.zeros(2, dtype=np.int64)
-    with pytest.raises(DataError, match="another process writes to this folder"):
+    with (
+        lock_folder(file.parent, OSError()),
+        pytest.raises(DataError, match="another process writes to this folder"),
+    ):
         write_beton(file, images, labels, class_names=("one",), name="made")
-    lock.release()
     write_beton(file, images, labels, class_names=("one",), name="made")
 
 
