@@ -115,7 +115,8 @@ class TrainState:
         """Continue from the values that `state_dict` returned, including the random state."""
         self.classifier.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty if the run had no loss scaling so far
+            self.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
         progress = state["progress"]
         self.epochs_done, self.epoch_steps_done = progress["epochs_done"], progress["epoch_steps_done"]

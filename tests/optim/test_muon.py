@@ -8,6 +8,7 @@ from fastcifar import get_recipe
 from fastcifar.optim.create import create_optimizer
 from fastcifar.optim.muon import Muon, orthogonalize
 from fastcifar.optim.schedule import set_lr
+from fastcifar.settings import FreezeSettings
 
 
 @pytest.mark.parametrize("shape", [(16, 4, 3, 3), (64, 4, 3, 3), (32, 100)])
@@ -76,3 +77,20 @@ def test_muon_updates_filters_as_in_the_paper_and_other_parameters_with_nesterov
     assert error.norm() < 0.02 * filters.norm(), "bfloat16's rounding"
     for other, parameter in zip(others, (conv.bias, linear.bias, linear.weight), strict=True):
         torch.testing.assert_close(parameter, other)
+
+
+def test_muon_multiplies_in_float32_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+
+    def record(filters: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        seen.append(dtype)
+        return filters
+
+    monkeypatch.setattr("fastcifar.optim.muon.orthogonalize", record)
+    for fast in (True, False):
+        monkeypatch.setattr("fastcifar.device.has_fast_bfloat16", lambda fast=fast: fast)
+        model, config = nn.Conv2d(3, 8, 3), get_recipe("speedrun")
+        optimizer = create_optimizer(model, config.optim, FreezeSettings())
+        model(torch.randn(1, 3, 8, 8)).sum().backward()
+        optimizer.step()
+    assert seen == [torch.bfloat16, torch.float32]

@@ -94,7 +94,7 @@ def test_a_given_model_and_augmentation_are_trained(config: TrainConfig) -> None
 
 
 def test_the_network_of_the_exercise_trains_in_bfloat16_in_channels_last(config: TrainConfig) -> None:
-    state = create_state(config.replace(epochs=1, amp=True))
+    state = create_state(config.replace(epochs=0.2, amp=True, amp_dtype="bfloat16"))
     assert state.classifier.model.layer1[0].conv.weight.is_contiguous(memory_format=torch.channels_last)
     seen: set[torch.dtype] = set()
     state.classifier.model.layer3.register_forward_hook(lambda _, __, out: seen.add(out.dtype))

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastcifar.models.ops import conv3x3
+from fastcifar.models.ops.conv3x3 import MAX_PACK, Conv3x3, conv3x3_as_matmul, conv3x3_packed
+
+ALGORITHMS = {"conv3x3_packed": conv3x3_packed, "conv3x3_as_matmul": conv3x3_as_matmul}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "size"),
+    [
+        *((conv3x3_packed, size) for size in ((4, 3), (1, 1))),
+        *((conv3x3_as_matmul, size) for size in ((2, 2), (1, 2), (2, 1), (1, 1))),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_algorithm_has_the_outputs_and_gradients_of_torchs_convolution(
+    dtype: torch.dtype, algorithm: Callable[..., torch.Tensor], size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    batch = 2 * MAX_PACK
+    images = torch.randn(batch, 5, *size).to(memory_format=torch.channels_last)
+    weight, grad = torch.randn(7, 5, 3, 3), torch.randn(batch, 7, *size)
+    results = []
+    # torch's in float32: where it emulates bfloat16, it sums the weight gradient in bfloat16, image by image
+    for convolve, precision in ((algorithm, dtype), (lambda x, w: F.conv2d(x, w, padding=1), torch.float32)):
+        x, w = (tensor.to(dtype).to(precision).requires_grad_() for tensor in (images, weight))
+        outputs = convolve(x, w)
+        outputs.backward(grad.to(dtype).to(precision))
+        results.append((outputs, x.grad, w.grad))
+    for ours, theirs in zip(*results, strict=True):
+        rtol, atol = (2e-2, 1e-1) if dtype is torch.bfloat16 else (1e-5, 1e-5)
+        torch.testing.assert_close(ours, theirs.to(dtype), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("size", "amx", "algorithm"),
+    [
+        (9, True, None),
+        (8, True, "conv3x3_packed"),
+        (4, True, "conv3x3_packed"),
+        (4, False, None),
+        (2, True, "conv3x3_as_matmul"),
+        (2, False, "conv3x3_as_matmul"),
+    ],
+)
+def test_small_bfloat16_images_use_another_algorithm_only_where_it_is_faster(
+    bias: bool, size: int, amx: bool, algorithm: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    for name, function in ALGORITHMS.items():
+        monkeypatch.setattr(
+            conv3x3, name, lambda x, w, name=name, function=function: used.append(name) or function(x, w)
+        )
+    torch.manual_seed(0)
+    layer = Conv3x3(8, 6, bias=bias)
+    layer.amx = amx
+    images = torch.randn(3, 8, size, size)
+    expected = F.conv2d(images, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(images), expected)
+    assert used == []
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(images)
+    assert used == ([algorithm] if algorithm else [])
+    assert output.dtype is torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, rtol=2e-2, atol=2e-2)
