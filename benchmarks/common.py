@@ -91,14 +91,16 @@ def load_for_resume(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def run_command(main: Callable[[Any], None], settings: Callable[..., Any], description: str | None) -> None:
     """Run a benchmark with the settings of the command line; bad input ends it with one line on stderr."""
 
+    name = Path(sys.argv[0]).stem
+
     def work() -> int:
-        chosen = tyro.cli(settings, description=description)
+        chosen = tyro.cli(settings, prog=f"python -m benchmarks.{name}", description=description)
         if hasattr(chosen, "device"):
             apply_process_settings(RuntimeSettings(device=chosen.device))
         main(chosen)
         return 0
 
-    sys.exit(run_reporting_errors(Path(sys.argv[0]).stem, work))
+    sys.exit(run_reporting_errors(name, work))
 
 
 def run_in_subprocess(arguments: Sequence[str]) -> str:

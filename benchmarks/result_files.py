@@ -49,7 +49,7 @@ RUN = (
 RUNTIME = {name for name, (group, _) in SETTINGS.items() if group == "runtime"}
 NOT_IN_RECIPES = RUNTIME | RESUME_OVERRIDABLE | {"val_fraction"}
 """Settings that are not part of a recipe: where and how it is computed, from which seed, and the evaluation split."""
-NO_EFFECT = (None, False, 0, [], "none")
+NO_EFFECT: tuple[Any, ...] = (None, False, 0, [], "none")
 NO_EFFECT_OF = {"norm_momentum": 0.1}
 """Values with which settings had no effect, in case they no longer exist: of any setting, and of single ones."""
 
@@ -65,7 +65,7 @@ def migrate_results(values: Any) -> Any:
         return [migrate_results(value) for value in values]
     if not isinstance(values, dict):
         return values
-    migrated = {}
+    migrated: dict[str, Any] = {}
     for key, value in values.items():
         if key == "config":
             migrated[key] = migrate_config(value)

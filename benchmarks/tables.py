@@ -89,7 +89,7 @@ def runs_table(*files: Results, columns: Mapping[str, str] | None = None) -> str
         for run in results["runs"]
     ]
     shared = {"recipe": "{label}", "device": "{device}", "epochs": "{epochs}", "test accuracy": "{test_accuracy:.2%}"}
-    return _section(table(shared | (columns or RUN_COLUMNS), rows), marks.footnote())
+    return _section(table({**shared, **(columns or RUN_COLUMNS)}, rows), marks.footnote())
 
 
 RUN_COLUMNS = {
