@@ -136,10 +136,7 @@ def choose_precision(
 ) -> tuple[torch.dtype | None, bool, tuple[str, ...]]:
     """The dtype of AMP (None for float32), whether to use CUDA graphs, and notes on what is not used.
 
-    Args:
-        settings: what is asked for.
-        device_type: 'cpu' or 'cuda'.
-        bfloat16: whether the device multiplies bfloat16 in hardware.
+    `device_type` is 'cpu' or 'cuda'; `bfloat16` says whether the device multiplies bfloat16 in hardware.
     """
     cuda_graphs = settings.cuda_graphs and device_type == "cuda"
     if not settings.amp:

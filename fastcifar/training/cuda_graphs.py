@@ -31,12 +31,9 @@ class CudaGraph(Generic[T]):  # only on a GPU
     """A captured function of tensors; later calls take tensors of the same shapes and replay the graph."""
 
     def __init__(self, function: Callable[..., T], inputs: Sequence[torch.Tensor], pool: Any) -> None:
-        """Warm up and capture.
+        """Warm up and capture `function`, which must not wait for the device, with `inputs` as example arguments.
 
-        Args:
-            function: does not wait for the device, and updates in place whatever it updates.
-            inputs: examples of its arguments, on the device.
-            pool: memory shared by graphs that never run at the same time, from `torch.cuda.graph_pool_handle`.
+        `pool`, from `torch.cuda.graph_pool_handle`, is memory shared by graphs that never run at the same time.
         """
         self._inputs = [example.clone() for example in inputs]
         stream = torch.cuda.Stream()
@@ -70,12 +67,8 @@ def capture_train_steps(
 ) -> StepFunction:
     """Capture one graph per variant of the run's steps; a function that replays the graph of a given step.
 
-    Args:
-        state: the run, whose counter must let no update through meanwhile (`NonFiniteCounter.no_updates`).
-        images: a dummy batch, uint8 [B, 3, H, W].
-        labels: int64 [B].
-        flip: bool [B], or None if the run has no flip masks.
-        capture: captures one function; `CudaGraph` if not given.
+    Images, uint8 [B, 3, H, W], labels, int64 [B], and the flip mask, bool [B] or None, are a dummy batch. The state's
+    counter must let no update through meanwhile (`NonFiniteCounter.no_updates`).
     """
     capture = capture or functools.partial(CudaGraph, pool=torch.cuda.graph_pool_handle())
     table = lr_table(state.optimizer, state.total_steps, state.config.optim)
@@ -119,13 +112,9 @@ def _step_from_table(
 def capture_evaluations(
     classifier: ImageClassifier, images: torch.Tensor, tta: TTASettings, capture: Capture | None = None
 ) -> LogitsFunction:
-    """Capture the evaluation of one batch, without and with test-time augmentation; a function that replays them.
+    """Capture the evaluation of a batch, without and with test-time augmentation; a function that replays them.
 
-    Args:
-        classifier: the network in use.
-        images: a dummy batch, uint8 [B, 3, H, W].
-        tta: the run's test-time augmentation.
-        capture: captures one function; `CudaGraph` if not given.
+    Images, uint8 [B, 3, H, W], are a dummy batch.
     """
     capture = capture or functools.partial(CudaGraph, pool=torch.cuda.graph_pool_handle())
     count = torch.full((), len(images), device=images.device)

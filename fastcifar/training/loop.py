@@ -19,6 +19,7 @@ from fastcifar.machine import peak_memory_bytes
 from fastcifar.optim.schedule import one_cycle_lr
 from fastcifar.runs.folder import RunFolder, describe_environment
 from fastcifar.runs.results import EpochResult, StepProgress
+from fastcifar.settings import TTASettings
 from fastcifar.training.out_of_memory import explain_out_of_memory
 from fastcifar.training.signals import GracefulStop
 from fastcifar.training.state import TrainState, create_state, init_whitening
@@ -59,19 +60,18 @@ def fit_epochs(
     """
     if isinstance(run, TrainConfig):
         with create_state(run, model=model, augmentation=augmentation) as state:
-            yield from _fit_epochs(state, on_step, stop or GracefulStop())
-    elif model is None and augmentation is None:
-        yield from _fit_epochs(run, on_step, stop or GracefulStop())
-    else:
+            yield from fit_epochs(state, on_step=on_step, stop=stop)
+        return
+    if model is not None or augmentation is not None:
         raise ConfigError("a run's state has its own model and augmentation; pass them with a configuration instead")
-
-
-def _fit_epochs(state: TrainState, on_step: OnStep | None, stop: GracefulStop) -> Iterator[EpochResult]:
-    config = state.config
+    state, config, stop = run, run.config, stop or GracefulStop()
     folder = None if config.run_dir is None else RunFolder(config.run_dir)
-    environment = describe_environment(state.runtime, state.manifest)
     save = None if folder is None else functools.partial(_save, state, folder)
-    with nullcontext() if folder is None else folder.open(config, environment, state.epochs_done, state.is_new):
+    with (
+        nullcontext()
+        if folder is None
+        else folder.open(config, describe_environment(state.runtime, state.manifest), state.epochs_done, state.is_new)
+    ):
         with explain_out_of_memory(state):
             warmed_up = warm_up(state)
         while state.epochs_done < state.epochs:
@@ -93,21 +93,20 @@ def run_epoch(
 ) -> EpochResult:
     """Train one epoch, or the rest of it, evaluate, and update the state's progress.
 
-    Args:
-        state: the run.
-        warmed_up: what `warm_up` returned.
-        on_step: called after each step is started.
-        stop: checked between two batches.
-        save: writes a checkpoint; called every `checkpoint_every` steps and before a stop.
+    `save` writes a checkpoint; it is called every `checkpoint_every` steps, and before a stop that `stop` asks for.
     """
     stop = stop or GracefulStop()
-    config, first_step, steps = state.config, state.epoch_first_step, state.steps_this_epoch
-    every = config.checkpoint_every
+    config, first_step, steps, total_steps = (
+        state.config,
+        state.epoch_first_step,
+        state.steps_this_epoch,
+        state.total_steps,
+    )
 
     def after_step(progress: StepProgress) -> None:
         if on_step:
             on_step(progress)
-        if save and every and progress.step % every == 0:
+        if save and config.checkpoint_every and progress.step % config.checkpoint_every == 0:
             save()
         stop.check()
 
@@ -115,18 +114,10 @@ def run_epoch(
         train_epoch(state, warmed_up.run_step, after_step)
         check_finite(state)
         train_loss, train_accuracy, skipped = state.epoch_totals.means(steps, config.data.batch_size)
-        start = time.perf_counter()
-        test_loss, test_accuracy = evaluate(
-            state.classifier, state.test_loader, NO_TTA, logits=warmed_up.logits, on_batch=stop.check
-        )
-        eval_seconds = time.perf_counter() - start
+        test_loss, test_accuracy, eval_seconds = _evaluate(state, warmed_up, NO_TTA, stop)
         tta_accuracy = tta_seconds = None
         if config.tta.tta != "none" and state.epochs_done + 1 == state.epochs:
-            start = time.perf_counter()
-            _, tta_accuracy = evaluate(
-                state.classifier, state.test_loader, config.tta, logits=warmed_up.logits, on_batch=stop.check
-            )
-            tta_seconds = time.perf_counter() - start
+            _, tta_accuracy, tta_seconds = _evaluate(state, warmed_up, config.tta, stop)
     except StoppedError:
         if save:
             save()
@@ -144,8 +135,8 @@ def run_epoch(
         test_accuracy=test_accuracy,
         tta_accuracy=tta_accuracy,
         eval_split="validation" if config.data.val_fraction else "test",
-        lr_start=one_cycle_lr(first_step, state.total_steps, config.optim),
-        lr_end=one_cycle_lr(first_step + steps - 1, state.total_steps, config.optim),
+        lr_start=one_cycle_lr(first_step, total_steps, config.optim),
+        lr_end=one_cycle_lr(first_step + steps - 1, total_steps, config.optim),
         train_seconds=train_seconds,
         eval_seconds=eval_seconds,
         tta_seconds=tta_seconds,
@@ -156,6 +147,13 @@ def run_epoch(
         best_epoch=state.best_epoch,
         peak_memory_bytes=peak_memory_bytes(),
     )
+
+
+def _evaluate(state: TrainState, warmed_up: WarmUp, tta: TTASettings, stop: GracefulStop) -> tuple[float, float, float]:
+    """Loss in nats, accuracy (0 to 1) and seconds of one evaluation."""
+    start = time.perf_counter()
+    loss, accuracy = evaluate(state.classifier, state.test_loader, tta, logits=warmed_up.logits, on_batch=stop.check)
+    return loss, accuracy, time.perf_counter() - start
 
 
 def train_epoch(state: TrainState, run_step: StepFunction, on_step: OnStep | None = None) -> None:
