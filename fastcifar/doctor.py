@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fastcifar.machine import cpu_name, has_fast_bfloat16, usable_cores
@@ -54,9 +54,7 @@ def examine() -> list[Finding]:
 def show(findings: list[Finding], console: Console) -> None:
     """Print one line per finding, then the remedies, each on one unwrapped line so that it can be copied."""
     colours: dict[Status, str] = {"ok": "green", "warning": "yellow", "missing": "red"}
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(3):
-        table.add_column(overflow="fold")
+    table = Table(*(Column(overflow="fold") for _ in range(3)), box=None, pad_edge=False, show_header=False)
     for finding in findings:
         table.add_row(Text(finding.status, style=colours[finding.status]), Text(finding.name), Text(finding.detail))
     console.print(table)
@@ -172,25 +170,22 @@ def _disk() -> list[Finding]:
     return [_finding(free >= FREE_SPACE, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}", remedy, "warning")]
 
 
-def _source() -> Finding:
+def _source() -> list[Finding]:
     name = "FASTCIFAR_DATA"
     if not (folder := os.environ.get(name)):
-        return _finding(True, name, "not set; CIFAR-10 is downloaded when it is needed", "")
+        return [_finding(True, name, "not set; CIFAR-10 is downloaded when it is needed", "")]
     remedy = f"set it to the folder that contains CIFAR-10: export {name}=/folder/with/cifar-10-batches-py"
     exists = Path(folder).is_dir()
-    return _finding(exists, name, folder if exists else f"{folder}: there is no such folder", remedy, "warning")
+    detail = folder if exists else f"{folder}: there is no such folder"
+    return [_finding(exists, name, detail, remedy, "warning")]
 
 
-def _betons() -> Finding:
+def _betons() -> list[Finding]:
     betons = [BETONS / "train.beton", BETONS / "test.beton"]
     absent = [path.name for path in betons if not path.is_file()]
     detail = f"missing: {', '.join(absent)}" if absent else "train.beton and test.beton exist"
     remedy = "fastcifar write-beton  # fastcifar train also does it"
-    return _finding(not absent, str(BETONS), detail, remedy, "warning")
+    return [_finding(not absent, str(BETONS), detail, remedy, "warning")]
 
 
-def _data() -> list[Finding]:
-    return [_source(), _betons()]
-
-
-CHECKS: tuple[Callable[[], list[Finding]], ...] = (_system, _packages, _cpu, _cuda, _disk, _data)
+CHECKS: tuple[Callable[[], list[Finding]], ...] = (_system, _packages, _cpu, _cuda, _disk, _source, _betons)

@@ -41,11 +41,8 @@ def atomic_write(path: Path, *, only_writer: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; flush it to the disk and rename it to `path` when the block succeeds.
 
     When the block fails, the temporary file is removed and `path` keeps its old content. A temporary file of a process
-    that was killed is removed by the next call for the same `path` a day later.
-
-    Args:
-        path: the file to create or replace.
-        only_writer: the caller's lock keeps all other writers of `path` away, so remove their temporary files at once.
+    that was killed is removed by the next call for the same `path` a day later, or at once if the caller is the
+    `only_writer`, whose lock keeps all other writers of `path` away.
 
     Raises:
         OSError: the file cannot be written; its `filename` is `path`, also if the disk is full.

@@ -110,16 +110,13 @@ def analyze(loaded: LoadedCheckpoint, *, top: int = 20) -> Analysis:
 
 def most_confident_mistakes(predictions: Predictions, top: int) -> tuple[Mistake, ...]:
     """Find the `top` misclassified images with the highest probability of the wrong class; ties keep their order."""
-    predicted = predictions.logits.argmax(dim=1)
+    predicted, labels = predictions.logits.argmax(dim=1), predictions.labels
     confidence = predictions.logits.double().softmax(dim=1).gather(1, predicted[:, None]).squeeze(1)
-    wrong = (predicted != predictions.labels).nonzero().flatten()
+    wrong = (predicted != labels).nonzero().flatten()
     order = wrong[confidence[wrong].argsort(descending=True, stable=True)][:top]
     return tuple(
         Mistake(
-            index=index,
-            truth=int(predictions.labels[index]),
-            predicted=int(predicted[index]),
-            confidence=float(confidence[index]),
+            index=index, truth=int(labels[index]), predicted=int(predicted[index]), confidence=float(confidence[index])
         )
         for index in order.tolist()
     )
@@ -137,15 +134,10 @@ def explain(classifier: ImageClassifier, images: Images, targets: list[int]) -> 
 
 
 def draw_augmented(loaded: LoadedCheckpoint, *, samples: int = 6, variants: int = 5) -> AugmentedSamples:
-    """Augment the first training image of each of the first `samples` classes with the run's settings.
+    """Augment the first training image of each of the first `samples` classes `variants` times, as the run does.
 
     For a run with `alternate_flip`, every other variant is flipped. The random numbers come from the run's seed, and
     torch's generators are not changed.
-
-    Args:
-        loaded: the run's checkpoint.
-        samples: the number of images.
-        variants: the number of augmented versions per image.
 
     Raises:
         CheckpointError: the training set has other classes.
@@ -157,18 +149,16 @@ def draw_augmented(loaded: LoadedCheckpoint, *, samples: int = 6, variants: int 
         raise CheckpointError(f"{loaded.path}: was trained on {', '.join(loaded.class_names)}; {path} has others")
     labels, first = np.unique(index.labels, return_index=True)
     originals = index.images(first[:samples].tolist())
-    augmentation = create_augmentation(
-        loaded.config.augment, mean=manifest.mean, std=manifest.std, size=manifest.image_shape[0]
-    )
+    settings, size = loaded.config.augment, manifest.image_shape[0]
+    augmentation = create_augmentation(settings, mean=manifest.mean, std=manifest.std, size=size)
     batch = torch.from_numpy(originals).permute(0, 3, 1, 2).repeat_interleave(variants, dim=0)
-    if loaded.config.augment.alternate_flip:
+    if settings.alternate_flip:
         batch = hflip(batch, torch.arange(len(batch)) % variants % 2 == 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(loaded.config.runtime.seed)
         drawn = augmentation(batch).permute(0, 2, 3, 1).float().numpy()
+    names = tuple(manifest.class_names[label] for label in labels[:samples])
     pixels = np.rint(255 * (drawn * np.array(manifest.std) + np.array(manifest.mean))).clip(0, 255).astype(np.uint8)
     return AugmentedSamples(
-        names=tuple(manifest.class_names[label] for label in labels[:samples]),
-        originals=originals,
-        variants=pixels.reshape(len(originals), variants, *originals.shape[1:]),
+        names=names, originals=originals, variants=pixels.reshape(len(originals), variants, *originals.shape[1:])
     )

@@ -66,12 +66,9 @@ class ModelSummary:
 
 
 def summarize(model: nn.Module, image_shape: Sequence[int] = (3, 32, 32), *, batch_size: int = 1) -> ModelSummary:
-    """Run a network and summarize it.
+    """Run a copy of a network, which takes float32 images [B, C, H, W], on the CPU and summarize it.
 
-    Args:
-        model: a network from float32 images [B, C, H, W]; a copy of it is run, on the CPU.
-        image_shape: C, H, W.
-        batch_size: B.
+    `image_shape` is C, H, W, and `batch_size` is B.
     """
     shape, model = (batch_size, *image_shape), copy.deepcopy(model)
     counted = torchinfo.summary(model, input_size=shape, depth=100, device="cpu", mode="eval", verbose=0)
@@ -90,7 +87,7 @@ def summarize(model: nn.Module, image_shape: Sequence[int] = (3, 32, 32), *, bat
 
 
 def _layer(layer: Any, name: str, fields: dict[str, Field]) -> LayerSummary:
-    """Convert one of torchinfo's layers."""
+    modules = layer.children or [layer]  # torchinfo lists the descendants of all depths here
     return LayerSummary(
         name=name,
         kind=layer.class_name,
@@ -98,11 +95,6 @@ def _layer(layer: Any, name: str, fields: dict[str, Field]) -> LayerSummary:
         has_children=not layer.is_leaf_layer,
         output_shape=tuple(layer.output_size[1:]),
         parameters=layer.num_params,
-        multiply_adds=_multiply_adds(layer),
+        multiply_adds=sum(module.macs for module in modules if module.is_leaf_layer),
         receptive_field=fields.get(name),
     )
-
-
-def _multiply_adds(layer: Any) -> int:
-    modules = layer.children or [layer]  # torchinfo lists the descendants of all depths here
-    return sum(module.macs for module in modules if module.is_leaf_layer)

@@ -29,11 +29,8 @@ def receptive_fields(model: nn.Module, image_shape: Sequence[int] = (3, 32, 32))
     """Measure the receptive field of each module's output, by the module's qualified name ("" for the network).
 
     An output whose positions depend on the whole image, such as a mean, or on more than about `MARGIN` pixels, gets the
-    field of all positions of the last output before it for which this is not so.
-
-    Args:
-        model: a network from float32 images [B, C, H, W]; a copy of it is run, on the CPU.
-        image_shape: C, H, W.
+    field of all positions of the last output before it for which this is not so. A copy of the network, which takes
+    float32 images [B, C, H, W], is run on the CPU; `image_shape` is C, H, W.
 
     Returns:
         An entry for each module that was called and returned one tensor; for its last call if there were several.

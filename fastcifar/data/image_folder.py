@@ -18,10 +18,7 @@ PICTURES = {".png", ".jpg", ".jpeg"}
 def open_image_folder(path: Path, resize: int | None, workers: int) -> Source:
     """Read train/<class>/*.png|jpg and test/<class>/*.png|jpg, with classes and files in sorted order.
 
-    Args:
-        path: the folder that contains `train` and `test`.
-        resize: resize every picture to this many pixels per side; all pictures must have the same size if None.
-        workers: decoding threads.
+    Every picture is resized to `resize` pixels per side; if None, all must have one size. `workers` threads decode.
 
     Raises:
         DataError: a folder or a picture is missing or damaged, or two pictures have different sizes.

@@ -34,12 +34,12 @@ class BetonLoader:
         *,
         batch_size: int,
         train: bool,
-        device: torch.device,
-        seed: int,
+        device: torch.device | str,
         workers: int,
+        seed: int = 0,
         indices: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        self.batch_size, self.train, self.device, self.seed = batch_size, train, device, seed
+        self.batch_size, self.train, self.device, self.seed = batch_size, train, torch.device(device), seed
         self._loader = MappedLoader(path, batch_size=batch_size, drop_last=train, workers=workers, indices=indices)
         self.indices = self._loader.indices
         self._running: SafeEpochIterator | None = None
@@ -195,20 +195,18 @@ def create_loader(
         DataError: the file or its manifest is missing or damaged, or they disagree.
         ConfigError: there are more workers than cores, or a training batch is larger than the data set.
     """
-    index, _ = open_beton(Path(path), verify=verify)
+    path, cores = Path(path), usable_cores()
+    index, _ = open_beton(path, verify=verify)
     available = index.samples if indices is None else len(indices)
     if train and batch_size > available:
         raise ConfigError(
             f"batch_size is {batch_size}; {path} has {available} images to train on: choose at most {available}"
         )
-    return (CachedLoader if cache_on_device else BetonLoader)(
-        Path(path),
-        batch_size=batch_size,
-        train=train,
-        device=torch.device(device),
-        seed=seed,
-        workers=_checked_workers(workers),
-        indices=indices,
+    if workers is not None and workers > cores:
+        raise ConfigError(f"workers is {workers}; this process may use {cores} cores: choose at most {cores}")
+    loader = CachedLoader if cache_on_device else BetonLoader
+    return loader(
+        path, batch_size=batch_size, train=train, device=device, workers=workers or cores, seed=seed, indices=indices
     )
 
 
@@ -222,14 +220,8 @@ def decode_all(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]
         DataError: the file is missing or damaged.
     """
     index = read_index(path)
-    loader = BetonLoader(
-        path,
-        batch_size=max(1, DECODE_BYTES // index.image_bytes),
-        train=False,
-        device=torch.device("cpu"),
-        seed=0,
-        workers=usable_cores(),
-    )
+    batch_size = max(1, DECODE_BYTES // index.image_bytes)
+    loader = BetonLoader(path, batch_size=batch_size, train=False, device="cpu", workers=usable_cores())
     images = np.empty((index.samples, index.height, index.width, 3), dtype=np.uint8)
     labels = np.empty(index.samples, dtype=np.int64)
     start = 0
@@ -240,10 +232,3 @@ def decode_all(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]
             labels[start:stop] = batch_labels.numpy()
             start = stop
     return images, labels
-
-
-def _checked_workers(workers: int | None) -> int:
-    cores = usable_cores()
-    if workers is not None and workers > cores:
-        raise ConfigError(f"workers is {workers}; this process may use {cores} cores: choose at most {cores}")
-    return workers or cores

@@ -13,10 +13,7 @@ Indices = npt.NDArray[np.int64]
 def stratified_split(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
     """Choose the same fraction of each class for validation, at random.
 
-    Args:
-        labels: int64 [N].
-        fraction: fraction of each class to validate on, above 0 and below 1; rounded to whole images.
-        seed: the seed of the random choice.
+    `labels` are int64 [N]. The fraction is above 0 and below 1, and is rounded to whole images.
 
     Returns:
         The positions to train on and the positions to validate on: two sorted int64 arrays without a common element,

@@ -32,12 +32,7 @@ def range_test(
     """Record the loss of a copy of the state's network while the learning rate rises from step to step.
 
     Images, augmentation, precision and optimizer are those of the training. The network is not compiled, since that
-    takes longer than the test. The state does not change; it must be between two epochs.
-
-    Args:
-        state: the run that would be trained.
-        settings: the settings of the test; the defaults if not given.
-        on_loss: called in each step.
+    takes longer than the test. The state does not change; it must be between two epochs. Each step calls `on_loss`.
 
     Source: Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017.
     """
@@ -49,14 +44,9 @@ def range_test(
     if config.optim.l1:
         optimizer.register_step_pre_hook(lambda *_: add_l1_gradient(optimizer, scaler, config.optim.l1))
     loss = _RecordedLoss(optimizer, config.optim.label_smoothing, on_loss)
-    finder = LRFinder(
-        model,
-        optimizer,
-        loss,
-        amp_backend="torch",  # for the scaler alone: `ImageClassifier.logits` has its own autocast
-        amp_config={"device_type": state.runtime.device.type, "enabled": False},
-        grad_scaler=scaler,
-    )
+    # The backend is for the scaler alone: `ImageClassifier.logits` has its own autocast
+    amp = {"device_type": state.runtime.device.type, "enabled": False}
+    finder = LRFinder(model, optimizer, loss, amp_backend="torch", amp_config=amp, grad_scaler=scaler)
     diverged_at = None
     with preserve_random_state():
         init_whitening(model.model, state)
@@ -114,22 +104,17 @@ class _FinderModel(nn.Module):
         return self.classifier.logits(images)
 
 
-class _EndlessBatches:
-    """The batches of all epochs, one epoch after another, as one iterable."""
-
-    def __init__(self, state: TrainState) -> None:
-        self._state = state
-
-    def __iter__(self) -> Iterator[Batch]:
-        for epoch in itertools.count(self._state.epochs_done):
-            yield from self._state.train_loader.batches(epoch)
+def _endless_batches(state: TrainState) -> Iterator[Batch]:
+    """Yield the batches of all epochs, one epoch after another."""
+    for epoch in itertools.count(state.epochs_done):
+        yield from state.train_loader.batches(epoch)
 
 
 def _run(finder: LRFinder, state: TrainState, settings: LrFinderSettings) -> None:
     """Run the finder without its own progress bar and messages."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         finder.range_test(
-            TrainDataLoaderIter(_EndlessBatches(state)),
+            TrainDataLoaderIter(_endless_batches(state)),
             start_lr=settings.start_lr,
             end_lr=settings.end_lr,
             num_iter=settings.iterations,

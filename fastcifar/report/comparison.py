@@ -18,18 +18,15 @@ from fastcifar.runs.results import EpochResult
 LEGEND_NAME_LENGTH = 36
 """Characters of a run's name in a legend; of a longer name, such as a path, the end is shown."""
 
+Records = dict[str, RunRecord]
+"""Runs by the names that the page shows."""
 Values = Callable[[RunRecord, EpochResult], float]
 
 
 def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> Path:
-    """Write a page that shows runs side by side, from their folders alone.
+    """Write a page that shows two or more runs side by side, from their folders alone, and return its path.
 
-    Args:
-        runs: the run folders, two or more.
-        out: folder to write into; `runs-report` beside the first run's folder if not given.
-
-    Returns:
-        The path of report.html.
+    The page, report.html, is written to `out`; if not given, to `runs-report` beside the first run's folder.
 
     Raises:
         CheckpointError: a folder is not a run folder, or its run has no finished epoch.
@@ -43,9 +40,7 @@ def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> Path:
         out / "report.html",
         "comparison.html",
         title=f"Comparison of {len(records)} runs",
-        subtitle=f"highest accuracy after the last epoch: {best}, {format_percent(records[best].last.test_accuracy)}"
-        if best
-        else "",
+        subtitle=_subtitle(records, best),
         records=records,
         best=best,
         eval_splits=eval_splits,
@@ -56,7 +51,7 @@ def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     return out / "report.html"
 
 
-def comparison_figures(records: dict[str, RunRecord]) -> list[FigureSpec]:
+def comparison_figures(records: Records) -> list[FigureSpec]:
     """Return the curves of several runs: accuracy, loss, accuracy over time, training loss."""
     minutes = max(record.last.total_train_seconds for record in records.values()) > 300
     unit, seconds = ("minutes", 60) if minutes else ("seconds", 1)
@@ -72,7 +67,7 @@ def comparison_figures(records: dict[str, RunRecord]) -> list[FigureSpec]:
     ]  # fmt: skip
 
 
-def _by_name(runs: Sequence[Path]) -> dict[str, RunRecord]:
+def _by_name(runs: Sequence[Path]) -> Records:
     """Return the runs by their folders' names, or by their paths where two folders have the same name."""
     records = [read_record(run) for run in runs]
     names = [record.name for record in records]
@@ -84,21 +79,14 @@ def _by_name(runs: Sequence[Path]) -> dict[str, RunRecord]:
 
 
 def _curves(
-    records: dict[str, RunRecord],
-    name: str,
-    title: str,
-    y_label: str,
-    y: Values,
-    *,
-    x: Values = RunRecord.passes,
-    x_label: str = "epoch",
+    runs: Records, name: str, title: str, y_label: str, y: Values, x: Values = RunRecord.passes, x_label: str = "epoch"
 ) -> FigureSpec:
-    columns = 2 if max(map(len, records)) <= 18 else 1
+    columns = 2 if max(map(len, runs)) <= 18 else 1
 
     def draw() -> Figure:
-        height = 3 + 0.2 * -(-len(records) // columns)
+        height = 3 + 0.2 * -(-len(runs) // columns)
         figure, axes = new_axes(height=height, x_label=x_label, y_label=y_label)
-        for run, record in records.items():
+        for run, record in runs.items():
             axes.plot(
                 [x(record, result) for result in record.results], [y(record, result) for result in record.results],
                 marker="o" if len(record.results) == 1 else None, label=_legend_name(run),
@@ -109,21 +97,17 @@ def _curves(
         return figure
 
     ends = "; ".join(
-        f"{run} {y(record, record.results[0]):.4g} to {y(record, record.last):.4g}" for run, record in records.items()
+        f"{run} {y(record, record.results[0]):.4g} to {y(record, record.last):.4g}" for run, record in runs.items()
     )
-    return FigureSpec(
-        name=name,
-        title=title,
-        alt=f"{title}: line chart of {y_label} against {x_label}, one line per run. From first to last epoch: {ends}.",
-        draw=draw,
-    )
+    alt = f"{title}: line chart of {y_label} against {x_label}, one line per run. From first to last epoch: {ends}."
+    return FigureSpec(name=name, title=title, alt=alt, draw=draw)
 
 
 def _legend_name(run: str) -> str:
     return shorten(run if len(run) <= LEGEND_NAME_LENGTH else "…" + run[1 - LEGEND_NAME_LENGTH :], LEGEND_NAME_LENGTH)
 
 
-def _subtitle(records: dict[str, RunRecord], best: str | None) -> str:
+def _subtitle(records: Records, best: str | None) -> str:
     if best is None:
         return ""
     return f"highest accuracy after the last epoch: {best}, {format_percent(records[best].last.test_accuracy)}"
@@ -136,7 +120,7 @@ def _time_to_target(record: RunRecord) -> str:
     return f"{format_duration(reached.total_train_seconds)} ({100 * record.target_accuracy:.4g} %)"
 
 
-def _differences(records: dict[str, RunRecord]) -> dict[str, list[str]]:
+def _differences(records: Records) -> dict[str, list[str]]:
     """Return the values of each run for every setting or fact that is not the same in all of them."""
     described = [_describe(record) for record in records.values()]
     names = dict.fromkeys(name for values in described for name in values)

@@ -113,10 +113,7 @@ class TrainingConsole:
     def summary(self, run_dir: Path | None) -> None:
         """Remove the bar and print the result of the run."""
         self.__exit__()
-        facts = {"result": "no epoch was finished"}
-        if self._results:
-            facts = _summary_facts(self._results, self._reached, f"{100 * self._target:.4g} %")
-        self._facts("result", facts)
+        self._facts("result", _summary_facts(self._results, self._reached, f"{100 * self._target:.4g} %"))
         if run_dir is not None:
             self.say(f"Run folder: {run_dir}")
 
@@ -216,11 +213,16 @@ def _plain_line(result: EpochResult) -> str:
 
 
 def _summary_facts(results: list[EpochResult], reached: EpochResult | None, target: str) -> dict[str, str]:
-    last = results[-1]
-    return {
-        f"{last.eval_split} accuracy": f"{100 * last.test_accuracy:.2f} %, epoch {last.epoch} of {last.epochs}",
-        **_tta_facts(last),
-        **_skipped_facts(results),
+    if not results:
+        return {"result": "no epoch was finished"}
+    last, skipped = results[-1], sum(result.skipped_steps for result in results)
+    facts = {f"{last.eval_split} accuracy": f"{100 * last.test_accuracy:.2f} %, epoch {last.epoch} of {last.epochs}"}
+    if last.tta_accuracy is not None and last.tta_seconds is not None:
+        tta = f"{100 * last.tta_accuracy:.2f} %, in {format_duration(last.tta_seconds)}"
+        facts["with test-time augmentation"] = tta
+    if skipped:
+        facts["skipped steps"] = f"{skipped} (loss or gradient was not finite)"
+    return facts | {
         "best": f"{100 * last.best_accuracy:.2f} %, selected on the {last.eval_split} set, epoch {last.best_epoch}",
         f"time to {target}": (
             f"{format_duration(reached.total_train_seconds)}, epoch {reached.epoch}" if reached else "not reached"
@@ -230,17 +232,6 @@ def _summary_facts(results: list[EpochResult], reached: EpochResult | None, targ
         "warm-up": format_duration(last.warmup_seconds),
         "peak memory": f"{last.peak_memory_bytes / 2**30:.2f} GiB",
     }
-
-
-def _tta_facts(last: EpochResult) -> dict[str, str]:
-    if last.tta_accuracy is None or last.tta_seconds is None:
-        return {}
-    return {"with test-time augmentation": f"{100 * last.tta_accuracy:.2f} %, in {format_duration(last.tta_seconds)}"}
-
-
-def _skipped_facts(results: list[EpochResult]) -> dict[str, str]:
-    skipped = sum(result.skipped_steps for result in results)
-    return {"skipped steps": f"{skipped} (loss or gradient was not finite)"} if skipped else {}
 
 
 def _loss(loss: float) -> str:

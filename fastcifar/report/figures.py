@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
@@ -35,15 +33,13 @@ def loss_curves(record: RunRecord) -> FigureSpec:
         add_legend(figure, axes, columns=2)
         return figure
 
-    return FigureSpec(
-        name="loss",
-        title="Loss",
-        alt=f"Line chart of the loss per epoch, {_epochs(record)}. Training loss goes from {train[0]:.3f} to "
+    alt = (
+        f"Line chart of the loss per epoch, {_epochs(record)}. Training loss goes from {train[0]:.3f} to "
         f"{train[-1]:.3f}, {split} loss from {evaluated[0]:.3f} to {evaluated[-1]:.3f}; its lowest value is "
-        f"{evaluated[lowest]:.3f} at epoch {lowest + 1}.",
-        draw=draw,
-        note="Training loss is the mean over the epoch's augmented batches, while the weights change.",
+        f"{evaluated[lowest]:.3f} at epoch {lowest + 1}."
     )
+    note = "Training loss is the mean over the epoch's augmented batches, while the weights change."
+    return FigureSpec(name="loss", title="Loss", alt=alt, draw=draw, note=note)
 
 
 def accuracy_curves(record: RunRecord) -> FigureSpec:
@@ -62,15 +58,13 @@ def accuracy_curves(record: RunRecord) -> FigureSpec:
         add_legend(figure, axes, columns=3)
         return figure
 
-    return FigureSpec(
-        name="accuracy",
-        title="Accuracy",
-        alt=f"Line chart of the accuracy per epoch, {_epochs(record)}. Training accuracy goes from {train[0]:.2f} to "
+    alt = (
+        f"Line chart of the accuracy per epoch, {_epochs(record)}. Training accuracy goes from {train[0]:.2f} to "
         f"{train[-1]:.2f} percent, {split} accuracy from {evaluated[0]:.2f} to {evaluated[-1]:.2f} percent; its best "
         f"value is {100 * record.last.best_accuracy:.2f} percent at epoch {record.last.best_epoch}. "
-        f"{target:.4g} percent is {f'first reached at epoch {reached.epoch}' if reached else 'not reached'}.",
-        draw=draw,
+        f"{target:.4g} percent is {f'first reached at epoch {reached.epoch}' if reached else 'not reached'}."
     )
+    return FigureSpec(name="accuracy", title="Accuracy", alt=alt, draw=draw)
 
 
 def lr_schedule(record: RunRecord, total_steps: int) -> FigureSpec:
@@ -96,15 +90,13 @@ def lr_schedule(record: RunRecord, total_steps: int) -> FigureSpec:
         add_legend(figure, axes, columns=2)
         return figure
 
-    return FigureSpec(
-        name="schedule",
-        title="One-cycle schedule",
-        alt=f"Line chart of the learning rate. Planned over {config.epochs:g} epochs, {total_steps:,} steps: from "
+    alt = (
+        f"Line chart of the learning rate. Planned over {config.epochs:g} epochs, {total_steps:,} steps: from "
         f"{planned[0]:.3g} up to {planned[peak]:.3g} after {steps[peak] / steps_per_epoch:.1f} epochs, then down to "
         f"{planned[-1]:.3g}. Points for the {len(record.results)} completed epochs show the learning rates that were "
-        f"used, from {used[0][1]:.3g} to {record.last.lr_end:.3g}.",
-        draw=draw,
+        f"used, from {used[0][1]:.3g} to {record.last.lr_end:.3g}."
     )
+    return FigureSpec(name="schedule", title="One-cycle schedule", alt=alt, draw=draw)
 
 
 def confusion_matrix(analysis: Analysis) -> FigureSpec:
@@ -114,13 +106,14 @@ def confusion_matrix(analysis: Analysis) -> FigureSpec:
     fraction = confusion / np.maximum(counts, 1)[:, None]
     off_diagonal = np.where(np.eye(classes, dtype=bool), 0, confusion)
     truth, predicted = np.unravel_index(off_diagonal.argmax(), confusion.shape)
-    names = analysis.class_names
+    names, labels = analysis.class_names, [shorten(name) for name in analysis.class_names]
 
     def draw() -> Figure:
         figure, axes = new_axes(height=WIDTH, x_label="predicted class", y_label="true class")
         axes.grid(visible=False)
         image = axes.imshow(fraction, cmap="cividis", norm=PowerNorm(0.5, 0, 1))
-        _label_classes(axes, names)
+        axes.set_xticks(range(classes), labels, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(classes), labels)
         if classes <= MAX_NUMBERED_CLASSES:
             for row, column in np.ndindex(confusion.shape):
                 color = "black" if fraction[row, column] > 0.2 else "white"
@@ -132,14 +125,12 @@ def confusion_matrix(analysis: Analysis) -> FigureSpec:
         bar.outline.set_visible(False)
         return figure
 
-    return FigureSpec(
-        name="confusion",
-        title="Confusion matrix",
-        alt=f"Matrix of the test set's {counts.sum():,} images by true class (rows) and predicted class (columns). "
+    alt = (
+        f"Matrix of the test set's {counts.sum():,} images by true class (rows) and predicted class (columns). "
         f"{confusion.trace():,} lie on the diagonal. The most common confusion: {names[truth]} predicted as "
-        f"{names[predicted]}, {confusion[truth, predicted]:,} times.",
-        draw=draw,
+        f"{names[predicted]}, {confusion[truth, predicted]:,} times."
     )
+    return FigureSpec(name="confusion", title="Confusion matrix", alt=alt, draw=draw)
 
 
 def class_bars(analysis: Analysis) -> FigureSpec:
@@ -165,12 +156,8 @@ def class_bars(analysis: Analysis) -> FigureSpec:
         return figure
 
     described = ", ".join(f"{name} {label}" for name, label in zip(analysis.class_names, labels, strict=True))
-    return FigureSpec(
-        name="classes",
-        title="Accuracy per class",
-        alt=f"Bar chart of the accuracy of each class, in percent: {described}. All classes: {overall:.2f}.",
-        draw=draw,
-    )
+    alt = f"Bar chart of the accuracy of each class, in percent: {described}. All classes: {overall:.2f}."
+    return FigureSpec(name="classes", title="Accuracy per class", alt=alt, draw=draw)
 
 
 def _curves(axes: Axes, record: RunRecord, curves: dict[str, list[float]]) -> None:
@@ -184,12 +171,6 @@ def _curves(axes: Axes, record: RunRecord, curves: dict[str, list[float]]) -> No
         f"{values[-1]:.4g}", (1, values[-1]), xycoords=("axes fraction", "data"), xytext=(4, 0),
         textcoords="offset points", color=line.get_color(), va="center", annotation_clip=False,
     )  # fmt: skip
-
-
-def _label_classes(axes: Axes, names: Sequence[str]) -> None:
-    labels = [shorten(name) for name in names]
-    axes.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), labels)
 
 
 def _epochs(record: RunRecord) -> str:

@@ -13,19 +13,11 @@ from fastcifar.files import atomic_write
 from fastcifar.report.style import FigureSpec
 from fastcifar.report.units import format_duration, format_percent, format_rate, format_seconds
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
+_FILES = FileSystemLoader(Path(__file__).parent / "templates")
+TEMPLATES = Environment(loader=_FILES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+TEMPLATES.filters.update(
+    duration=format_duration, learning_rate=format_rate, percent=format_percent, seconds=format_seconds
 )
-TEMPLATES.filters |= {
-    "duration": format_duration,
-    "learning_rate": format_rate,
-    "percent": format_percent,
-    "seconds": format_seconds,
-}
 
 
 @dataclass(frozen=True, kw_only=True)

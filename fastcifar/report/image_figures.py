@@ -42,13 +42,11 @@ def augmented_samples(samples: AugmentedSamples) -> FigureSpec:
                 place_image(axes, image, x, y, size, size)
         return figure
 
-    return FigureSpec(
-        name="augmented",
-        title="Augmented samples",
-        alt=f"{count} training images ({', '.join(samples.names)}), each beside {variants} random results of the run's "
-        "augmentation, as used in training.",
-        draw=draw,
+    alt = (
+        f"{count} training images ({', '.join(samples.names)}), each beside {variants} random results of the run's "
+        "augmentation, as used in training."
     )
+    return FigureSpec(name="augmented", title="Augmented samples", alt=alt, draw=draw)
 
 
 def mistakes(analysis: Analysis) -> FigureSpec:
@@ -69,14 +67,12 @@ def mistakes(analysis: Analysis) -> FigureSpec:
                 draw_text(axes, x + size / 2, y + size + 3 + line * LINE_HEIGHT, text)
         return figure
 
-    return FigureSpec(
-        name="mistakes",
-        title="Most confident mistakes",
-        alt=f"The {len(analysis.mistakes)} test images that are misclassified with the highest confidence: "
-        f"{_describe(analysis)}.",
-        draw=draw,
-        note="Confidence is the softmax probability of the predicted class.",
+    alt = (
+        f"The {len(analysis.mistakes)} test images that are misclassified with the highest confidence: "
+        f"{_describe(analysis)}."
     )
+    note = "Confidence is the softmax probability of the predicted class."
+    return FigureSpec(name="mistakes", title="Most confident mistakes", alt=alt, draw=draw, note=note)
 
 
 def grad_cam_maps(analysis: Analysis) -> FigureSpec:
@@ -101,15 +97,15 @@ def grad_cam_maps(analysis: Analysis) -> FigureSpec:
                 draw_text(axes, x + size / 2, y + size + 2, shorten(name, 11), size=8)
         return figure
 
-    return FigureSpec(
-        name="grad-cam",
-        title="Grad-CAM of these mistakes",
-        alt=f"Three images for each of the {len(analysis.mistakes)} most confident mistakes: the image itself, and the "
-        f"Grad-CAM maps of the predicted class and of the true class over it. {_describe_peaks(analysis)}",
-        draw=draw,
-        note="Left to right: the image, the evidence for the predicted class, the evidence for the true class; each "
-        "map has its own scale. Method: Selvaraju et al., Grad-CAM, ICCV 2017.",
+    alt = (
+        f"Three images for each of the {len(analysis.mistakes)} most confident mistakes: the image itself, and the "
+        f"Grad-CAM maps of the predicted class and of the true class over it. {_describe_peaks(analysis)}"
     )
+    note = (
+        "Left to right: the image, the evidence for the predicted class, the evidence for the true class; each "
+        "map has its own scale. Method: Selvaraju et al., Grad-CAM, ICCV 2017."
+    )
+    return FigureSpec(name="grad-cam", title="Grad-CAM of these mistakes", alt=alt, draw=draw, note=note)
 
 
 def _draw_color_scale(axes: Axes, y: float) -> None:

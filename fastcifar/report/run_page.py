@@ -27,7 +27,7 @@ def write_report(
     device: str = "auto",
     data_dir: Path | None = None,
 ) -> Path:
-    """Write a run's figures and report.html from its folder and the .beton files that its configuration names.
+    """Write a run's figures and report.html, from its folder and its .beton files, and return the path of report.html.
 
     Args:
         run: the run folder.
@@ -36,9 +36,6 @@ def write_report(
         top: number of the most confident mistakes to show, from 1 to 200.
         device: device to compute on, such as 'cpu' or 'cuda'.
         data_dir: folder with the .beton files, if not the one that the configuration names.
-
-    Returns:
-        The path of report.html.
 
     Raises:
         CheckpointError: the folder is not a run folder or has no such checkpoint, or the data is not the run's.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fastcifar.analysis.model_summary import LayerSummary, ModelSummary
@@ -29,23 +29,19 @@ GAP = 4
 def show_summary(title: str, summary: ModelSummary, console: Console) -> None:
     """Print one row per layer, stages in bold with their totals, then the shapes after the stages and the totals."""
     console.print(Text(title, style="bold"), soft_wrap=True)
-    table = Table("layer", "output")
-    for column in ("parameters", "multiply-adds", "field"):
-        table.add_column(column, justify="right")
+    numbers = (Column(name, justify="right") for name in ("parameters", "multiply-adds", "field"))
+    table = Table("layer", "output", *numbers)
     for layer in summary.layers:
         table.add_row(*_row(layer), style="bold" if layer.depth == 1 else None)
     console.print(table)
-    facts = _facts(summary)
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        console.print(f"{name:<{width}}  {value}", markup=False, soft_wrap=True)
-    console.print(
+    for name, value in _facts(summary).items():
+        console.print(f"{name:<16}  {value}", markup=False, soft_wrap=True)
+    notes = (
         "\nfield: side of the theoretical receptive field in pixels, along the longest path, including padding.\n"
         "multiply-adds: convolutions and linear layers, one per output with a bias, one per batch-norm parameter.\n"
-        "MB: 1,000,000 bytes; MiB: 1,048,576 bytes.",
-        markup=False,
-        soft_wrap=True,
+        "MB: 1,000,000 bytes; MiB: 1,048,576 bytes."
     )
+    console.print(notes, markup=False, soft_wrap=True)
 
 
 def _row(layer: LayerSummary) -> list[str]:
@@ -67,10 +63,9 @@ def _facts(summary: ModelSummary) -> dict[str, str]:
     counts = {"trainable": summary.trainable_parameters, "fixed": summary.parameters - summary.trainable_parameters}
     split = " (" + ", ".join(f"{count:,} {name}" for name, count in counts.items()) + ")" if counts["fixed"] else ""
     total = summary.input_bytes + summary.forward_backward_bytes + summary.parameter_bytes
+    stages = (f"{stage.name} {_shape(stage.output_shape)}" for stage in summary.stages)
     return {
-        "shapes": " → ".join(
-            [_shape(tuple(image)), *(f"{stage.name} {_shape(stage.output_shape)}" for stage in summary.stages)]
-        ),
+        "shapes": " → ".join([_shape(tuple(image)), *stages]),
         "batch": f"{batch} image" + ("s" if batch > 1 else ""),
         "parameters": f"{summary.parameters:,}{split}",
         "multiply-adds": f"{summary.multiply_adds / 1e6:,.2f} M",
@@ -100,8 +95,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the accuracy per class, the overall accuracy and the loss."""
     console.print(f"{evaluation.checkpoint}, epoch {evaluation.epoch}", markup=False)
     console.print(f"{evaluation.device}; {evaluation.precision}", markup=False)
-    table = Table("class")
-    table.add_column("accuracy", justify="right")
+    table = Table("class", Column("accuracy", justify="right"))
     for name, accuracy in evaluation.class_accuracy.items():
         table.add_row(Text(name), format_percent(accuracy))  # a class may be called [red]
     table.add_section()
@@ -113,10 +107,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 def show_predictions(predictions: Iterable[PicturePrediction], console: Console) -> None:
     """Print one section per picture with one row per class."""
-    table = Table()
-    table.add_column("image", overflow="fold")
-    table.add_column("class")
-    table.add_column("probability", justify="right")
+    table = Table(Column("image", overflow="fold"), "class", Column("probability", justify="right"))
     for prediction in predictions:
         name = prediction.image
         for each in prediction.likely:

@@ -155,12 +155,9 @@ def load_checkpoint(
 
 
 def create_saved_model(path: Path, values: dict[str, Any], model: nn.Module | None = None) -> nn.Module:
-    """Create the network of a checkpoint, with its weights and in eval mode.
+    """Create the network of a checkpoint, from the values that `read_checkpoint` read from `path`, in eval mode.
 
-    Args:
-        path: the checkpoint, for error messages.
-        values: the values that `read_checkpoint` read from it.
-        model: the network to load the weights into, if the run trained one that was created elsewhere.
+    `model` is the network to load the weights into, if the run trained one that was created elsewhere.
 
     Raises:
         CheckpointError: the weights belong to another network.

@@ -56,11 +56,8 @@ class RunFolder:
     def open(self, config: TrainConfig, environment: Environment, epochs_done: int, is_new: bool) -> Iterator[None]:
         """Create the folder, or continue in it, and keep other processes out of it during the block.
 
-        Args:
-            config: the run's configuration, for config.json.
-            environment: the values for environment.json, from `describe_environment`.
-            epochs_done: the number of epochs whose metrics are kept; later ones are removed.
-            is_new: whether the run starts from the beginning.
+        Write config.json and environment.json (from `describe_environment`), and keep the metrics of the first
+        `epochs_done` epochs. `is_new` tells whether the run starts from the beginning.
 
         Raises:
             CheckpointError: the folder already holds a run and this one is new, its metrics are damaged, or another
@@ -96,12 +93,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def record(self, result: EpochResult, state: dict[str, Any]) -> None:
-        """Save an epoch: first its checkpoint, so that every line of metrics has one.
-
-        Args:
-            result: the epoch's result.
-            state: the run's state after the epoch (`TrainState.state_dict`).
-        """
+        """Save an epoch: first its checkpoint with `state`, the `TrainState.state_dict`, so that every line has one."""
         self.save(state)
         if result.best_epoch == result.epoch:
             link_checkpoint(checkpoint_path(self.path, "last"), checkpoint_path(self.path, "best"))

@@ -41,14 +41,7 @@ def check_types(values: dict[str, Any], kind: type[T]) -> T:
 
 
 def unreadable(run: Path, file: str, error: OSError | ValueError, line: int | None = None) -> CheckpointError:
-    """Create the error for a file of a run folder that cannot be read or has wrong content.
-
-    Args:
-        run: the run folder.
-        file: the name of the file.
-        error: the reason.
-        line: the number of the line with the wrong content, from 1; the whole file if not given.
-    """
+    """Create the error for a file of a run folder that cannot be read or has wrong content (in `line`, from 1)."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return CheckpointError(f"{run}: is not a run folder, since it has no {file}")
     if isinstance(error, OSError):
