@@ -92,13 +92,7 @@ class Evaluation:
 def evaluate_checkpoint(
     run: Path, checkpoint: CheckpointName = "last", *, device: str = "auto", **changes: Any
 ) -> Evaluation:
-    """Evaluate a run's checkpoint on the whole test set.
-
-    Args:
-        run: the run folder.
-        checkpoint: "last" or "best".
-        device: the device to compute on.
-        changes: other values of some of the run's settings, by name, such as `data_dir` and `amp`.
+    """Evaluate a run's checkpoint on the whole test set. The arguments are those of `load_classifier`.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or the data has other classes or another image size.
@@ -111,7 +105,7 @@ def evaluate_checkpoint(
         predictions = predict_all(loaded.classifier, loader)
         seconds = time.perf_counter() - start
     give_back_freed_memory()
-    confusion = predictions.confusion()
+    confusion, runtime = predictions.confusion(), loaded.classifier.runtime
     counts, correct = confusion.sum(dim=1), confusion.diag()
     return Evaluation(
         checkpoint=str(loaded.path),
@@ -121,9 +115,9 @@ def evaluate_checkpoint(
         loss=predictions.loss(),
         class_accuracy=dict(zip(loaded.class_names, (correct / counts).tolist(), strict=True)),
         seconds=seconds,
-        device=loaded.classifier.runtime.describe_device(),
-        precision=loaded.classifier.runtime.describe_precision(),
-        notes=loaded.classifier.runtime.notes,
+        device=runtime.describe_device(),
+        precision=runtime.describe_precision(),
+        notes=runtime.notes,
     )
 
 
@@ -147,9 +141,8 @@ def load_classifier(
     config = TrainConfig.from_json(values["config"]).replace(device=device, compile=False, cuda_graphs=False, **changes)
     runtime = resolve_runtime(config.runtime)
     normalize = create_augmentation(mean=values["mean"], std=values["std"], size=values["image_shape"][0])
-    classifier = ImageClassifier(
-        model=runtime.place(create_saved_model(path, values)), augmentation=runtime.place(normalize), runtime=runtime
-    )
+    model = runtime.place(create_saved_model(path, values))
+    classifier = ImageClassifier(model=model, augmentation=runtime.place(normalize), runtime=runtime)
     classifier.train(False)
     return LoadedCheckpoint(
         path=path,
@@ -171,17 +164,15 @@ def open_test_loader(loaded: LoadedCheckpoint) -> BetonLoader:
         CheckpointError: the test set has other classes or another image size than the training set had.
         DataError: the .beton is missing or damaged.
     """
-    config, test = loaded.config, loaded.config.data.data_dir / "test.beton"
+    data, test = loaded.config.data, loaded.config.data.data_dir / "test.beton"
     manifest = read_manifest(test)
     if manifest.class_names != loaded.class_names or manifest.image_shape != loaded.image_shape:
         raise CheckpointError(
             f"{loaded.path}: was trained on images of shape {list(loaded.image_shape)} and the classes "
             f"{', '.join(loaded.class_names)}; {test} has others"
         )
-    options: dict[str, Any] = {"workers": config.data.workers, "verify": config.data.verify}
-    return create_loader(
-        test, batch_size=config.data.test_batch_size, train=False, device=loaded.classifier.runtime.device, **options
-    )
+    device, size = loaded.classifier.runtime.device, data.test_batch_size
+    return create_loader(test, batch_size=size, train=False, device=device, workers=data.workers, verify=data.verify)
 
 
 def predict_all(classifier: ImageClassifier, loader: BetonLoader) -> Predictions:

@@ -20,7 +20,7 @@ from torch import nn
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, ExportError
-from fastcifar.files import atomic_write
+from fastcifar.files import atomic_write, write_json
 from fastcifar.inference.evaluate import LoadedCheckpoint, load_classifier, open_test_loader
 from fastcifar.models import model_from_config
 from fastcifar.runs.checkpoint import CheckpointName
@@ -81,7 +81,7 @@ class Export:
     agreement: Agreement
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Format:
     """A file format: its file name, the packages it needs, and functions to write and to open a file."""
 
@@ -94,12 +94,7 @@ class Format:
 
 
 def export_checkpoint(
-    run: Path,
-    out: Path,
-    formats: Sequence[str],
-    checkpoint: CheckpointName = "last",
-    *,
-    data_dir: Path | None = None,
+    run: Path, out: Path, formats: Sequence[str], checkpoint: CheckpointName = "last", *, data_dir: Path | None = None
 ) -> Iterator[Export]:
     """Write a run's network to one file per format, and yield each file after it passed the check.
 
@@ -141,8 +136,7 @@ def export_checkpoint(
         with atomic_write(path) as temporary:
             temporary.write_bytes(data)
         if name == "safetensors":
-            with atomic_write(out / "config.json") as temporary:
-                temporary.write_text(json.dumps(description, indent=2) + "\n")
+            write_json(out / "config.json", description)
         yield Export(path=path, bytes=len(data), agreement=agreement)
 
 
@@ -187,13 +181,10 @@ def _require_packages(packages: Sequence[str]) -> None:
             raise ConfigError(f"export needs {package} ({error}); pip install 'fastcifar[export]'") from error
 
 
-def _trace(network: ExportedNetwork, images: torch.Tensor) -> torch.export.ExportedProgram:
-    return torch.export.export(network, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
-
-
 def _write_torch(network: ExportedNetwork, images: torch.Tensor, description: dict[str, Any]) -> bytes:
+    program = torch.export.export(network, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
     buffer = io.BytesIO()
-    torch.export.save(_trace(network, images), buffer, extra_files={"config.json": json.dumps(description)})
+    torch.export.save(program, buffer, extra_files={"config.json": json.dumps(description)})
     return buffer.getvalue()
 
 
@@ -243,11 +234,7 @@ def _open_safetensors(data: bytes, description: dict[str, Any]) -> Logits:
 
 
 FORMATS = {
-    "onnx": Format(
-        file="model.onnx", packages=("onnx", "onnxscript", "onnxruntime"), write=_write_onnx, open=_open_onnx
-    ),
-    "torch": Format(file="model.pt2", packages=(), write=_write_torch, open=_open_torch),
-    "safetensors": Format(
-        file="model.safetensors", packages=("safetensors",), write=_write_safetensors, open=_open_safetensors
-    ),
+    "onnx": Format("model.onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _open_onnx),
+    "torch": Format("model.pt2", (), _write_torch, _open_torch),
+    "safetensors": Format("model.safetensors", ("safetensors",), _write_safetensors, _open_safetensors),
 }

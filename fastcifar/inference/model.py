@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fastcifar.augment import hflip
 from fastcifar.data.loader import BetonLoader
@@ -15,24 +15,19 @@ from fastcifar.device import Runtime
 from fastcifar.inference.tta import NO_TTA, tta_views
 from fastcifar.settings import TTASettings
 
-LossFunction = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor | None, int | None, float], tuple[torch.Tensor, torch.Tensor]
-]
-LogitsFunction = Callable[[torch.Tensor, int, TTASettings], torch.Tensor]
+LossFunction = Callable[[Tensor, Tensor, Tensor | None, int | None, float], tuple[Tensor, Tensor]]
+LogitsFunction = Callable[[Tensor, int, TTASettings], Tensor]
 """A function from images, the fixed batch size and the test-time augmentation to logits, as `fixed_batch_logits`."""
 
 
 class ImageClassifier:
-    """A network with its augmentation: computes logits and the training loss from uint8 images."""
+    """A network with its augmentation: computes logits and the training loss from uint8 images.
+
+    The network takes normalised images [B, 3, H, W] and returns logits [B, classes]. The augmentation turns uint8
+    images into normalised ones; in eval mode it only normalises. The runtime is device, precision and compilation.
+    """
 
     def __init__(self, *, model: nn.Module, augmentation: nn.Module, runtime: Runtime) -> None:
-        """Create a classifier.
-
-        Args:
-            model: the network, from normalised images [B, 3, H, W] to logits [B, classes].
-            augmentation: from uint8 images to normalised ones; in eval mode it only normalises.
-            runtime: device, precision and compilation.
-        """
         self.model, self.augmentation, self.runtime = model, augmentation, runtime
 
     def train(self, mode: bool = True) -> None:
@@ -40,7 +35,7 @@ class ImageClassifier:
         self.model.train(mode)
         self.augmentation.train(mode)
 
-    def logits(self, images: torch.Tensor, size: int | None = None) -> torch.Tensor:
+    def logits(self, images: Tensor, size: int | None = None) -> Tensor:
         """Return float32 logits [B, classes] of uint8 images [B, 3, H, W], resized to `size` × `size` if given."""
         normalized = self.augmentation(images)
         if size is not None and size < normalized.shape[-1]:
@@ -57,32 +52,24 @@ class ImageClassifier:
         return self.runtime.compiled(self._loss)
 
     def _loss(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        flip: torch.Tensor | None,
-        size: int | None,
-        label_smoothing: float,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, images: Tensor, labels: Tensor, flip: Tensor | None, size: int | None, label_smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         if flip is not None:
             images = hflip(images, flip)
         logits = self.logits(images, size)
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         return loss, (logits.detach().argmax(dim=1) == labels).sum()
 
-    def fixed_batch_logits(self, images: torch.Tensor, batch_size: int, tta: TTASettings = NO_TTA) -> torch.Tensor:
-        """Return float32 logits [B, classes] of uint8 images [B, 3, H, W].
+    def fixed_batch_logits(self, images: Tensor, batch_size: int, tta: TTASettings = NO_TTA) -> Tensor:
+        """Return float32 logits [B, classes] of uint8 images [B, 3, H, W], averaged over the views of `tta`.
 
-        Args:
-            images: at most `batch_size` of them; a compiled network gets a smaller batch padded to that size, so that
-                it need not recompile.
-            batch_size: the size for which the network was compiled.
-            tta: test-time augmentation, over which the logits are averaged.
+        There are at most `batch_size` images, the size for which the network was compiled. A compiled network gets a
+        smaller batch padded to that size, so that it need not recompile.
         """
         padded, count = pad_batch(images, batch_size if self.runtime.compile_mode else len(images))
         return self.tta_logits(padded, count, tta)[: len(images)].clone()  # a CUDA graph would overwrite it
 
-    def tta_logits(self, images: torch.Tensor, count: torch.Tensor, tta: TTASettings) -> torch.Tensor:
+    def tta_logits(self, images: Tensor, count: Tensor, tta: TTASettings) -> Tensor:
         """Return float32 logits [B, classes]; those of the least confident images are averaged over the views of `tta`.
 
         Only the first `count` rows, int64 [], are real images; the others are padding and rank last in that choice.
@@ -103,18 +90,18 @@ class ImageClassifier:
             average = average + weight * view
         return logits.index_copy(0, least_confident, average)
 
-    def _forward(self, normalized: torch.Tensor) -> torch.Tensor:
+    def _forward(self, normalized: Tensor) -> Tensor:
         with self.runtime.autocast():
-            logits: torch.Tensor = self.model(normalized)
+            logits: Tensor = self.model(normalized)
         return logits.float()
 
 
-def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+def resize(images: Tensor, size: int) -> Tensor:
     """Resize float images [B, C, H, W] to [B, C, size, size] with bilinear interpolation."""
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def pad_batch(images: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_batch(images: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
     """Pad images [B, C, H, W] with zeros to `batch_size`; also return the number of real images, int64 []."""
     count = torch.full((), len(images), device=images.device)
     if len(images) < batch_size:
@@ -125,14 +112,10 @@ def pad_batch(images: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torc
 @torch.no_grad()
 def predict(
     classifier: ImageClassifier, loader: BetonLoader, tta: TTASettings = NO_TTA, logits: LogitsFunction | None = None
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield float32 logits [B, classes] and int64 labels [B] for every image of a loader, in its order.
 
-    Args:
-        classifier: the classifier.
-        loader: the images.
-        tta: test-time augmentation.
-        logits: computes one batch, such as a replayed CUDA graph; `classifier.fixed_batch_logits` if not given.
+    `logits` computes one batch, such as a replayed CUDA graph; `classifier.fixed_batch_logits` if not given.
     """
     compute = logits or classifier.fixed_batch_logits
     classifier.train(False)
@@ -151,12 +134,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """Return the mean cross-entropy in nats and the accuracy (0 to 1) over a loader's images.
 
-    Args:
-        classifier: the classifier.
-        loader: the images.
-        tta: test-time augmentation.
-        logits: computes one batch, as in `predict`.
-        on_batch: called after each batch; may raise to stop the evaluation.
+    `logits` computes one batch, as in `predict`. `on_batch` is called after each batch, and may raise to stop early.
     """
     totals = torch.zeros(2, device=classifier.runtime.device, dtype=torch.float64)
     for batch_logits, labels in predict(classifier, loader, tta, logits):

@@ -91,12 +91,10 @@ def classify(loaded: LoadedCheckpoint, images: Images, *, top: int = 5) -> list[
     """Return the `top` most likely classes of each image, uint8 [N, H, W, 3]; all classes if there are fewer."""
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(loaded.classifier.runtime.device)
     best = loaded.classifier.logits(batch).softmax(dim=1).topk(min(top, len(loaded.class_names)), dim=1)
+    names = loaded.class_names
     return [
-        tuple(
-            LikelyClass(class_name=loaded.class_names[label], probability=probability)
-            for probability, label in zip(probabilities, labels, strict=True)
-        )
-        for probabilities, labels in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        tuple(LikelyClass(class_name=names[label], probability=value) for value, label in zip(*likely, strict=True))
+        for likely in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
 
