@@ -168,6 +168,6 @@ def test_a_run_is_not_resumed_with_a_loader_of_other_images(config: TrainConfig,
     run = config.replace(run_dir=tmp_path / "run")
     next(fit_epochs(tiny_state(run)))
     other = tiny_state(run)
-    other.train_loader = create_loader(run.betons / "train.beton", batch_size=32, train=True, indices=np.arange(100))
+    other.train_loader = create_loader(run.data.data_dir / "train.beton", batch_size=32, train=True, indices=np.arange(100))
     with pytest.raises(CheckpointError, match=r"last\.pt: the run was started with 18 for the number of steps, not 9"):
         restore(tmp_path / "run", other)
