@@ -19,7 +19,7 @@ from kornia.augmentation import (
     RandomCrop,
     RandomHorizontalFlip,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from fastcifar.errors import ConfigError
 from fastcifar.settings import AugmentSettings
@@ -28,7 +28,7 @@ CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
 """Per channel of the 50,000 training images, with pixels in [0, 1]."""
 
-Params = dict[str, torch.Tensor]
+Params = dict[str, Tensor]
 
 
 class GatherCropFlip(GeometricAugmentationBase2D):
@@ -44,13 +44,13 @@ class GatherCropFlip(GeometricAugmentationBase2D):
         super().__init__(p=1.0)
         self.padding, self.padding_mode, self.flip_p = padding, padding_mode, flip_p
 
-    def validate_tensor(self, input: torch.Tensor) -> None:
+    def validate_tensor(self, input: Tensor) -> None:
         """Accept any dtype: pixels are only moved."""
 
-    def transform_tensor(self, input: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def transform_tensor(self, input: Tensor, **kwargs: Any) -> Tensor:
         return input
 
-    def compute_transformation(self, input: torch.Tensor, params: Params, flags: dict[str, Any]) -> torch.Tensor:
+    def compute_transformation(self, input: Tensor, params: Params, flags: dict[str, Any]) -> Tensor:
         """The matrices, float32 [B, 3, 3], from coordinates (x, y, 1) in the input to those in the result."""
         offset, flip = params["offset"].float(), params["flip"].float()
         matrix = torch.zeros(len(offset), 3, 3, device=offset.device)
@@ -70,8 +70,8 @@ class GatherCropFlip(GeometricAugmentationBase2D):
         }
 
     def apply_transform(
-        self, input: torch.Tensor, params: Params, flags: dict[str, Any], transform: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, input: Tensor, params: Params, flags: dict[str, Any], transform: Tensor | None = None
+    ) -> Tensor:
         batch, channels, height, width = input.shape
         y = torch.arange(height, device=input.device)
         x = torch.arange(width, device=input.device)
@@ -95,8 +95,8 @@ class GatherCropFlip(GeometricAugmentationBase2D):
 class PixelNormalize(IntensityAugmentationBase2D):
     """Normalise uint8 images [B, 3, H, W]: (pixel / 255 - mean) / std per channel in float32, converted to `dtype`."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> None:
         super().__init__(p=1.0, same_on_batch=True)
@@ -104,15 +104,15 @@ class PixelNormalize(IntensityAugmentationBase2D):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.out_dtype = dtype
 
-    def validate_tensor(self, input: torch.Tensor) -> None:
+    def validate_tensor(self, input: Tensor) -> None:
         """Accept uint8, and floats from 0 to 255."""
 
-    def transform_tensor(self, input: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def transform_tensor(self, input: Tensor, **kwargs: Any) -> Tensor:
         return input
 
     def apply_transform(
-        self, input: torch.Tensor, params: Params, flags: dict[str, Any], transform: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, input: Tensor, params: Params, flags: dict[str, Any], transform: Tensor | None = None
+    ) -> Tensor:
         return ((input.float() / 255 - self.mean) / self.std).to(self.out_dtype)
 
 
@@ -135,8 +135,8 @@ class RandomCutout(IntensityAugmentationBase2D):
         return {"corner": torch.stack((rows, columns), dim=1)}
 
     def apply_transform(
-        self, input: torch.Tensor, params: Params, flags: dict[str, Any], transform: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, input: Tensor, params: Params, flags: dict[str, Any], transform: Tensor | None = None
+    ) -> Tensor:
         height, width = input.shape[2:]
         corner = params["corner"]
         rows = _within(torch.arange(height, device=input.device) - corner[:, :1], self.size)
@@ -152,12 +152,12 @@ class Augmentation(nn.Module):
         super().__init__()
         self.stages, self.normalize = nn.Sequential(*stages), normalize
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):  # otherwise Kornia casts the result back to uint8
             return self.stages(images) if self.training else self.normalize(images)  # type: ignore[no-any-return]
 
 
-def hflip(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def hflip(images: Tensor, mask: Tensor) -> Tensor:
     """Flip the images [B, C, H, W] horizontally where `mask`, bool [B], is set."""
     return torch.where(mask[:, None, None, None], images.flip(-1), images)
 
@@ -218,14 +218,14 @@ def _affine(p: float, rotate_limit: float, shift_limit: float, scale_limit: floa
 class _ToFloat(nn.Module):
     """Convert to float32, since Kornia's crop and flip do not accept uint8."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         return images.float()
 
 
-def _within(index: torch.Tensor, size: int) -> torch.Tensor:
+def _within(index: Tensor, size: int) -> Tensor:
     return (index >= 0) & (index < size)
 
 
-def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
+def _reflect(index: Tensor, size: int) -> Tensor:
     """Mirror indices outside [0, size) at the first and last pixel, without repeating these."""
     return size - 1 - (size - 1 - index.abs()).abs()

@@ -5,8 +5,7 @@ Source: David Page's DAWNBench entry (davidcpage/cifar10-fast), in the variant t
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastcifar.models.ops.conv3x3 import Conv3x3
 from fastcifar.models.ops.kernels import MaxPool2x2, ReLU
@@ -36,7 +35,7 @@ class Residual(nn.Module):
             ConvBlock(width, width, bias=bias, dropout=dropout), ConvBlock(width, width, bias=bias, dropout=dropout)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)  # type: ignore[no-any-return]
 
 
@@ -70,6 +69,6 @@ class CustomResNet(nn.Module):
         self.head = nn.Sequential(GlobalMaxPool(), nn.Flatten(), nn.Linear(512, num_classes))
         self.logit_scale = logit_scale
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.layer3(self.layer2(self.layer1(self.prep(images)))))
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layer3(self.layer2(self.layer1(self.prep(images)))))
         return logits if self.logit_scale == 1 else logits * self.logit_scale

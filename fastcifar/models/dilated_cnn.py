@@ -5,8 +5,7 @@ Source: an earlier exercise of the courses that `custom_resnet` comes from.
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastcifar.models.ops.kernels import ReLU
 
@@ -68,5 +67,5 @@ class DilatedCNN(nn.Module):
         )
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         return self.head(self.block4(self.block3(self.block2(self.block1(images)))))  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fastcifar.errors import ConfigError
 from fastcifar.settings import InitSettings
@@ -40,7 +40,7 @@ def initialize(model: nn.Module, settings: InitSettings) -> None:
 
 
 @torch.no_grad()
-def whiten(model: nn.Module, images: torch.Tensor) -> None:
+def whiten(model: nn.Module, images: Tensor) -> None:
     """Set the first convolution's filters to the whitening filters of the images' patches, and their negatives.
 
     Args:
@@ -58,7 +58,7 @@ def whiten(model: nn.Module, images: torch.Tensor) -> None:
     weight.copy_(both)
 
 
-def whitening_filters(images: torch.Tensor, size: int) -> torch.Tensor:
+def whitening_filters(images: Tensor, size: int) -> Tensor:
     """Compute filters whose responses to the images' patches are uncorrelated and have variance 1.
 
     Args:
@@ -73,7 +73,7 @@ def whitening_filters(images: torch.Tensor, size: int) -> torch.Tensor:
     covariance = patches.T @ patches / len(patches)
     variances, directions = torch.linalg.eigh(covariance.cpu())  # faster than on a GPU for such a small matrix
     variances, directions = variances.to(images.device), directions.to(images.device)
-    filters: torch.Tensor = directions.T / (variances[:, None] + EPSILON).sqrt()
+    filters: Tensor = directions.T / (variances[:, None] + EPSILON).sqrt()
     return filters.flip(0).view(-1, channels, size, size)
 
 

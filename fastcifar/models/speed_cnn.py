@@ -1,15 +1,14 @@
-"""A network that is small for its accuracy: a whitening convolution and three groups of two convolutions.
+"""A small network for fast training: a whitening convolution and three groups of two convolutions.
 
 Source: KellerJordan/cifar10-airbench (airbench94), which is based on tysam-code/hlb-CIFAR10. Here the last pooling is
-global, so that images may be smaller.
+global, so that the network also takes smaller images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastcifar.models.ops.conv3x3 import Conv3x3
 from fastcifar.models.ops.kernels import MaxPool2x2
@@ -50,7 +49,7 @@ class SpeedCNN(nn.Module):
     linear. 1,972,792 parameters and 118.15 M multiply-adds per 32 × 32 image, with the default widths.
 
     Raises:
-        ValueError: there are not three widths.
+        ValueError: `widths` does not have three values.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class SpeedCNN(nn.Module):
         self.head = nn.Sequential(GlobalMaxPool(), nn.Flatten(), nn.Linear(third, num_classes, bias=False))
         self.logit_scale = logit_scale
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         features = self.activation(self.whiten(GELU_SCALE * images))
-        logits: torch.Tensor = self.head(self.group3(self.group2(self.group1(features))))
+        logits: Tensor = self.head(self.group3(self.group2(self.group1(features))))
         return logits if self.logit_scale == 1 else logits * self.logit_scale

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from fastcifar.device import has_bfloat16
 
@@ -40,7 +41,7 @@ class Muon(torch.optim.Optimizer):
 
         torch's gradient scaler sets `found_inf` for its fused optimizers in the same way.
         """
-        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is not None and found_inf.device.type == "cpu" and not self._compiled:
             if found_inf:  # reading it does not wait on the CPU
                 return
@@ -54,28 +55,28 @@ class Muon(torch.optim.Optimizer):
                 settings = group["momentum"], group["weight_decay"], group["use_muon"], self._dtype
                 self._update(weights, grads, averages, lr, found_inf, *settings)
 
-    def _average(self, weight: torch.Tensor) -> torch.Tensor:
+    def _average(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
-        return cast(torch.Tensor, state["momentum_buffer"])
+        return cast(Tensor, state["momentum_buffer"])
 
 
 def _update_group(
-    weights: list[torch.Tensor],
-    grads: list[torch.Tensor],
-    averages: list[torch.Tensor],
-    lr: float | torch.Tensor,
-    found_inf: torch.Tensor | None,
+    weights: list[Tensor],
+    grads: list[Tensor],
+    averages: list[Tensor],
+    lr: float | Tensor,
+    found_inf: Tensor | None,
     momentum: float,
     weight_decay: float,
     use_muon: bool,
     dtype: torch.dtype,
 ) -> None:
     """Update the weights of one group in place."""
-    factor: float | torch.Tensor = -lr
-    decay: float | torch.Tensor = momentum
-    skip: torch.Tensor | None = None
+    factor: float | Tensor = -lr
+    decay: float | Tensor = momentum
+    skip: Tensor | None = None
     if weight_decay:
         grads = list(torch._foreach_add(grads, weights, alpha=weight_decay))
     if found_inf is not None:
@@ -103,7 +104,7 @@ NEWTON_SCHULZ_STEPS = 3
 """More steps would amplify the rounding errors of the Gram matrices."""
 
 
-def orthogonalize(filters: list[torch.Tensor], dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
+def orthogonalize(filters: list[Tensor], dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
     """Move the singular values of the filter banks' matrices close to 1, by Newton–Schulz steps in `dtype`.
 
     Args:
@@ -127,7 +128,7 @@ def orthogonalize(filters: list[torch.Tensor], dtype: torch.dtype = torch.bfloat
     return results
 
 
-def _stack(matrices: list[torch.Tensor]) -> torch.Tensor:
+def _stack(matrices: list[Tensor]) -> Tensor:
     """Stack M matrices, padded with zeros to a common size: [M, rows, columns]."""
     height, width = (max(matrix.shape[side] for matrix in matrices) for side in (0, 1))
     return torch.stack(
@@ -135,7 +136,7 @@ def _stack(matrices: list[torch.Tensor]) -> torch.Tensor:
     )
 
 
-def _batches(matrices: list[torch.Tensor]) -> list[list[int]]:
+def _batches(matrices: list[Tensor]) -> list[list[int]]:
     """The indices of the matrices that form each batch."""
     if matrices[0].is_cuda:  # only on a GPU
         return [list(range(len(matrices)))]
@@ -145,7 +146,7 @@ def _batches(matrices: list[torch.Tensor]) -> list[list[int]]:
     return list(by_shape.values())
 
 
-def _newton_schulz(batch: torch.Tensor) -> torch.Tensor:
+def _newton_schulz(batch: Tensor) -> Tensor:
     """Orthogonalise matrices, bfloat16 or float32 [M, O, K] with O ≤ K.
 
     The textbook loop is, with X scaled to norm 1,

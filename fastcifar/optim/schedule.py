@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from fastcifar.settings import OptimSettings
 
@@ -43,7 +44,7 @@ def set_lr(optimizer: torch.optim.Optimizer, step: int, total_steps: int, settin
             group["momentum"] = one_cycle_momentum(step, group_steps, settings)
 
 
-def lr_table(optimizer: torch.optim.Optimizer, total_steps: int, settings: OptimSettings) -> torch.Tensor:
+def lr_table(optimizer: torch.optim.Optimizer, total_steps: int, settings: OptimSettings) -> Tensor:
     """The learning rates of every step: float32 [steps, 1 + groups] on the parameters' device.
 
     Each row is the step's number, then the learning rate that `set_lr` gives each group.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 from fastcifar.inference.model import ImageClassifier, LogitsFunction, pad_batch
 from fastcifar.inference.tta import NO_TTA
@@ -30,7 +31,7 @@ T = TypeVar("T")
 class CudaGraph(Generic[T]):  # only on a GPU
     """A captured function of tensors; later calls take tensors of the same shapes and replay the graph."""
 
-    def __init__(self, function: Callable[..., T], inputs: Sequence[torch.Tensor], pool: Any) -> None:
+    def __init__(self, function: Callable[..., T], inputs: Sequence[Tensor], pool: Any) -> None:
         """Warm up and capture `function`, which must not wait for the device, with `inputs` as example arguments.
 
         `pool`, from `torch.cuda.graph_pool_handle`, is memory shared by graphs that never run at the same time.
@@ -46,7 +47,7 @@ class CudaGraph(Generic[T]):  # only on a GPU
         with torch.cuda.graph(self._graph, pool=pool):
             self._result = function(*self._inputs)
 
-    def __call__(self, *inputs: torch.Tensor) -> T:
+    def __call__(self, *inputs: Tensor) -> T:
         """Replay the graph. The next replay of any graph in the pool may overwrite the result."""
         for static, given in zip(self._inputs, inputs, strict=True):
             static.copy_(given, non_blocking=True)
@@ -54,16 +55,12 @@ class CudaGraph(Generic[T]):  # only on a GPU
         return self._result
 
 
-Capture = Callable[[Callable[..., Any], Sequence[torch.Tensor]], Callable[..., Any]]
+Capture = Callable[[Callable[..., Any], Sequence[Tensor]], Callable[..., Any]]
 """From a function and examples of its arguments to the captured function, such as `CudaGraph`."""
 
 
 def capture_train_steps(
-    state: TrainState,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    flip: torch.Tensor | None,
-    capture: Capture | None = None,
+    state: TrainState, images: Tensor, labels: Tensor, flip: Tensor | None, capture: Capture | None = None
 ) -> StepFunction:
     """Capture one graph per variant of the run's steps; a function that replays the graph of a given step.
 
@@ -85,9 +82,7 @@ def capture_train_steps(
         state.optimizer.zero_grad(set_to_none=True)
     set_lr(state.optimizer, 0, state.total_steps, state.config.optim)  # numbers again, for a checkpoint
 
-    def run_step(
-        images: torch.Tensor, labels: torch.Tensor, step: int, flip: torch.Tensor | None = None
-    ) -> StepMetrics:
+    def run_step(images: Tensor, labels: Tensor, step: int, flip: Tensor | None = None) -> StepMetrics:
         graph = graphs[step_variant(step, state.total_steps, state.config)]
         return graph(images, labels, table[step], *(() if flip is None else (flip,)))
 
@@ -95,12 +90,7 @@ def capture_train_steps(
 
 
 def _step_from_table(
-    state: TrainState,
-    size: int | None,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    row: torch.Tensor,
-    *flip: torch.Tensor,
+    state: TrainState, size: int | None, images: Tensor, labels: Tensor, row: Tensor, *flip: Tensor
 ) -> StepMetrics:
     """`train_step` with the step's number and learning rates in a row of `lr_table`."""
     for group, lr in zip(state.optimizer.param_groups, row[1:], strict=True):
@@ -110,7 +100,7 @@ def _step_from_table(
 
 @torch.no_grad()
 def capture_evaluations(
-    classifier: ImageClassifier, images: torch.Tensor, tta: TTASettings, capture: Capture | None = None
+    classifier: ImageClassifier, images: Tensor, tta: TTASettings, capture: Capture | None = None
 ) -> LogitsFunction:
     """Capture the evaluation of a batch, without and with test-time augmentation; a function that replays them.
 
@@ -124,7 +114,7 @@ def capture_evaluations(
         for settings in dict.fromkeys((NO_TTA, tta))
     }
 
-    def logits(images: torch.Tensor, batch_size: int, tta: TTASettings = NO_TTA) -> torch.Tensor:
+    def logits(images: Tensor, batch_size: int, tta: TTASettings = NO_TTA) -> Tensor:
         padded, count = pad_batch(images, batch_size)
         return graphs[tta](padded, count)[: len(images)].clone()  # the next replay would overwrite it
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError, TrainingError
@@ -206,7 +206,7 @@ def _save(state: TrainState, folder: RunFolder) -> None:
     folder.save(state.state_dict())
 
 
-def _flip_masks(state: TrainState) -> torch.Tensor:
+def _flip_masks(state: TrainState) -> Tensor:
     """The images to flip in each batch of the current epoch: bool [steps, B]."""
     mask = torch.from_numpy(state.train_loader.flip_mask(state.epochs_done))
     return mask.view(-1, state.config.data.batch_size).to(state.runtime.device, non_blocking=True)

@@ -5,29 +5,30 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class StepMetrics(NamedTuple):
     """The metrics of one step, or their sums over several: float32 [] each, on the device."""
 
-    loss: torch.Tensor
+    loss: Tensor
     """Mean cross-entropy in nats; 0 for a skipped step."""
-    correct: torch.Tensor
-    """Images classified correctly; 0 for a skipped step."""
-    skipped: torch.Tensor
-    """1 for a skipped step."""
+    correct: Tensor
+    """Number of correctly classified images; 0 for a skipped step."""
+    skipped: Tensor
+    """1 for a skipped step, 0 for any other."""
 
     @classmethod
     def zeros(cls, device: torch.device) -> StepMetrics:
-        """The sums before the first step."""
+        """Return the sums before the first step, which are 0."""
         return cls(*torch.zeros(3, device=device).unbind())
 
     def plus(self, other: StepMetrics) -> StepMetrics:
-        """The sums of both, with one kernel launch on a GPU."""
+        """Return the sum of each metric, computed with one kernel launch on a GPU."""
         return StepMetrics(*torch._foreach_add(list(self), list(other)))
 
     def means(self, steps: int, batch_size: int) -> tuple[float, float, int]:
-        """Mean loss, accuracy and the number of skipped steps, over `steps` steps; waits for the device.
+        """Return mean loss, accuracy (0 to 1) and number of skipped steps over `steps` steps; waits for the device.
 
         The mean loss leaves out skipped steps; it is NaN if all were skipped.
         """

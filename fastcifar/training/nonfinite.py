@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
-def all_finite(loss: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> torch.Tensor:
+def all_finite(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Tensor:
     """Whether the loss and all gradients are finite: bool [], on the device.
 
     With float16's loss scaling only the loss is checked: the scaler checks the gradients itself, skips the step and
@@ -34,7 +35,7 @@ class NonFiniteCounter:
         self._count = torch.zeros((), device=device)
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
 
-    def count(self, finite: torch.Tensor, step: int | torch.Tensor) -> torch.Tensor:
+    def count(self, finite: Tensor, step: int | Tensor) -> Tensor:
         """Count a step, by whether it was finite (bool []); whether it must be skipped, bool []."""
         self._count += ~finite
         self._first.copy_(torch.where((self._first < 0) & ~finite, step, self._first))

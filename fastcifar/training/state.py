@@ -29,7 +29,7 @@ from fastcifar.training.nonfinite import NonFiniteCounter
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything that the training loop updates and a checkpoint keeps. A context manager that ends the loaders."""
+    """Everything that the training loop updates and a checkpoint saves. A context manager that closes the loaders."""
 
     config: TrainConfig
     manifest: Manifest
@@ -42,14 +42,14 @@ class TrainState:
     test_loader: BetonLoader
     """The images that the run is evaluated on: the test set or the validation split."""
     epoch_totals: StepMetrics
-    """Sums over the steps of the current epoch that are done."""
+    """Sums of the metrics over the finished steps of the current epoch."""
     epochs_done: int = 0
     epoch_steps_done: int = 0
-    """Steps of the current epoch that are done."""
+    """Number of finished steps in the current epoch."""
     epoch_seconds: float = 0.0
-    """Training time of the current epoch so far."""
+    """Training time of the current epoch so far, in seconds."""
     train_seconds: float = 0.0
-    """Training time of the epochs that are done."""
+    """Training time of the finished epochs, in seconds."""
     best_accuracy: float = 0.0
     best_epoch: int = 0
 
@@ -60,31 +60,31 @@ class TrainState:
 
     @property
     def is_new(self) -> bool:
-        """Whether no step is done yet."""
+        """Whether no step is finished yet."""
         return self.epochs_done == self.epoch_steps_done == 0
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run, which the schedule spans."""
+        """Number of steps in the whole run, all of which the learning-rate schedule covers."""
         return max(1, round(self.config.epochs * len(self.train_loader)))
 
     @property
     def epochs(self) -> int:
-        """Passes over the training set, the last of which may be partial."""
+        """Number of epochs; the last one may be partial."""
         return math.ceil(self.total_steps / len(self.train_loader))
 
     @property
     def epoch_first_step(self) -> int:
-        """Number, in the whole run, of the current epoch's first step."""
+        """The first step of the current epoch, counted from 0 over the whole run."""
         return self.epochs_done * len(self.train_loader)
 
     @property
     def steps_this_epoch(self) -> int:
-        """Steps of the current epoch."""
+        """Number of steps in the current epoch."""
         return min(len(self.train_loader), self.total_steps - self.epoch_first_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that `torch.load(weights_only=True)` reads them."""
+        """Return tensors and plain values only, so that `torch.load(weights_only=True)` can read them."""
         step = min(self.epoch_first_step, self.total_steps) + self.epoch_steps_done
         return {
             "config": self.config.to_json(),
@@ -111,7 +111,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the values that `state_dict` returned, including the random state."""
+        """Restore the values that `state_dict` returned, including the random state."""
         self.classifier.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty if the run had no loss scaling so far
@@ -124,7 +124,7 @@ class TrainState:
         self.best_accuracy, self.best_epoch = progress["best_accuracy"], progress["best_epoch"]
 
     def finish_epoch(self, test_accuracy: float) -> None:
-        """Move on to the next epoch, after an evaluation with this accuracy (0 to 1)."""
+        """Advance to the next epoch; `test_accuracy` (0 to 1) is from the evaluation of the finished one."""
         self.epochs_done += 1
         self.train_seconds += self.epoch_seconds
         self.epoch_steps_done, self.epoch_seconds = 0, 0.0
@@ -133,7 +133,7 @@ class TrainState:
             self.best_accuracy, self.best_epoch = test_accuracy, self.epochs_done
 
     def close(self) -> None:
-        """End the loaders' threads, and return the memory that was kept from step to step to the operating system."""
+        """End the loaders' threads, and return freed memory, which was kept for reuse, to the operating system."""
         self.train_loader.close()
         self.test_loader.close()
         give_back_freed_memory()
@@ -148,7 +148,7 @@ class TrainState:
 def create_state(
     config: TrainConfig, *, model: nn.Module | None = None, augmentation: nn.Module | None = None
 ) -> TrainState:
-    """Open the data, seed the generators, and create the network and the augmentation unless they are given.
+    """Open the data, seed the random generators, and create the network and the augmentation if they are not given.
 
     Raises:
         DataError: a .beton or its manifest is missing or damaged.
@@ -185,7 +185,7 @@ def create_state(
 
 
 def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoader, BetonLoader, Manifest]:
-    """The training loader, the loader of the images to evaluate on, and the training set's manifest."""
+    """Return the training loader, the evaluation loader (test set or validation split) and the training manifest."""
     data, seed = config.data, config.runtime.seed
     train_path, test_path = data.data_dir / "train.beton", data.data_dir / "test.beton"
     index, manifest = open_beton(train_path, verify=data.verify)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fastcifar.config import TrainConfig
 from fastcifar.optim.create import add_l1_gradient
@@ -26,18 +27,18 @@ class StepVariant(NamedTuple):
     """Names of the frozen modules."""
 
 
-StepFunction = Callable[[torch.Tensor, torch.Tensor, int, torch.Tensor | None], StepMetrics]
+StepFunction = Callable[[Tensor, Tensor, int, Tensor | None], StepMetrics]
 """From images, labels, the step's number in the run and the flip mask to the step's metrics; updates the weights."""
 
 
 def train_step(
     state: TrainState,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    step: int | torch.Tensor = 0,
+    images: Tensor,
+    labels: Tensor,
+    step: int | Tensor = 0,
     *,
     size: int | None = None,
-    flip: torch.Tensor | None = None,
+    flip: Tensor | None = None,
 ) -> StepMetrics:
     """Train on one batch. Nothing here waits for the device, except float16's loss scaling.
 
@@ -76,9 +77,7 @@ def train_step(
     )
 
 
-def run_step(
-    state: TrainState, images: torch.Tensor, labels: torch.Tensor, step: int, flip: torch.Tensor | None = None
-) -> StepMetrics:
+def run_step(state: TrainState, images: Tensor, labels: Tensor, step: int, flip: Tensor | None = None) -> StepMetrics:
     """`train_step` with the learning rates, the image size and the frozen modules of step number `step`."""
     size, frozen = step_variant(step, state.total_steps, state.config)
     set_lr(state.optimizer, step, state.total_steps, state.config.optim)
@@ -111,6 +110,6 @@ def step_variants(total_steps: int, config: TrainConfig) -> list[StepVariant]:
     return [step_variant(step, total_steps, config) for step in range(total_steps)]
 
 
-def _copy_buffers(state: TrainState) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _copy_buffers(state: TrainState) -> list[tuple[Tensor, Tensor]]:
     """The network's buffers (running statistics), which a forward pass changes, each with a copy."""
     return [(buffer, buffer.clone()) for buffer in state.classifier.model.buffers()]

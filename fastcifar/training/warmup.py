@@ -1,4 +1,4 @@
-"""The warm-up before the clock starts: compile, choose algorithms, capture CUDA graphs; all with dummy batches."""
+"""The warm-up before the clock starts: compile, autotune and capture CUDA graphs, all with dummy batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fastcifar.device import get_random_state, set_random_state
 from fastcifar.inference.model import LogitsFunction
@@ -21,17 +22,17 @@ from fastcifar.training.step import StepFunction, run_step, step_variants, train
 
 @dataclass(frozen=True, kw_only=True)
 class WarmUp:
-    """The functions that the loop calls, and how long their warm-up took."""
+    """The functions that the training loop calls, and the time that their warm-up took."""
 
     run_step: StepFunction
     """Runs one training step: eagerly, compiled, or as a replayed CUDA graph."""
     logits: LogitsFunction
-    """The logits of one batch in evaluation, computed in the same way."""
+    """Computes the logits of one evaluation batch: eagerly, compiled, or as a replayed CUDA graph."""
     seconds: float
 
 
 def warm_up(state: TrainState) -> WarmUp:
-    """Compile or capture the run's steps and evaluations; the state stays as it was."""
+    """Compile or capture the run's training steps and evaluations, without changing the state."""
     start = time.perf_counter()
     state.train_loader.warm_up()
     state.test_loader.warm_up()
@@ -52,7 +53,7 @@ def warm_up(state: TrainState) -> WarmUp:
 
 @contextmanager
 def preserve_state(state: TrainState) -> Iterator[None]:
-    """Skip every update in the block; afterwards restore statistics, frozen modules and random state."""
+    """Skip every weight update in the block; then restore running statistics, frozen modules and random state."""
     model, random = state.classifier.model, get_random_state()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -79,7 +80,7 @@ def _warm_up_whitening(state: TrainState) -> None:
 
 
 def _warm_up_compile(state: TrainState) -> None:
-    """Compile each variant of the run's steps, and evaluation with the modules frozen at the end of each epoch."""
+    """Compile each variant of the training step, and the evaluation for each set of modules frozen at an epoch's end."""
     config, steps = state.config, len(state.train_loader)
     variants = step_variants(state.total_steps, config)
     evaluated = {frozen for _, frozen in (*variants[steps - 1 :: steps], variants[-1])}
@@ -95,8 +96,8 @@ def _warm_up_compile(state: TrainState) -> None:
                 state.classifier.fixed_batch_logits(test_images, len(test_images), config.tta)
 
 
-def _dummy_batch(state: TrainState, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Random images and labels, and a flip mask if the run has flip masks, in the loader's memory format."""
+def _dummy_batch(state: TrainState, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return random images and labels in the loader's memory format, and a flip mask if `alternate_flip` is set."""
     height, width, channels = state.manifest.image_shape
     device = state.runtime.device
     images = torch.randint(0, 256, (size, height, width, channels), dtype=torch.uint8).permute(0, 3, 1, 2).to(device)

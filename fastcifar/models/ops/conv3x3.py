@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fastcifar.machine import has_amx
 
@@ -35,7 +35,7 @@ class Conv3x3(nn.Conv2d):
         super().__init__(inputs, outputs, kernel_size=3, padding=1, bias=bias)
         self.amx = has_amx()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Convolve images [B, inputs, H, W] to [B, outputs, H, W]."""
         convolve = select_algorithm(images, self.amx)
         if convolve is None:
@@ -45,7 +45,7 @@ class Conv3x3(nn.Conv2d):
         return result if self.bias is None else result + self.bias.to(dtype)[:, None, None]
 
 
-def conv3x3_as_matmul(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def conv3x3_as_matmul(images: Tensor, weight: Tensor) -> Tensor:
     """Compute `F.conv2d(images, weight, padding=1)` for images of at most 2 × 2 as a matrix product.
 
     Args:
@@ -58,7 +58,7 @@ def conv3x3_as_matmul(images: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
     return _MatmulConv3x3.apply(images, weight)  # type: ignore[no-any-return]
 
 
-def conv3x3_packed(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def conv3x3_packed(images: Tensor, weight: Tensor) -> Tensor:
     """Compute `F.conv2d(images, weight, padding=1)` with images packed side by side.
 
     Arguments and result as for `conv3x3_as_matmul`, but for images of any size.
@@ -71,7 +71,7 @@ def conv3x3_packed(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return _to_images(result[:, :, :, :width].transpose(1, 2), images.shape)
 
 
-def select_algorithm(images: torch.Tensor, amx: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+def select_algorithm(images: Tensor, amx: bool) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Return the fastest algorithm for images [B, C, H, W] on a CPU with or without AMX; None for torch's own."""
     if (
         images.device.type != "cpu"
@@ -88,7 +88,7 @@ def select_algorithm(images: torch.Tensor, amx: bool) -> Callable[[torch.Tensor,
 
 class _MatmulConv3x3(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor) -> Tensor:
         (outputs, inputs), (height, width) = weight.shape[:2], images.shape[-2:]
         matrix = weight.new_empty(height, width, outputs, height, width, inputs)
         for row, column, taps in _taps(weight.permute(0, 2, 3, 1), height, width):
@@ -100,7 +100,7 @@ class _MatmulConv3x3(torch.autograd.Function):
         return _to_images(rows @ matrix.t(), images.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         rows, matrix = ctx.saved_tensors
         (outputs, inputs), (height, width) = ctx.weight_shape[:2], ctx.image_shape[-2:]
         grad = grad.permute(0, 2, 3, 1).reshape(len(grad), -1)
@@ -116,14 +116,14 @@ class _MatmulConv3x3(torch.autograd.Function):
         return images_grad, weight_grad
 
 
-def _taps(weight: torch.Tensor, height: int, width: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+def _taps(weight: Tensor, height: int, width: int) -> Iterator[tuple[int, int, Tensor]]:
     """For each pixel (row, column), the taps of a weight [O, 3, 3, I] that multiply the pixels of the whole image."""
     for row in range(height):
         for column in range(width):
             yield row, column, weight[:, 1 - row : 1 - row + height, 1 - column : 1 - column + width]
 
 
-def _to_images(pixels: torch.Tensor, image_shape: torch.Size) -> torch.Tensor:
+def _to_images(pixels: Tensor, image_shape: torch.Size) -> Tensor:
     """Reshape pixels [..., C] in the order of the images to [B, C, H, W], channels-last."""
     batch, _, height, width = image_shape
     return pixels.reshape(batch, height, width, -1).permute(0, 3, 1, 2)

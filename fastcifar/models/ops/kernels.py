@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numba import carray, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 GRAIN_SIZE = 1 << 15
@@ -40,7 +40,7 @@ class MaxPool2x2(nn.MaxPool2d):
     def __init__(self) -> None:
         super().__init__(2)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         supported = is_supported(images) and min(images.shape[-2:]) >= 2
         return _MaxPool.apply(images) if supported else super().forward(images)  # type: ignore[no-any-return]
 
@@ -51,11 +51,11 @@ class ReLU(nn.ReLU):
     def __init__(self) -> None:
         super().__init__(inplace=True)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         return _ReLU.apply(images) if is_supported(images) else super().forward(images)
 
 
-def is_supported(images: torch.Tensor) -> bool:
+def is_supported(images: Tensor) -> bool:
     """Whether the kernels support such images on this machine."""
     return (
         images.device.type == "cpu"
@@ -69,7 +69,7 @@ def is_supported(images: torch.Tensor) -> bool:
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, images: Tensor) -> Tensor:
         batch, channels, height, width = ctx.shape = images.shape
         shape = (batch, channels, height // 2, width // 2)
         result = torch.empty(shape, dtype=images.dtype, memory_format=torch.channels_last)
@@ -80,7 +80,7 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (argmax,) = ctx.saved_tensors
         batch, channels, height, width = ctx.shape
         gradient = gradient.contiguous(memory_format=torch.channels_last)
@@ -94,7 +94,7 @@ class _MaxPool(torch.autograd.Function):
 
 class _ReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, images: Tensor) -> Tensor:
         launch(_relu_forward, -(-images.numel() // GRAIN_SIZE), images.numel(), images)
         ctx.mark_dirty(images)
         ctx.save_for_backward(images)
@@ -102,7 +102,7 @@ class _ReLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (images,) = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         result = torch.empty_like(images)
@@ -251,7 +251,7 @@ def _relu_backward(data: Any) -> None:  # pragma: no cover
             output[i] = given[i] if values[i] != 0 else np.int16(0)
 
 
-def launch(kernel: Any, num_chunks: int, *arguments: int | torch.Tensor) -> None:
+def launch(kernel: Any, num_chunks: int, *arguments: int | Tensor) -> None:
     """Run a kernel in torch's threads until all chunks are done.
 
     The kernel gets an int64 array: the counter of the chunks, their number, and the arguments, tensors as addresses.

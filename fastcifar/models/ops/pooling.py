@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
 class GlobalMaxPool(nn.AdaptiveMaxPool2d):
@@ -17,6 +16,6 @@ class GlobalMaxPool(nn.AdaptiveMaxPool2d):
     def __init__(self) -> None:
         super().__init__(1)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         return F.max_pool2d(images, (height, width))
