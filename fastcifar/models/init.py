@@ -43,11 +43,8 @@ def initialize(model: nn.Module, settings: InitSettings) -> None:
 def whiten(model: nn.Module, images: Tensor) -> None:
     """Set the first convolution's filters to the whitening filters of the images' patches, and their negatives.
 
-    Args:
-        model: a network after `initialize`.
-        images: float32 [N, C, H, W], normalised, on the model's device.
-
-    Source: `init_whiten` of KellerJordan/cifar10-airbench.
+    The model comes from `initialize`; images are float32 [N, C, H, W], normalised, on its device. Source: `init_whiten`
+    of KellerJordan/cifar10-airbench.
     """
     weight = first_convolution(model).weight
     directions = whitening_filters(images, weight.shape[-1])
@@ -59,14 +56,9 @@ def whiten(model: nn.Module, images: Tensor) -> None:
 
 
 def whitening_filters(images: Tensor, size: int) -> Tensor:
-    """Compute filters whose responses to the images' patches are uncorrelated and have variance 1.
+    """Compute filters whose responses to the images' patches, `size` × `size` pixels, are uncorrelated with variance 1.
 
-    Args:
-        images: float32 [N, C, H, W].
-        size: height and width of a patch.
-
-    Returns:
-        float32 [C · size², C, size, size], the direction with the largest variance first.
+    From float32 [N, C, H, W] to float32 [C · size², C, size, size], the direction with the largest variance first.
     """
     channels = images.shape[1]
     patches = images.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * size**2)
@@ -83,9 +75,7 @@ def first_convolution(model: nn.Module) -> nn.Conv2d:
     Raises:
         ConfigError: it is not a plain convolution.
     """
-    layer = next(
-        (module for module in model.modules() if isinstance(getattr(module, "weight", None), nn.Parameter)), None
-    )
+    layer = next((layer for layer in model.modules() if isinstance(getattr(layer, "weight", None), nn.Parameter)), None)
     if not isinstance(layer, nn.Conv2d) or layer.groups != 1:
         raise ConfigError("whiten is set, but this network does not begin with a plain convolution")
     return layer

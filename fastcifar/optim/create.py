@@ -16,12 +16,8 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """Create Adam, SGD with momentum or Muon, with an L2 penalty, for the trainable parameters.
 
-    Args:
-        model: the network.
-        settings: the optimizer and its settings.
-        freezing: the modules that are frozen before the end. Their parameters form their own groups, whose
-            "schedule_fraction" is the fraction of the steps in which they train.
-        compiler: compiles Muon's update. torch's optimizers are fused instead.
+    The parameters of modules that are frozen before the end form their own groups, whose "schedule_fraction" is the
+    fraction of the steps in which they train. `compiler` compiles Muon's update; torch's optimizers are fused instead.
     """
     fractions = dict(zip(freezing.freeze, freezing.freeze_at, strict=True))
     by_fraction: dict[float, dict[str, nn.Parameter]] = {}

@@ -107,11 +107,9 @@ NEWTON_SCHULZ_STEPS = 3
 def orthogonalize(filters: list[Tensor], dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
     """Move the singular values of the filter banks' matrices close to 1, by Newton–Schulz steps in `dtype`.
 
-    Args:
-        filters: each [O, I, H, W], treated as a matrix [O, H · W · I], the order of channels-last memory. On CUDA they
-            form one batch, padded with zeros, since launches cost more than products there; on the CPU there is one
-            batch per shape.
-        dtype: bfloat16, or float32 where bfloat16 is emulated.
+    A filter bank [O, I, H, W] is treated as a matrix [O, H · W · I], the order of channels-last memory. On CUDA they
+    form one batch, padded with zeros, since launches cost more there than products; on the CPU each shape is a batch.
+    `dtype` is bfloat16, or float32 where bfloat16 is emulated.
 
     Sources: Jordan et al., 2024, including the coefficients; padding to one batch: hiverge/cifar10-speedrun.
     """

@@ -6,7 +6,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +64,13 @@ def fit_epochs(
         return
     if model is not None or augmentation is not None:
         raise ConfigError("a run's state has its own model and augmentation; pass them with a configuration instead")
-    state, config, stop = run, run.config, stop or GracefulStop()
-    folder = None if config.run_dir is None else RunFolder(config.run_dir)
-    save = None if folder is None else functools.partial(_save, state, folder)
-    with (
-        nullcontext()
-        if folder is None
-        else folder.open(config, describe_environment(state.runtime, state.manifest), state.epochs_done, state.is_new)
-    ):
+    state, config, stop, save = run, run.config, stop or GracefulStop(), None
+    with ExitStack() as stack:
+        folder = None if config.run_dir is None else RunFolder(config.run_dir)
+        if folder is not None:
+            environment = describe_environment(state.runtime, state.manifest)
+            stack.enter_context(folder.open(config, environment, state.epochs_done, state.is_new))
+            save = functools.partial(_save, state, folder)
         with explain_out_of_memory(state):
             warmed_up = warm_up(state)
         while state.epochs_done < state.epochs:
@@ -96,12 +95,8 @@ def run_epoch(
     `save` writes a checkpoint; it is called every `checkpoint_every` steps, and before a stop that `stop` asks for.
     """
     stop = stop or GracefulStop()
-    config, first_step, steps, total_steps = (
-        state.config,
-        state.epoch_first_step,
-        state.steps_this_epoch,
-        state.total_steps,
-    )
+    config, total_steps = state.config, state.total_steps
+    first_step, steps = state.epoch_first_step, state.steps_this_epoch
 
     def after_step(progress: StepProgress) -> None:
         if on_step:

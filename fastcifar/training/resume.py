@@ -10,21 +10,11 @@ from fastcifar.errors import CheckpointError
 from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint
 from fastcifar.training.state import TrainState
 
-RESUME_OVERRIDABLE = {
-    "data_dir",
-    "workers",
-    "cache_on_device",
-    "verify",
-    "target_accuracy",
-    "run_dir",
-    "checkpoint_every",
-    "device",
-    "channels_last",
-    "compile",
-    "compile_mode",
-    "cuda_graphs",
-    "eval_batch_size",
-}
+RESUME_OVERRIDABLE = (
+    {"data_dir", "eval_batch_size", "workers", "cache_on_device", "verify"}
+    | {"device", "channels_last", "compile", "compile_mode", "cuda_graphs"}
+    | {"target_accuracy", "checkpoint_every", "run_dir"}
+)
 """Settings that may differ in a resumed run: where and how it is computed, not what."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,9 @@ from fastcifar.settings import ModelSettings
 from fastcifar.training.freezing import check_freezable
 from fastcifar.training.metrics import StepMetrics
 from fastcifar.training.nonfinite import NonFiniteCounter
+
+PROGRESS = ("epochs_done", "epoch_steps_done", "epoch_seconds", "train_seconds", "best_accuracy", "best_epoch")
+"""Attributes of `TrainState` that a checkpoint keeps under "progress" as they are."""
 
 
 @dataclass(kw_only=True)
@@ -100,13 +104,8 @@ class TrainState:
             "progress": {
                 "total_steps": self.total_steps,
                 "step": step,
-                "epochs_done": self.epochs_done,
-                "epoch_steps_done": self.epoch_steps_done,
                 "epoch_totals": torch.stack(self.epoch_totals).cpu(),
-                "epoch_seconds": self.epoch_seconds,
-                "train_seconds": self.train_seconds,
-                "best_accuracy": self.best_accuracy,
-                "best_epoch": self.best_epoch,
+                **{name: getattr(self, name) for name in PROGRESS},
             },
         }
 
@@ -118,10 +117,9 @@ class TrainState:
             self.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
         progress = state["progress"]
-        self.epochs_done, self.epoch_steps_done = progress["epochs_done"], progress["epoch_steps_done"]
         self.epoch_totals = StepMetrics(*progress["epoch_totals"].to(self.runtime.device).unbind())
-        self.epoch_seconds, self.train_seconds = progress["epoch_seconds"], progress["train_seconds"]
-        self.best_accuracy, self.best_epoch = progress["best_accuracy"], progress["best_epoch"]
+        for name in PROGRESS:
+            setattr(self, name, progress[name])
 
     def finish_epoch(self, test_accuracy: float) -> None:
         """Advance to the next epoch; `test_accuracy` (0 to 1) is from the evaluation of the finished one."""
@@ -164,18 +162,15 @@ def create_state(
         initialize(model, config.init)
     check_freezable(model, config.freezing)
     if augmentation is None:
-        augmentation = create_augmentation(
-            config.augment, mean=manifest.mean, std=manifest.std, size=manifest.image_shape[0]
-        )
+        mean, std, size = manifest.mean, manifest.std, manifest.image_shape[0]
+        augmentation = create_augmentation(config.augment, mean=mean, std=std, size=size)
     model = runtime.place(model)
-    settings = config.optim
+    settings, compiler = config.optim, runtime.compiled if runtime.compile_mode else None
     return TrainState(
         config=config,
         manifest=manifest,
         classifier=ImageClassifier(model=model, augmentation=runtime.place(augmentation), runtime=runtime),
-        optimizer=create_optimizer(
-            model, settings, config.freezing, runtime.compiled if runtime.compile_mode else None
-        ),
+        optimizer=create_optimizer(model, settings, config.freezing, compiler),
         scaler=runtime.scaler(),
         nonfinite=NonFiniteCounter(runtime.device, settings.max_skipped if settings.on_nonfinite == "skip" else 0),
         train_loader=train_loader,
@@ -193,17 +188,15 @@ def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoad
     if data.val_fraction:
         train_indices, test_indices = stratified_split(index.labels, data.val_fraction, seed)
         test_path = train_path
-    shared: dict[str, Any] = {
-        "device": device, "seed": seed, "workers": data.workers, "cache_on_device": data.cache_on_device,
-    }  # fmt: skip
-    train = create_loader(
-        train_path, **shared, batch_size=data.batch_size, train=True, indices=train_indices, verify=False
+    create = functools.partial(
+        create_loader, device=device, seed=seed, workers=data.workers, cache_on_device=data.cache_on_device
     )
     verify_test = data.verify and test_path != train_path
-    test = create_loader(
-        test_path, **shared, batch_size=data.test_batch_size, train=False, indices=test_indices, verify=verify_test
+    return (
+        create(train_path, batch_size=data.batch_size, train=True, indices=train_indices, verify=False),
+        create(test_path, batch_size=data.test_batch_size, train=False, indices=test_indices, verify=verify_test),
+        manifest,
     )
-    return train, test, manifest
 
 
 def init_whitening(model: nn.Module, state: TrainState) -> None:

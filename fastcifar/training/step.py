@@ -40,18 +40,16 @@ def train_step(
     size: int | None = None,
     flip: Tensor | None = None,
 ) -> StepMetrics:
-    """Train on one batch. Nothing here waits for the device, except float16's loss scaling.
+    """Train on one batch: update the run's weights, its optimizer and its counter of non-finite steps.
 
-    Args:
-        state: the run, whose weights, optimizer and non-finite counter are updated.
-        images: uint8 [B, 3, H, W] on the device.
-        labels: int64 [B] on the device.
-        step: the step's number in the run, from 0.
-        size: side in pixels to which the augmented images are reduced.
-        flip: bool [B], the images to flip before the augmentation.
+    Images, uint8 [B, 3, H, W], labels, int64 [B], and `flip`, bool [B], the images to flip before the augmentation, are
+    on the device. `step` is the step's number in the run, from 0; `size`, the side in pixels to which the augmented
+    images are reduced. Nothing here waits for the device, except float16's loss scaling.
     """
     optimizer, scaler, settings = state.optimizer, state.scaler, state.config.optim
-    saved_buffers = _copy_buffers(state) if settings.on_nonfinite == "skip" else []
+    saved_buffers: list[tuple[Tensor, Tensor]] = []  # running statistics, which a forward pass changes
+    if settings.on_nonfinite == "skip":
+        saved_buffers = [(buffer, buffer.clone()) for buffer in state.classifier.model.buffers()]
 
     optimizer.zero_grad(set_to_none=True)
     loss, correct = state.classifier.loss(images, labels, flip, size, settings.label_smoothing)
@@ -100,16 +98,10 @@ def image_size(step: int, total_steps: int, settings: ResizeSettings) -> int | N
 
 def step_variant(step: int, total_steps: int, config: TrainConfig) -> StepVariant:
     """The variant of one step."""
-    return StepVariant(
-        image_size(step, total_steps, config.resize), frozen_modules(step / total_steps, config.freezing)
-    )
+    frozen = frozen_modules(step / total_steps, config.freezing)
+    return StepVariant(image_size(step, total_steps, config.resize), frozen)
 
 
 def step_variants(total_steps: int, config: TrainConfig) -> list[StepVariant]:
     """The variant of each step of the run."""
     return [step_variant(step, total_steps, config) for step in range(total_steps)]
-
-
-def _copy_buffers(state: TrainState) -> list[tuple[Tensor, Tensor]]:
-    """The network's buffers (running statistics), which a forward pass changes, each with a copy."""
-    return [(buffer, buffer.clone()) for buffer in state.classifier.model.buffers()]

@@ -80,7 +80,7 @@ def _warm_up_whitening(state: TrainState) -> None:
 
 
 def _warm_up_compile(state: TrainState) -> None:
-    """Compile each variant of the training step, and the evaluation for each set of modules frozen at an epoch's end."""
+    """Compile each variant of the training step, and evaluation for each set of modules frozen at an epoch's end."""
     config, steps = state.config, len(state.train_loader)
     variants = step_variants(state.total_steps, config)
     evaluated = {frozen for _, frozen in (*variants[steps - 1 :: steps], variants[-1])}

@@ -48,12 +48,7 @@ class Conv3x3(nn.Conv2d):
 def conv3x3_as_matmul(images: Tensor, weight: Tensor) -> Tensor:
     """Compute `F.conv2d(images, weight, padding=1)` for images of at most 2 × 2 as a matrix product.
 
-    Args:
-        images: [B, I, H, W].
-        weight: [O, I, 3, 3].
-
-    Returns:
-        [B, O, H, W], channels-last.
+    From images [B, I, H, W] and weight [O, I, 3, 3] to [B, O, H, W], channels-last.
     """
     return _MatmulConv3x3.apply(images, weight)  # type: ignore[no-any-return]
 
