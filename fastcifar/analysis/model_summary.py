@@ -60,9 +60,8 @@ class ModelSummary:
         """The direct children of the network."""
         return tuple(layer for layer in self.layers if layer.depth == 1)
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name, as plain JSON values."""
-        return dataclasses.asdict(self)
+    to_json = dataclasses.asdict
+    """Return the fields by name, as plain JSON values."""
 
 
 def summarize(model: nn.Module, image_shape: Sequence[int] = (3, 32, 32), *, batch_size: int = 1) -> ModelSummary:

@@ -1,9 +1,9 @@
 """The bytes of a .beton: FFCV's file format, version 2, for samples of one image and one label.
 
-    header │ field descriptors │ samples' metadata │ zeros up to a page │ pages of pixels │ allocation table
+    header │ field descriptors │ samples' metadata │ zeros up to a page boundary │ pages of pixels │ allocation table
 
-FFCV checks nothing when it opens a file, and reads from any place that the offsets in it point to. `read_index` makes
-the checks, and needs neither ffcv nor torch. Source of the format: ffcv/types.py, ffcv/writer.py and
+FFCV checks nothing when it opens a file, and follows its offsets even if they point outside the file. `read_index`
+checks a file, and needs neither ffcv nor torch. Source of the format: ffcv/types.py, ffcv/writer.py and
 ffcv/memory_allocator.py of libffcv/ffcv 1.0.2.
 """
 
@@ -20,7 +20,7 @@ from fastcifar.errors import DataError
 
 VERSION = 2
 PAGE_SIZE = 1 << 23
-"""Bytes per page, FFCV's default. No image lies across two pages."""
+"""Bytes per page, FFCV's default. No image crosses a page boundary."""
 
 HEADER = np.dtype(
     [
@@ -38,14 +38,14 @@ SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 FIELDS = {"image": 2, "label": 1}
-"""The names of the fields, in order, and FFCV's numbers of their types: an RGB image and an integer."""
+"""The names of the fields, in order, and FFCV's ids of their types: an RGB image and an integer."""
 RAW = 1
 """FFCV's image mode for uncompressed pixels, height × width × RGB; 0 is JPEG."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BetonIndex:
-    """The labels of a .beton and the place of each image in it, checked against the size of the file."""
+    """The labels of a .beton and the position of each image in it, checked against the size of the file."""
 
     path: Path
     samples: int
@@ -92,7 +92,7 @@ def read_index(path: Path) -> BetonIndex:
     """Read and check the header and the tables of a .beton.
 
     Raises:
-        DataError: there is no such file, it is not a .beton of one image and one label per sample, it was cut off, or
+        DataError: there is no such file, it is not a .beton of one image and one label per sample, is truncated, or
             an offset or a size in it points outside the file.
     """
     try:
@@ -120,7 +120,7 @@ def _damaged(path: Path, what: str) -> DataError:
 
 def _read(path: Path, data: bytes, dtype: np.dtype[np.void], count: int) -> npt.NDArray[np.void]:
     if len(data) != dtype.itemsize * count:
-        raise _damaged(path, "the file is cut off")
+        raise _damaged(path, "the file is truncated")
     return np.frombuffer(data, dtype=dtype, count=count)
 
 
@@ -131,7 +131,7 @@ def _check_header(path: Path, header: np.void, size: int) -> None:
     if page_size == 0 or page_size & (page_size - 1):
         raise _damaged(path, f"its page size, {page_size}, is not a power of two")
     if table == 0:
-        raise _damaged(path, "it was not written to the end (it has no allocation table)")
+        raise _damaged(path, "it is incomplete: it has no allocation table")
     if samples == 0 or samples * SAMPLE.itemsize > size or table + samples * ALLOCATION.itemsize != size:
         raise _damaged(path, f"its size, {size} bytes, does not fit the {samples} samples in its header")
 
@@ -145,7 +145,7 @@ def _check_samples(
         raise _damaged(path, "its images are not all uncompressed and of the same size")
     image_bytes, page_size = height * width * 3, int(header["page_size"])
     if not 0 < image_bytes <= page_size:
-        raise _damaged(path, f"its images are {height} × {width} pixels, which is not a possible size")
+        raise _damaged(path, f"its images are {height} × {width} pixels, which is not a valid size")
     offsets = image["data_ptr"]
     data_start = HEADER.itemsize + FIELD.itemsize * len(FIELDS) + SAMPLE.itemsize * len(samples)
     last_start = int(header["alloc_table_ptr"]) - image_bytes
@@ -157,6 +157,6 @@ def _check_samples(
         or (table["ptr"] != offsets).any()
         or (table["size"] != image_bytes).any()
     ):
-        raise _damaged(path, "its allocation table disagrees with its images")
+        raise _damaged(path, "its allocation table does not match its images")
     labels, offsets = np.ascontiguousarray(samples["label"], dtype=np.int64), np.ascontiguousarray(offsets)
     return BetonIndex(path=path, samples=len(samples), height=height, width=width, labels=labels, offsets=offsets)

@@ -51,9 +51,7 @@ def _class_names(split: Path) -> tuple[str, ...]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    files = sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")
-    )
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.name[0] != ".")
     if not files:
         raise DataError(f"{folder}: this class has no .png, .jpg or .jpeg file; add pictures or remove the folder")
     return files

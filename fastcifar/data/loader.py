@@ -13,6 +13,7 @@ import torch
 
 from fastcifar.data.beton_format import read_index
 from fastcifar.data.ffcv_compat import Batch, MappedLoader, SafeEpochIterator, clone_batches, to_device
+from fastcifar.data.images import ImageSet
 from fastcifar.data.manifest import open_beton
 from fastcifar.errors import ConfigError
 from fastcifar.machine import usable_cores
@@ -79,11 +80,7 @@ class BetonLoader:
             iterator.decode(0, self.indices[:0], slot=0)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch.
-
-        Args:
-            epoch: the epoch's number, from 0.
-            start: the number, from 0, of the first batch to yield.
+        """Yield the batches of an epoch from batch `start` on; both are numbered from 0.
 
         Yields:
             uint8 images [B, 3, H, W] in channels-last format and int64 labels [B], on the loader's device.
@@ -210,11 +207,8 @@ def create_loader(
     )
 
 
-def decode_all(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Decode a whole .beton, which needs no manifest, through FFCV.
-
-    Returns:
-        Images, uint8 [N, H, W, 3], and labels, int64 [N], in file order.
+def decode_all(path: Path) -> ImageSet:
+    """Decode a whole .beton, which needs no manifest, through FFCV, in file order.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -231,4 +225,4 @@ def decode_all(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]
             images[start:stop] = batch.permute(0, 2, 3, 1).numpy()
             labels[start:stop] = batch_labels.numpy()
             start = stop
-    return images, labels
+    return ImageSet(images, labels)

@@ -16,6 +16,7 @@ from fastcifar.data.images import Images, Labels
 from fastcifar.errors import DataError
 
 MANIFEST_VERSION = 1
+WRITE_AGAIN = "run `fastcifar write-beton` again"
 
 CIFAR10_CONTENT = {
     "train": "67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2",
@@ -92,8 +93,7 @@ def _parse_manifest(beton: Path, path: Path) -> Manifest:
         version = values.get("format_version", MANIFEST_VERSION)
         if isinstance(version, int) and version != MANIFEST_VERSION:
             raise DataError(
-                f"{path}: its format version is {version}, and this fastcifar reads {MANIFEST_VERSION}; "
-                "run `fastcifar write-beton` again"
+                f"{path}: its format version is {version}, and this fastcifar reads {MANIFEST_VERSION}; {WRITE_AGAIN}"
             )
         if unknown := values.keys() - {field.name for field in dataclasses.fields(Manifest)}:
             raise ValueError(f"unknown key {', '.join(sorted(unknown))}")
@@ -102,7 +102,7 @@ def _parse_manifest(beton: Path, path: Path) -> Manifest:
         missing = beton if not beton.exists() else path
         raise DataError(f"{missing}: there is no such file; `fastcifar write-beton` creates it") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as a manifest ({error}); run `fastcifar write-beton` again") from error
+        raise DataError(f"{path}: cannot be read as a manifest ({error}); {WRITE_AGAIN}") from error
 
 
 def open_beton(path: Path, *, verify: bool = True) -> tuple[BetonIndex, Manifest]:
@@ -123,10 +123,8 @@ def open_beton(path: Path, *, verify: bool = True) -> tuple[BetonIndex, Manifest
     }
     for field, value in found.items():
         if value != (expected := getattr(manifest, field)):
-            raise DataError(
-                f"{path}: {field} is {value}, but its manifest says {expected}; run `fastcifar write-beton` again"
-            )
-    if index.labels.min() < 0 or index.labels.max() >= len(manifest.class_names):
-        classes = len(manifest.class_names)
-        raise DataError(f"{path}: it has labels outside its {classes} classes; run `fastcifar write-beton` again")
+            raise DataError(f"{path}: {field} is {value}, but its manifest says {expected}; {WRITE_AGAIN}")
+    classes = len(manifest.class_names)
+    if index.labels.min() < 0 or index.labels.max() >= classes:
+        raise DataError(f"{path}: it has labels outside its {classes} classes; {WRITE_AGAIN}")
     return index, manifest

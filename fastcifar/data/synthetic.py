@@ -83,15 +83,12 @@ inside, for coordinates in which the shape fills about [-1, 1]²."""
 
 
 def draw_synthetic(*, train: int = 10_000, test: int = 2_000, seed: int = 0) -> tuple[ImageSet, ImageSet]:
-    """Draw a training split and a test split.
+    """Draw a training split and a test split, with images of shape [N, 32, 32, 3].
 
     Args:
         train: number of training images, the same number per class, in shuffled order.
         test: number of test images; it does not influence the training images.
         seed: the seed of two independent random streams, one per split.
-
-    Returns:
-        The training split and the test split, with images of shape [N, 32, 32, 3].
     """
     for_train, for_test = np.random.SeedSequence(seed).spawn(2)
     return _draw(train, np.random.default_rng(for_train)), _draw(test, np.random.default_rng(for_test))

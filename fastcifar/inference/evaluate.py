@@ -84,9 +84,8 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     """Remarks about the device and the precision, from `Runtime.notes`."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields by name, as plain JSON values."""
-        return dataclasses.asdict(self)
+    to_json = dataclasses.asdict
+    """Return the fields by name, as plain JSON values."""
 
 
 def evaluate_checkpoint(
@@ -126,11 +125,7 @@ def load_classifier(
 ) -> LoadedCheckpoint:
     """Load the classifier of a run's checkpoint, which normalises images and does not augment. It needs no data.
 
-    Args:
-        run: the run folder.
-        checkpoint: "last" or "best".
-        device: the device to compute on.
-        changes: other values of some of the run's settings, by name, such as `data_dir` and `amp`.
+    `changes` are other values of some of the run's settings, by name, such as `data_dir` and `amp`.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.

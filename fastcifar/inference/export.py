@@ -26,7 +26,7 @@ from fastcifar.models import model_from_config
 from fastcifar.runs.checkpoint import CheckpointName
 
 TOLERANCE = 1e-4
-"""Largest allowed difference of a logit. Images whose two highest logits are closer than this may change class."""
+"""Largest allowed absolute difference of a logit. Images with two highest logits this close may get another class."""
 OPSET = 18
 BATCH = 250
 FORMAT_VERSION = 1
@@ -67,7 +67,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether the file computes the same as the checkpoint, so that it may be kept."""
+        """Whether the file's logits and predictions agree with the checkpoint's, so that it may be kept."""
         return self.different_predictions == 0 and self.largest_difference <= TOLERANCE  # False for NaN
 
 
@@ -88,28 +88,23 @@ class Format:
     file: str
     packages: tuple[str, ...]
     write: Callable[[ExportedNetwork, torch.Tensor, dict[str, Any]], bytes]
-    """From the network, example images and the description (`describe`) to the content of the file."""
+    """Returns the content of the file, given the network, example images and the description from `describe`."""
     open: Callable[[bytes, dict[str, Any]], Logits]
-    """From the content of the file and the description to the function that computes logits."""
+    """Returns the function that computes logits, given the content of the file and the description."""
 
 
 def export_checkpoint(
     run: Path, out: Path, formats: Sequence[str], checkpoint: CheckpointName = "last", *, data_dir: Path | None = None
 ) -> Iterator[Export]:
-    """Write a run's network to one file per format, and yield each file after it passed the check.
+    """Write a run's network to one file in `out` per format, and yield each file after it passed the check.
 
-    Args:
-        run: the run folder.
-        out: the folder to write to.
-        formats: keys of `FORMATS`.
-        checkpoint: "last" or "best".
-        data_dir: the folder with the test.beton for the check; the run's `data_dir` if not given.
+    `formats` are keys of `FORMATS`. The check reads test.beton in `data_dir`; in the run's `data_dir` if not given.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or the data has other classes or another image size.
         ConfigError: a package is not installed, or `out` is a run folder.
         DataError: the .beton is missing or damaged.
-        ExportError: an exported file does not compute the same as the checkpoint; it is not written.
+        ExportError: the logits of an exported file differ from the checkpoint's; the file is not written.
     """
     _require_packages([package for name in formats for package in FORMATS[name].packages])
     if (out / "metrics.jsonl").exists():
@@ -130,7 +125,7 @@ def export_checkpoint(
         if not agreement.holds:
             raise ExportError(
                 f"{path}: not written, since it differs from the checkpoint: of {agreement.images:,} images "
-                f"{agreement.different_predictions} get another class, and a logit differs by "
+                f"{agreement.different_predictions} get another class, and logits differ by up to "
                 f"{agreement.largest_difference:.2g}"
             )
         with atomic_write(path) as temporary:
@@ -147,7 +142,7 @@ def compute(network: Logits, images: torch.Tensor) -> torch.Tensor:
 
 
 def compare(expected: torch.Tensor, logits: torch.Tensor) -> Agreement:
-    """Compare the logits [N, classes] of an exported file with the expected ones, of the same images."""
+    """Compare the logits [N, classes] of an exported file with the checkpoint's, for the same images."""
     highest = expected.topk(2, dim=1).values
     near_tie = highest[:, 0] - highest[:, 1] <= TOLERANCE
     different = (expected.argmax(dim=1) != logits.argmax(dim=1)) & ~near_tie
@@ -160,7 +155,7 @@ def compare(expected: torch.Tensor, logits: torch.Tensor) -> Agreement:
 
 
 def describe(loaded: LoadedCheckpoint) -> dict[str, Any]:
-    """Describe the network and its data as plain JSON values: all settings except the paths of the run's machine."""
+    """Describe the network and its data as plain JSON values, including all settings except paths."""
     config = loaded.config.to_json()
     return {
         "format_version": FORMAT_VERSION,

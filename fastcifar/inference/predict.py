@@ -1,4 +1,4 @@
-"""Predict the classes of picture files."""
+"""Predict the classes of image files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastcifar.errors import DataError
 from fastcifar.inference.evaluate import LoadedCheckpoint
 
 PICTURES = TRAINING_PICTURES | {".webp", ".bmp"}
-"""Suffixes of the files that are read from a folder. A file that is named itself is read whatever its suffix."""
+"""Extensions of the files that are read from a folder. A file that is given by its own path may have any extension."""
 STANDARD_INPUT = Path("-")
 BATCH = 64
 
@@ -35,23 +35,23 @@ class LikelyClass:
 
 @dataclass(frozen=True, kw_only=True)
 class PicturePrediction:
-    """The most likely classes of a picture, the most likely one first."""
+    """The most likely classes of an image, in order of decreasing probability."""
 
     image: str
     """The path of the file, or "-" for the standard input."""
     likely: tuple[LikelyClass, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the picture and its classes as plain JSON values."""
+        """Return the image's path and its classes as plain JSON values."""
         likely = [{"class": each.class_name, "probability": each.probability} for each in self.likely]
         return {"image": self.image, "predictions": likely}
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """List the named files and, for each folder, the pictures in it and in its subfolders, sorted.
+    """List the given files and, for each folder, the image files in it and in its subfolders, sorted.
 
     Raises:
-        DataError: a file does not exist, or a folder has no picture.
+        DataError: a file does not exist, or a folder contains no image file.
     """
     found: list[Path] = []
     for path in paths:
@@ -59,7 +59,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
             files = (file for file in path.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
             pictures = sorted(file for file in files if not file.name.startswith("."))
             if not pictures:
-                raise DataError(f"{path}: the folder has no {', '.join(sorted(PICTURES))} file; give another one")
+                raise DataError(f"{path}: the folder has no {', '.join(sorted(PICTURES))} file; choose another folder")
             found += pictures
         elif path == STANDARD_INPUT or path.exists():
             found.append(path)
@@ -71,12 +71,12 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
 def predict_pictures(
     loaded: LoadedCheckpoint, pictures: Sequence[Path], *, top: int = 5
 ) -> Iterator[PicturePrediction]:
-    """Read pictures, resize them to the network's input size, and yield each one's `top` most likely classes, in order.
+    """Read images, resize them to the network's input size, and yield each one's `top` most likely classes, in order.
 
-    Pictures that have the input size are not changed. Others are stretched to it, so that their proportions may change.
+    Images of the input size are not changed. Others are resized to it without keeping their aspect ratio.
 
     Raises:
-        DataError: a file cannot be read as a picture.
+        DataError: a file cannot be read as an image.
     """
     height, width, _ = loaded.image_shape
     for start in range(0, len(pictures), BATCH):

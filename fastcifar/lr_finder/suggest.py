@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +32,8 @@ class LrCurve:
     diverged_at: float | None
     """Learning rate at which the loss diverged or was no longer finite; None if neither happened."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields by name, as plain JSON values."""
-        return dataclasses.asdict(self)
+    to_json = dataclasses.asdict
+    """Return the fields by name, as plain JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True)

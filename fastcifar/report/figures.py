@@ -27,8 +27,7 @@ def loss_curves(record: RunRecord) -> FigureSpec:
     split, lowest = record.last.eval_split, int(np.argmin(evaluated))
 
     def draw() -> Figure:
-        figure, axes = new_axes(height=3.2, x_label="epoch", y_label="cross-entropy (nats)")
-        _curves(axes, record, {"training": train, split: evaluated})
+        figure, axes = _draw_curves(record, {"training": train, split: evaluated}, "cross-entropy (nats)")
         axes.set_ylim(bottom=0)
         add_legend(figure, axes, columns=2)
         return figure
@@ -50,11 +49,9 @@ def accuracy_curves(record: RunRecord) -> FigureSpec:
     reached = record.first_at(record.target_accuracy)
 
     def draw() -> Figure:
-        figure, axes = new_axes(height=3.2, x_label="epoch", y_label="accuracy (%)")
-        _curves(axes, record, {"training": train, split: evaluated})
-        axes.axhline(
-            target, color=rcParams["text.color"], linestyle=":", linewidth=1.2, label=f"target: {target:.4g} %"
-        )
+        figure, axes = _draw_curves(record, {"training": train, split: evaluated}, "accuracy (%)")
+        label, color = f"target: {target:.4g} %", rcParams["text.color"]
+        axes.axhline(target, color=color, linestyle=":", linewidth=1.2, label=label)
         add_legend(figure, axes, columns=3)
         return figure
 
@@ -160,8 +157,9 @@ def class_bars(analysis: Analysis) -> FigureSpec:
     return FigureSpec(name="classes", title="Accuracy per class", alt=alt, draw=draw)
 
 
-def _curves(axes: Axes, record: RunRecord, curves: dict[str, list[float]]) -> None:
+def _draw_curves(record: RunRecord, curves: dict[str, list[float]], y_label: str) -> tuple[Figure, Axes]:
     """Plot the training curve dashed and the evaluation curve solid, with the latter's last value beside it."""
+    figure, axes = new_axes(height=3.2, x_label="epoch", y_label=y_label)
     epochs = [record.passes(result) for result in record.results]
     marker = "o" if len(epochs) <= MAX_EPOCH_MARKERS else None
     for (name, values), linestyle in zip(curves.items(), ("--", "-"), strict=True):
@@ -171,6 +169,7 @@ def _curves(axes: Axes, record: RunRecord, curves: dict[str, list[float]]) -> No
         f"{values[-1]:.4g}", (1, values[-1]), xycoords=("axes fraction", "data"), xytext=(4, 0),
         textcoords="offset points", color=line.get_color(), va="center", annotation_clip=False,
     )  # fmt: skip
+    return figure, axes
 
 
 def _epochs(record: RunRecord) -> str:

@@ -1,4 +1,4 @@
-"""HTML pages from the templates in `templates/`. Jinja2 escapes every value; a page loads nothing and runs nothing."""
+"""HTML pages from the templates in `templates/`. Jinja2 escapes every value. A page loads no files, runs no scripts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPLATES.filters.update(
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedFigure:
-    """A figure as two data URIs, of which the browser shows the one for its colour scheme."""
+    """A figure as two data URIs; the browser shows the one for its colour scheme, light or dark."""
 
     spec: FigureSpec
     light: str
@@ -30,7 +30,7 @@ class EmbeddedFigure:
 
 
 def embed_figures(specs: Sequence[FigureSpec], folder: Path) -> list[EmbeddedFigure]:
-    """Draw figures for a page, and save the light ones as PNG files in a folder."""
+    """Draw figures for a page, and save their light versions as PNG files in `folder`."""
     figures = []
     for spec in specs:
         light, dark = spec.png("light"), spec.png("dark")
@@ -41,10 +41,10 @@ def embed_figures(specs: Sequence[FigureSpec], folder: Path) -> list[EmbeddedFig
 
 
 def write_page(path: Path, template: str, **values: object) -> None:
-    """Fill in a template and write it to one file, which appears whole or not at all."""
+    """Fill in a template and write the page to `path` atomically."""
     page = TEMPLATES.get_template(template).render(values)
     with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="replace")  # a folder's name may not be valid Unicode
+        temporary.write_text(page, encoding="utf-8", errors="replace")  # a folder's name can be invalid Unicode
 
 
 def _data_uri(png: bytes) -> str:

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, its checkpoints and its record."""
+"""The files of a run on disk: its folder, its checkpoints and its record."""

@@ -119,8 +119,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], CheckpointError | None]:
     """Read a run's last checkpoint or, if that is damaged or missing, the one before it.
 
-    Returns:
-        The path of the checkpoint, its values, and the error of the last checkpoint if that cannot be read.
+    Return its path, its values, and the error of the last checkpoint if that cannot be read.
 
     Raises:
         CheckpointError: neither can be read.

@@ -51,6 +51,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.metrics_path = path / "metrics.jsonl"  # one JSON line per epoch
 
     @contextmanager
     def open(self, config: TrainConfig, environment: Environment, epochs_done: int, is_new: bool) -> Iterator[None]:
@@ -86,11 +87,6 @@ class RunFolder:
                 f"{self.path}: already holds a run; continue it with `fastcifar train --resume {self.path}`, "
                 "or choose another --run-dir"
             )
-
-    @property
-    def metrics_path(self) -> Path:
-        """The file with one JSON line per epoch."""
-        return self.path / "metrics.jsonl"
 
     def record(self, result: EpochResult, state: dict[str, Any]) -> None:
         """Save an epoch: first its checkpoint with `state`, the `TrainState.state_dict`, so that every line has one."""
@@ -159,14 +155,12 @@ def read_metrics(run: Path) -> list[EpochResult]:
 
 def describe_environment(runtime: Runtime, manifest: Manifest) -> Environment:
     """Describe what a run's results depend on besides its settings."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions["torch"] = torch.__version__  # with the build, such as +cu130
     return {
         "device": runtime.describe_device(),
         "precision": runtime.describe_precision(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-            "torch": torch.__version__,  # with the build, such as +cu130
-        },
+        "versions": {"python": platform.python_version(), **versions},
         "platform": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
         "commit": source_commit(),
         "data": {"name": manifest.name, "content_sha256": manifest.content_sha256},

@@ -20,7 +20,7 @@ class RunRecord:
     config: TrainConfig
     environment: Environment
     results: tuple[EpochResult, ...]
-    """One per finished epoch, at least one."""
+    """One result per finished epoch, at least one."""
 
     @property
     def name(self) -> str:
@@ -34,11 +34,11 @@ class RunRecord:
 
     @property
     def target_accuracy(self) -> float:
-        """The accuracy to reach, from 0 to 1: the run's `target_accuracy`, or the exercise's 90 %."""
+        """The target accuracy, from 0 to 1: the run's `target_accuracy`, or the exercise's 90 % if that is None."""
         return self.config.target_accuracy if self.config.target_accuracy is not None else 0.90
 
     def passes(self, result: EpochResult) -> float:
-        """Return the passes over the training set up to the end of an epoch; the last epoch may be partial."""
+        """Return the number of passes over the training set at an epoch's end; the last epoch may be partial."""
         return min(result.epoch, self.config.epochs)
 
     def first_at(self, accuracy: float) -> EpochResult | None:
@@ -54,5 +54,5 @@ def read_record(run: Path) -> RunRecord:
     """
     config, environment, results = read_config(run), read_environment(run), tuple(read_metrics(run))
     if not results:
-        raise CheckpointError(f"{run}: has no finished epoch yet; continue it with `fastcifar train --resume {run}`")
+        raise CheckpointError(f"{run}: has no finished epoch yet; resume it with `fastcifar train --resume {run}`")
     return RunRecord(path=run, config=config, environment=environment, results=results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,5 @@ class EpochResult:
         """The accuracy to quote: with the run's test-time augmentation if that was used."""
         return self.test_accuracy if self.tta_accuracy is None else self.tta_accuracy
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name, as plain JSON values."""
-        return dataclasses.asdict(self)
+    to_json = dataclasses.asdict
+    """Return the fields by name, as plain JSON values."""
