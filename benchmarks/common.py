@@ -79,9 +79,9 @@ def load_for_resume(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         results: dict[str, Any] = migrate_results(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: has no results to continue ({error}); leave out --resume to start anew") from None
+        raise ConfigError(f"{path}: has no results to continue ({error}); leave out --resume to start again") from None
     if not isinstance(results, dict):
-        raise ConfigError(f"{path}: is not a result file of a benchmark; leave out --resume to start anew")
+        raise ConfigError(f"{path}: is not a result file of a benchmark; leave out --resume to start again")
     asked = json.loads(json.dumps(settings))
     if {**results.get("settings", {}), "seeds": None} != {**asked, "seeds": None}:
         raise ConfigError(f"{path}: was measured with other settings; use those, or choose another --out")
@@ -104,7 +104,7 @@ def run_command(main: Callable[[Any], None], settings: Callable[..., Any], descr
 
 
 def run_in_subprocess(arguments: Sequence[str]) -> str:
-    """Run Python with these arguments in a new process; the text that it prints.
+    """Run Python with these arguments in a new process, and return the text that it prints.
 
     Raises:
         FastCifarError: it failed; the message has its exit code and the last line of its stderr.

@@ -55,7 +55,7 @@ def main(settings: Coverage) -> None:
 
 
 def _run_tests(folder: Path) -> Path:
-    """Run all tests; the path of coverage.py's report."""
+    """Run all tests, and return the path of coverage.py's report."""
     report = folder / "coverage.json"
     command = [sys.executable, "-m", "pytest", "-q", "--cov", f"--cov-report=json:{report}"]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:

@@ -77,7 +77,7 @@ def main(settings: MaxLr) -> None:
 
 
 def _initial_results(settings: MaxLr, base: TrainConfig) -> dict[str, Any]:
-    """Run the range test; the results before the first training."""
+    """Run the range test, and return the results before the first training."""
     with create_state(base) as state:
         curve = range_test(state)
         environment = describe_environment(state.runtime, state.manifest)

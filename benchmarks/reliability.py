@@ -101,7 +101,7 @@ def main(settings: Reliability) -> None:
 
 
 def write_test_betons(folder: Path, train: int = 60, test: int = 10) -> Path:
-    """Write small .betons of synthetic images, with manifests; the path of the training images."""
+    """Write small .betons of synthetic images, with manifests, and return the path of the training images."""
     for split, (images, labels) in zip(("train", "test"), draw_synthetic(train=train, test=test, seed=0), strict=True):
         write_beton(folder / f"{split}.beton", images, labels, class_names=tuple(SHAPES), name="synthetic")
     return folder / "train.beton"
@@ -327,7 +327,7 @@ CHECKPOINTS = 4
 
 
 def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
-    """Kill `write_beton` at random moments while it replaces a file, then write again; counts of the outcomes."""
+    """Kill `write_beton` at random moments while it replaces a file, then write again; count the outcomes."""
     counts: collections.Counter[str] = collections.Counter({"temporary files left": 0})
     folder.mkdir()
     beton = write_test_betons(folder)
@@ -348,7 +348,7 @@ def kill_writers(folder: Path, count: int, seed: int) -> dict[str, Any]:
 
 
 def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
-    """Kill a training at random moments, then resume it, or start again, and train to the end; counts of outcomes."""
+    """Kill a training at random moments, then resume it, or start again, and train to the end; count the outcomes."""
     counts: collections.Counter[str] = collections.Counter({"damaged files": 0})
     run = folder / "run"
 

@@ -48,10 +48,10 @@ RUN = (
 )  # fmt: skip
 RUNTIME = {name for name, (group, _) in SETTINGS.items() if group == "runtime"}
 NOT_IN_RECIPES = RUNTIME | RESUME_OVERRIDABLE | {"val_fraction"}
-"""Settings that are not part of a recipe: where and how it is computed, from which seed, and the evaluation split."""
+"""Settings that are not part of a recipe: paths, device, precision, speed, seed and the validation split."""
 NO_EFFECT: tuple[Any, ...] = (None, False, 0, [], "none")
 NO_EFFECT_OF = {"norm_momentum": 0.1}
-"""Values with which settings had no effect, in case they no longer exist: of any setting, and of single ones."""
+"""Values with which a removed setting had no effect: for any setting, and for single settings by name."""
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
-    """Return what `work` returns; after bad input, a failing machine or Ctrl-C, print one line and return the code."""
+    """Return the result of `work`; after bad input, a failing machine or Ctrl-C, print one line and return the code."""
     try:
         return work()
     except FastCifarError as error:
@@ -93,7 +93,7 @@ def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return _fail(program, "stopped", 130)
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more
+        sys.stderr.close()  # the reader closed the pipe
         return 1
     except OSError as error:
         return _fail(program, f"{error.filename or 'a file'}: {error.strerror or error}", 1)

@@ -35,7 +35,7 @@ NO_GRAPHS_IN_FLOAT16 = "CUDA graphs are off: they cannot capture the loss scalin
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Where and how the network is computed, resolved from the settings and the machine."""
+    """Device, precision, memory format and compilation, resolved from the settings and the machine."""
 
     device: torch.device
     amp_dtype: torch.dtype | None
@@ -112,7 +112,7 @@ def resolve_runtime(settings: RuntimeSettings) -> Runtime:
 
 
 def apply_process_settings(settings: RuntimeSettings) -> None:
-    """Set what must be set for the whole process: call once, before training. The command line does.
+    """Apply the settings that hold for the whole process. Call it once, before training; the command line does.
 
     On the CPU freed memory is kept for the next step; on CUDA the fastest convolutions are searched for, or, with
     `deterministic`, only deterministic algorithms are allowed; torch.compile keeps as many variants as a run needs.
@@ -134,7 +134,7 @@ def apply_process_settings(settings: RuntimeSettings) -> None:
 def choose_precision(
     settings: RuntimeSettings, device_type: str, bfloat16: bool
 ) -> tuple[torch.dtype | None, bool, tuple[str, ...]]:
-    """The dtype of AMP (None for float32), whether to use CUDA graphs, and notes on what is not used.
+    """The dtype of AMP (None for float32), whether to use CUDA graphs, and notes on settings that are not used.
 
     `device_type` is 'cpu' or 'cuda'; `bfloat16` says whether the device multiplies bfloat16 in hardware.
     """
@@ -201,6 +201,6 @@ def _resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DeviceError(
             f"device {name} is not available: torch {torch.__version__} sees {count} CUDA devices; "
-            "use --device cpu, or run `fastcifar doctor` to see what is missing"
+            "use --device cpu, or run `fastcifar doctor` to find the cause"
         )
     return device

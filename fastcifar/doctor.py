@@ -1,4 +1,4 @@
-"""The checks of `fastcifar doctor`: versions, FFCV, devices and data, and how to fix what is missing.
+"""The checks of `fastcifar doctor`: versions, FFCV, devices and data, and how to fix each problem.
 
 Only this module catches every exception of an import, since its purpose is to report them.
 """
@@ -83,7 +83,7 @@ def _finding(
 
 
 def _package(name: str, probe: Callable[[], str], remedy: str) -> Finding:
-    """Import a package, try it with `probe`, and report its version and what `probe` returns."""
+    """Import a package, try it with `probe`, and report its version and the result of `probe`."""
     try:
         import_module(name)
         detail = ", ".join(filter(None, [metadata.version(name), probe()]))

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole or not at all, and a lock that lets one process at a time write to a folder."""
+"""Atomic file writes, and a lock that lets only one process at a time write to a folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 ABANDONED_SECONDS = 24 * 60 * 60
-"""Age at which a temporary file counts as left behind by a process that was killed. A process id would not tell: in
-containers that share a volume, the writer's id belongs to another namespace."""
+"""Age at which a temporary file counts as left behind by a killed process. A process id cannot tell whether the writer
+still runs: containers that share a volume have separate process ids (PID namespaces)."""
 
 
 @contextmanager
 def lock_folder(folder: Path, held: Exception) -> Iterator[None]:
-    """Lock a folder, which must exist, during the block; raise `held` if another process holds the lock.
+    """Lock an existing folder during the block; raise `held` if another process holds the lock.
 
     The kernel releases the lock if the process ends.
     """
@@ -40,12 +40,12 @@ def lock_folder(folder: Path, held: Exception) -> Iterator[None]:
 def atomic_write(path: Path, *, only_writer: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; flush it to the disk and rename it to `path` when the block succeeds.
 
-    When the block fails, the temporary file is removed and `path` keeps its old content. A temporary file of a process
-    that was killed is removed by the next call for the same `path` a day later, or at once if the caller is the
-    `only_writer`, whose lock keeps all other writers of `path` away.
+    When the block fails, the temporary file is removed and `path` keeps its old content. The temporary file of a killed
+    process is removed by the first call for the same `path` that comes at least a day later. With `only_writer` it is
+    removed by the next call; the caller must then hold a lock against other writers of `path`.
 
     Raises:
-        OSError: the file cannot be written; its `filename` is `path`, also if the disk is full.
+        OSError: the file cannot be written; the error's `filename` is `path`, even if the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     _remove_abandoned(path, 0 if only_writer else ABANDONED_SECONDS)
@@ -77,6 +77,6 @@ def _remove_abandoned(path: Path, min_age: float) -> None:
     """Remove temporary files for `path` that have not changed for `min_age` seconds."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
         with contextlib.suppress(FileNotFoundError):  # another process may remove it first
-            # The inode's change time: a new hard link has its target's modification time, however old that is
+            # ctime, not mtime: a new hard link has the modification time of its target, which may be old
             if time.time() - temporary.stat().st_ctime >= min_age:
                 temporary.unlink()

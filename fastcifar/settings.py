@@ -198,7 +198,7 @@ class OptimSettings:
     label_smoothing: float = 0.0
     """Fraction of each label that is spread evenly over all classes."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What to do when the loss or a gradient is not finite: stop before the weights are updated, or skip the step."""
+    """Reaction to a loss or gradient that is not finite: stop before the weights are updated, or skip the step."""
     max_skipped: int = 10
     """Steps that may be skipped before the run stops nevertheless."""
 

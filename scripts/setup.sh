@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Set up what fastcifar needs: system libraries, a virtual environment in .venv (or $FASTCIFAR_VENV), the package.
+# Install fastcifar and its requirements: system libraries, a virtual environment in .venv (or $FASTCIFAR_VENV).
 #
 #   source scripts/setup.sh requirements.txt        # to use it
 #   source scripts/setup.sh requirements-dev.txt    # to work on it
 #
 # Afterwards the shell is at the root of the checkout, with the environment's commands first on the PATH. A stamp file in
-# the environment records what was installed; if that is still the same, nothing is done.
+# the environment records the installed versions; if they are still the same, nothing is done.
 set -euo pipefail
 
 requirements=${1:?usage: source scripts/setup.sh requirements.txt|requirements-dev.txt}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up what the tests need, and run them. Tests that need a GPU or the real CIFAR-10 are skipped without it.
+# Install the tests' requirements, and run the tests. Those that need a GPU or CIFAR-10 are skipped without it.
 #
 #   bash scripts/test.sh [OPTION OF pytest ...]        e.g. -m "not slow"
 set -euo pipefail

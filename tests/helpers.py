@@ -33,7 +33,7 @@ class TinyNet(nn.Sequential):
 
 
 def write_pair(folder: Path, *, train: int, test: int, seed: int = 0) -> Path:
-    """Write train.beton and test.beton of synthetic images; their folder."""
+    """Write train.beton and test.beton of synthetic images, and return their folder."""
     splits = draw_synthetic(train=train, test=test, seed=seed)
     for split, (images, labels) in zip(("train", "test"), splits, strict=True):
         write_beton(folder / f"{split}.beton", images, labels, class_names=tuple(SHAPES), name="synthetic")
@@ -59,6 +59,6 @@ def tiny_state(config: TrainConfig) -> TrainState:
 
 
 def train_tiny(config: TrainConfig, **options: Any) -> list[EpochResult]:
-    """Train `TinyNet`, whose weights come from the run's seed; the results."""
+    """Train `TinyNet`, whose weights come from the run's seed, and return the results."""
     seed_everything(config.runtime.seed)
     return fit(config, model=TinyNet(), **options)

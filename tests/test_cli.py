@@ -70,7 +70,7 @@ def test_help_imports_neither_torch_nor_ffcv() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_the_version_is_told(capsys: Capture) -> None:
+def test_the_version_is_printed(capsys: Capture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "fastcifar 0.2.0\n"
 
@@ -285,7 +285,7 @@ def test_a_terminal_that_goes_away_ends_a_training_after_a_batch(betons: Path, t
     assert epoch >= len(read_metrics(run)) >= 1
 
 
-def test_a_line_that_finds_the_terminal_gone_before_the_signal_does_is_the_same_stop(
+def test_a_write_to_a_closed_terminal_stops_a_run_as_the_signal_does(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def gone(*_: object) -> None:
@@ -308,7 +308,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(betons: Path, capsys: Ca
         assert line.startswith(f"fastcifar: {folder}: ")
 
 
-def test_output_into_a_closed_pipe_is_no_traceback(betons: Path) -> None:
+def test_output_into_a_closed_pipe_gives_no_traceback(betons: Path) -> None:
     command = f"{sys.executable} -m fastcifar inspect {betons / 'train.beton'} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=True)
     assert "Traceback" not in done.stderr

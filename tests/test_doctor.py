@@ -72,7 +72,7 @@ def test_every_finding_that_is_not_ok_has_a_remedy(monkeypatch: pytest.MonkeyPat
         ("kornia", ModuleNotFoundError("No module named 'kornia'"), "python -m pip install --upgrade kornia"),
     ],
 )
-def test_a_package_that_does_not_load_is_named_with_what_to_type(
+def test_a_package_that_does_not_load_is_named_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, broken: str, error: Exception, typed: str
 ) -> None:
     fail_to_import(monkeypatch, broken, error)
@@ -129,5 +129,5 @@ def test_the_page_is_readable_at_80_columns_without_colour() -> None:
     assert "Python" not in todo
 
 
-def test_a_machine_without_faults_is_told_so() -> None:
+def test_a_machine_without_problems_is_reported_as_such() -> None:
     assert rendered(UNHEALTHY[:1]).endswith("Nothing is missing.\n")

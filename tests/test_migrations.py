@@ -72,7 +72,7 @@ def _optimizer_0_1(model: nn.Module) -> dict[str, Any]:
 
 
 def _write_run_0_1(run: Path, betons: Path, model: nn.Module, **settings: Any) -> Path:
-    """Write the folder of a run that was stopped after 2 of the 4 steps of its second epoch; its path."""
+    """Write the folder of a run that was stopped after 2 of the 4 steps of its second epoch; return its path."""
     manifest = read_manifest(betons / "train.beton")
     config = {**CONFIG_0_1, "betons": str(betons), "run_dir": str(run), **settings}
     values: dict[str, Any] = {
@@ -115,7 +115,7 @@ def _tiny_state_0_1(betons: Path, run: Path) -> TrainState:
     return create_state(read_record(run).config, model=TinyNet())
 
 
-def test_every_setting_of_0_1_has_a_name_of_today() -> None:
+def test_every_setting_of_0_1_has_a_current_name() -> None:
     assert len(migrate_config(CONFIG_0_1)) == len(CONFIG_0_1)
     assert migrate_config(CONFIG_0_1).keys() - SETTINGS.keys() == {"base_recipe"}
 

@@ -116,7 +116,7 @@ def _images(draw: st.DrawFn) -> torch.Tensor:
     st.integers(0, 10),
     st.integers(0, 2**32),
 )
-def test_crop_flip_and_cutout_move_pixels_and_invent_none(
+def test_crop_flip_and_cutout_move_pixels_and_create_no_new_values(
     images: torch.Tensor, padding: int, mode: Any, flip_p: float, cutout: int, seed: int
 ) -> None:
     size = images.shape[-1]

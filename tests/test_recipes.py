@@ -41,6 +41,6 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
         get_recipe("quik")
 
 
-def test_flipping_at_random_and_alternately_do_not_go_together() -> None:
+def test_random_and_alternate_flips_cannot_be_combined() -> None:
     with pytest.raises(ConfigError, match=r"flip_p is 0.5; it must be 0 with"):
         get_recipe("speedrun", flip_p=0.5)

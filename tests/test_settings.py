@@ -57,7 +57,7 @@ from fastcifar.settings import DataSettings, OptimSettings
         ("target_accuracy", 90.0),
     ],
 )
-def test_a_wrong_value_is_refused_naming_field_value_and_what_is_allowed(field: str, value: Any) -> None:
+def test_a_wrong_value_is_refused_naming_field_value_and_allowed_values(field: str, value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         get_recipe("era", **{field: value})
     assert str(caught.value).startswith(f"{field} is {value!r}; it must be ")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Show versions, devices and whether FFCV works, and how to fix what is missing."""
+    """Show versions and devices, check FFCV, and explain how to fix each problem."""
 
     def run(self) -> int:
         """Print all findings and return exit code 1 if anything is missing, 0 otherwise."""

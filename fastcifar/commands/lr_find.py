@@ -81,7 +81,7 @@ class LrFinderResult:
 
     def show(self, console: Console) -> None:
         """Print the suggestions as a table."""
-        from fastcifar.report.units import format_rate
+        from fastcifar.report.units import format_lr
 
         found = self.suggestion
         table = Table("", "learning rate", "chosen where")
@@ -92,7 +92,7 @@ class LrFinderResult:
             ("LRMIN", found.min_lr, "the loss begins to fall"),
             ("", found.max_lr_tenth, "LRMAX / 10"),
         ):
-            table.add_row(name, format_rate(value, 2), where, style="bold" if name else "")
+            table.add_row(name, format_lr(value, 2), where, style="bold" if name else "")
         console.print(table)
 
     def to_json(self) -> dict[str, Any]:

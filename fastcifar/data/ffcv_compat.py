@@ -39,7 +39,7 @@ def preserve_torch_threads() -> Iterator[None]:
 
 @contextmanager
 def without_numba_dict() -> Iterator[None]:
-    """Replace `numba.typed.Dict` by a plain dictionary in modules that are imported during the block.
+    """Replace `numba.typed.Dict` with a plain dictionary in modules that are imported during the block.
 
     FFCV stores two constants in such a dictionary when it is imported, and numba takes over a second to compile the
     type. FFCV reads the constants from Python only, so a plain dictionary works. No subclass can change what happens
@@ -69,7 +69,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 BATCHES_AHEAD = 3
 """Batches that FFCV decodes ahead; its ring has two more buffers."""
 BATCH_TIMEOUT_SECONDS = 300
-"""How long to wait for a batch, which takes milliseconds, or for the end of the thread."""
+"""Seconds to wait for a batch, which takes milliseconds, or for the thread to end."""
 
 _compiled: dict[str, Any] = {}
 """Compiled code that all loaders share. FFCV compiles it for each loader, in most of a second, and numba never frees

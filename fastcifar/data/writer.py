@@ -57,7 +57,7 @@ def write_beton(
         progress: called with the number of images written so far.
 
     Raises:
-        DataError: the images and labels do not fit each other, FFCV does not read back what was written, or another
+        DataError: the images and labels do not fit each other, FFCV reads back different data, or another
             process writes to the folder.
         OSError: the folder cannot be written to, or the disk is full.
     """
@@ -72,7 +72,7 @@ def write_beton(
             _write_file(temporary, images, labels, progress)
             beton.read_index(temporary)
             if manifest.dataset_sha256(*decode_all(temporary)) != content:
-                raise DataError(f"{temporary}: FFCV does not read back what was written; check the disk and try again")
+                raise DataError(f"{temporary}: FFCV reads back different data; check the disk and try again")
             written = manifest.Manifest(
                 format_version=manifest.MANIFEST_VERSION,
                 name=official.get(content, name),

@@ -65,7 +65,7 @@ def range_test(
 
 
 def _apply_lr_scales(optimizer: torch.optim.Optimizer) -> None:
-    """Multiply each group's learning rate by its "lr_scale", as the schedule does; the finder gives all groups one."""
+    """Multiply each group's learning rate by its "lr_scale", as the schedule does; the finder sets one for all."""
     for group in optimizer.param_groups:
         group["lr"] *= group.get("lr_scale", 1.0)
 

@@ -101,7 +101,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 and 1.2, not at 1."""
 
 NEWTON_SCHULZ_STEPS = 3
-"""More steps would amplify the rounding errors of the Gram matrices."""
+"""Number of Newton–Schulz steps; more would amplify the rounding errors of the Gram matrices."""
 
 
 def orthogonalize(filters: list[Tensor], dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:

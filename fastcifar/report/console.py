@@ -12,11 +12,11 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress
 from rich.text import Text
 
-from fastcifar.report.units import format_duration, format_rate, format_seconds
+from fastcifar.report.units import format_duration, format_lr, format_seconds
 from fastcifar.runs.results import EpochResult, StepProgress
 
 _REFRESH_SECONDS = 0.1
-_LINE_SECONDS = 30.0  # longest time without output where there is no bar
+_LINE_SECONDS = 30.0  # longest time without output if there is no bar
 _NARROWEST_TABLE, _WIDE_TABLE = 75, 100  # columns of the terminal
 _ASCII = str.maketrans("→◀─…", "><-~")
 _STYLES = ("bold", "", "bold", "dim", "", "", "")  # of a row's groups
@@ -83,7 +83,7 @@ class TrainingConsole:
         self._print(Text(message))
 
     def step(self, progress: StepProgress) -> None:
-        """Update the bar. Where there is no bar, print a progress line after 30 s without output."""
+        """Update the bar. If there is no bar, print a progress line after 30 s without output."""
         seconds = self._console.get_time()
         self._pace.observe(progress, seconds)
         if self._bar is not None:
@@ -96,7 +96,7 @@ class TrainingConsole:
     def epoch(self, result: EpochResult) -> None:
         """Print an epoch's row. A resumed run passes its earlier epochs first, so that the summary includes them."""
         if self._tabular:
-            groups, gap = _groups(result, rate_digits=2 if self._wide else 1), "   " if self._wide else " "
+            groups, gap = _groups(result, lr_digits=2 if self._wide else 1), "   " if self._wide else " "
             if not self._results:
                 self._print(Text(_heading(groups, gap, result.eval_split), style="bold cyan"))
             row = Text(gap).join(Text(group, style) for group, style in zip(groups, _STYLES, strict=True))
@@ -146,7 +146,7 @@ class _Pace:
 
     def facts(self, now: StepProgress, header: RunHeader | None, seconds: float) -> list[str]:
         """Step, images per second, learning rate and time left; speed and time from the second step on."""
-        facts = [f"{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {format_rate(now.lr)}"]
+        facts = [f"{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {format_lr(now.lr)}"]
         elapsed, steps_done = seconds - self._first_at, now.step - self._first.step
         if header and steps_done and elapsed > 0:
             facts.insert(1, f"{steps_done * header.batch_size / elapsed:.0f} img/s")
@@ -159,7 +159,7 @@ def _epoch_of(now: StepProgress, header: RunHeader | None) -> str:
 
 
 class _Bar:
-    """The running epoch's progress bar, drawn at most ten times a second and never by a thread of its own."""
+    """The running epoch's progress bar, drawn at most ten times per second and never by a thread of its own."""
 
     def __init__(self, console: Console) -> None:
         columns = ("{task.description}", BarColumn(bar_width=20), "{task.fields[facts]}")
@@ -178,15 +178,15 @@ class _Bar:
         self.progress.refresh()
 
 
-def _groups(result: EpochResult, *, rate_digits: int = 1) -> list[str]:
+def _groups(result: EpochResult, *, lr_digits: int = 1) -> list[str]:
     """Return a row's values in fixed widths: 80 columns have room for them, one space between, and for the mark."""
     width = max(2, len(str(result.epochs)))
-    arrow = " → " if rate_digits > 1 else "→"
+    arrow = " → " if lr_digits > 1 else "→"
     return [
         f"{result.epoch:>{width}}",
         f"{_loss(result.train_loss):>5} {100 * result.train_accuracy:>6.2f}",
         f"{_loss(result.test_loss):>5} {100 * result.test_accuracy:>6.2f}",
-        arrow.join(f"{format_rate(rate, rate_digits):>{rate_digits + 5}}" for rate in (result.lr_start, result.lr_end)),
+        arrow.join(f"{format_lr(lr, lr_digits):>{lr_digits + 5}}" for lr in (result.lr_start, result.lr_end)),
         f"{format_seconds(result.train_seconds):>6} {format_seconds(result.eval_seconds):>5}",
         f"{result.images_per_second:>6.0f}",
         f"{100 * result.best_accuracy:>6.2f} {result.best_epoch:>{width}}",
@@ -202,11 +202,11 @@ def _heading(groups: list[str], gap: str, eval_split: str) -> str:
 
 
 def _plain_line(result: EpochResult) -> str:
-    epoch, train, eval_split, rates, _, speed, _ = _groups(result)
+    epoch, train, eval_split, lrs, _, speed, _ = _groups(result)
     train_seconds, eval_seconds = format_seconds(result.train_seconds), format_seconds(result.eval_seconds)
     name = "val" if result.eval_split == "validation" else "test"
     return (
-        f"epoch {epoch}/{result.epochs}  train {train} %  {name} {eval_split} %  lr {rates}  "
+        f"epoch {epoch}/{result.epochs}  train {train} %  {name} {eval_split} %  lr {lrs}  "
         f"{train_seconds:>5} s + {eval_seconds:>4} s eval  {speed.strip()} img/s  "
         f"best {100 * result.best_accuracy:.2f} % ({result.best_epoch})"
     )

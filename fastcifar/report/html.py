@@ -11,12 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fastcifar.files import atomic_write
 from fastcifar.report.style import FigureSpec
-from fastcifar.report.units import format_duration, format_percent, format_rate, format_seconds
+from fastcifar.report.units import format_duration, format_lr, format_percent, format_seconds
 
 _FILES = FileSystemLoader(Path(__file__).parent / "templates")
 TEMPLATES = Environment(loader=_FILES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 TEMPLATES.filters.update(
-    duration=format_duration, learning_rate=format_rate, percent=format_percent, seconds=format_seconds
+    duration=format_duration, learning_rate=format_lr, percent=format_percent, seconds=format_seconds
 )
 
 

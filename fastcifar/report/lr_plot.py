@@ -14,7 +14,7 @@ from matplotlib.transforms import IdentityTransform
 from fastcifar.files import atomic_write
 from fastcifar.lr_finder.suggest import LrCurve, Suggestion
 from fastcifar.report.style import use_theme
-from fastcifar.report.units import format_rate
+from fastcifar.report.units import format_lr
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE = "C0", "C1", "C2", "C3", "C4"
 GREY, LIGHT_GREY = "#666666", "#9A9A9A"
@@ -46,7 +46,7 @@ def _draw(curve: LrCurve, suggestion: Suggestion) -> Figure:
 
 def _subtitle(curve: LrCurve) -> str:
     spacing = "exponential" if curve.settings.mode == "exp" else "linear"
-    end = "not diverged" if curve.diverged_at is None else f"diverged at {format_rate(curve.diverged_at, 2)}"
+    end = "not diverged" if curve.diverged_at is None else f"diverged at {format_lr(curve.diverged_at, 2)}"
     return f"{len(curve.lrs)} of {curve.settings.iterations} {spacing} steps, {end}"
 
 
@@ -75,7 +75,7 @@ def _mark_suggestions(axes: Axes, curve: LrCurve, suggestion: Suggestion) -> Non
     for row, (lr, name, color, shape) in enumerate(sorted(marks, reverse=True)):
         loss = float(np.interp(lr, curve.lrs, curve.losses))
         axes.plot(lr, loss, shape, color=color, markersize=9, markeredgecolor=rcParams["axes.facecolor"], zorder=4)
-        _draw_flag(axes, (lr, loss), row, f"{name}  {format_rate(lr, 2)}", color)
+        _draw_flag(axes, (lr, loss), row, f"{name}  {format_lr(lr, 2)}", color)
 
 
 def _draw_flag(axes: Axes, point: tuple[float, float], row: int, text: str, color: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 
-def format_rate(rate: float, digits: int = 1) -> str:
+def format_lr(lr: float, digits: int = 1) -> str:
     """Return a learning rate such as 5.3e-4 (Python writes 5.3e-04)."""
-    return f"{rate:.{digits}e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{lr:.{digits}e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def format_percent(fraction: float) -> str:

@@ -154,7 +154,7 @@ def read_metrics(run: Path) -> list[EpochResult]:
 
 
 def describe_environment(runtime: Runtime, manifest: Manifest) -> Environment:
-    """Describe what a run's results depend on besides its settings."""
+    """Describe the environment of a run: everything that its results depend on besides its settings."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     versions["torch"] = torch.__version__  # with the build, such as +cu130
     return {

@@ -1,1 +1,1 @@
-"""Training: the loop, the step, the run's state, and what only training needs."""
+"""Training: the loop, the step, the run's state, and their helpers."""

@@ -56,13 +56,13 @@ class CudaGraph(Generic[T]):  # only on a GPU
 
 
 Capture = Callable[[Callable[..., Any], Sequence[Tensor]], Callable[..., Any]]
-"""From a function and examples of its arguments to the captured function, such as `CudaGraph`."""
+"""Captures a function with example arguments, and returns the captured function, such as a `CudaGraph`."""
 
 
 def capture_train_steps(
     state: TrainState, images: Tensor, labels: Tensor, flip: Tensor | None, capture: Capture | None = None
 ) -> StepFunction:
-    """Capture one graph per variant of the run's steps; a function that replays the graph of a given step.
+    """Capture one graph per variant of the run's steps; return a function that replays a step's graph.
 
     Images, uint8 [B, 3, H, W], labels, int64 [B], and the flip mask, bool [B] or None, are a dummy batch. The state's
     counter must let no update through meanwhile (`NonFiniteCounter.no_updates`).
@@ -102,7 +102,7 @@ def _step_from_table(
 def capture_evaluations(
     classifier: ImageClassifier, images: Tensor, tta: TTASettings, capture: Capture | None = None
 ) -> LogitsFunction:
-    """Capture the evaluation of a batch, without and with test-time augmentation; a function that replays them.
+    """Capture the evaluation of a batch, without and with test-time augmentation; return a function that replays it.
 
     Images, uint8 [B, 3, H, W], are a dummy batch.
     """

@@ -30,7 +30,7 @@ OnStep = Callable[[StepProgress], None]
 
 
 def fit(run: TrainConfig | TrainState, **options: object) -> list[EpochResult]:
-    """Train to the end; the result of each epoch. Arguments and errors are those of `fit_epochs`."""
+    """Train to the end, and return the result of each epoch. Arguments and errors are those of `fit_epochs`."""
     return list(fit_epochs(run, **options))  # type: ignore[arg-type]
 
 

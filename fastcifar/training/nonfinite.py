@@ -22,7 +22,7 @@ def all_finite(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp
     if scaler.is_enabled():
         return finite
     grads = [weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-    # By the gradients' Euclidean norms: torch's largest magnitude takes twenty times as long on a CPU.
+    # Euclidean norms of the gradients, since torch's maximum norm takes twenty times as long on a CPU.
     return finite & torch.isfinite(torch.stack(torch._foreach_norm(grads))).all()
 
 
@@ -36,7 +36,7 @@ class NonFiniteCounter:
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
 
     def count(self, finite: Tensor, step: int | Tensor) -> Tensor:
-        """Count a step, by whether it was finite (bool []); whether it must be skipped, bool []."""
+        """Count a step that is not finite (`finite`, bool []); return whether to skip the step, bool []."""
         self._count += ~finite
         self._first.copy_(torch.where((self._first < 0) & ~finite, step, self._first))
         return ~finite | (self._count > self.allowed)
@@ -54,9 +54,9 @@ class NonFiniteCounter:
             self._first.fill_(-1)
 
     def exceeded(self) -> tuple[int, int] | None:
-        """The number of non-finite steps and the first one's number, if there were more than are allowed.
+        """Return the count of non-finite steps and the first one's number, if more than allowed; None otherwise.
 
-        Reads both from the device, which waits for it.
+        Reading them waits for the device.
         """
         count = int(self._count)
         return (count, int(self._first)) if count > self.allowed else None

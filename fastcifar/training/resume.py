@@ -15,11 +15,11 @@ RESUME_OVERRIDABLE = (
     | {"device", "channels_last", "compile", "compile_mode", "cuda_graphs"}
     | {"target_accuracy", "checkpoint_every", "run_dir"}
 )
-"""Settings that may differ in a resumed run: where and how it is computed, not what."""
+"""Settings that may differ in a resumed run: paths, device, speed, checkpoints and the target accuracy."""
 
 
 def restore(run: Path, state: TrainState) -> CheckpointError | None:
-    """Load a run's newest readable checkpoint into `state`; the error of a newer one that is damaged.
+    """Load a run's newest readable checkpoint into `state`; return the error of a newer, damaged one.
 
     A damaged newer checkpoint is renamed to damaged.pt, so that the next save does not replace the readable one.
 

@@ -19,7 +19,7 @@ from fastcifar.training.state import TrainState
 
 
 class StepVariant(NamedTuple):
-    """The properties of a step that change what is computed, and therefore what is compiled or captured."""
+    """The properties of a step for which it must be compiled or captured separately."""
 
     size: int | None
     """Side in pixels to which the augmented images are reduced; None for full size."""

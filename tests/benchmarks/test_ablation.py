@@ -20,7 +20,7 @@ def test_each_part_of_a_speed_recipe_can_be_left_out(
     whole, *others = [time_to_90.read_recipe(name, asked[0]) for name in asked[0].recipes]
     assert whole == get_recipe(recipe, amp=True)
     for config, part in zip(others, ablation.ablations(recipe).values(), strict=True):
-        assert config != whole, f"{part} is no part of it"
+        assert config != whole, f"{part} is not a part of it"
     assert asked[0].seeds == 3
     with pytest.raises(ConfigError, match="recipe is 'era'; it must be one of speedrun, era-fast"):
         ablation.main(ablation.Ablation(recipe="era"))

@@ -77,7 +77,7 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path, betons: Path) -> Peer:
     return Peer(project, tmp_path, (2.5, 3.0), torch.device("cpu"), betons)
 
 
-def test_a_peer_trains_so_many_epochs_on_the_cpu_and_on_our_data(peer: Peer, tmp_path: Path) -> None:
+def test_a_peer_trains_the_given_epochs_on_the_cpu_and_on_our_data(peer: Peer, tmp_path: Path) -> None:
     trainings = peer.load(tmp_path)
     stem = Path(peer.project.script).stem
     assert list(trainings) == [f"{stem}, 2.5 epochs", f"{stem}, 3 epochs"]

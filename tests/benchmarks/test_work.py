@@ -16,7 +16,7 @@ def test_the_compute_of_a_training_is_counted_step_by_step(config: TrainConfig) 
     parts = {"freeze": ("prep", "layer1"), "freeze_at": (0.0, 0.5)}
     prep, first = 64 * 27 * 32**2, 128 * 64 * 9 * 32**2
     block, second = 2 * 128 * 128 * 9 * 16**2, 256 * 128 * 9 * 16**2
-    spared_first = 2 * prep + first  # the gradient of prep's weights and inputs, and of the inputs of what follows it
+    spared_first = 2 * prep + first  # the gradient of prep's weights and inputs, and of the next layer's inputs
     spared_then = 2 * (prep + first + block) + second
     expected = 18 * 3 * 379.27e6 - 9 * (spared_first + spared_then)
     frozen = work.era_epoch_equivalents(create_state(config.replace(**parts)))

@@ -12,7 +12,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def complete(script: Path, words: list[str]) -> list[str]:
-    """What bash offers for the last of the words."""
+    """Return the completions that bash offers for the last word."""
     quoted = " ".join(f"'{word}'" for word in words)
     commands = f"""
         source '{script}'

@@ -56,7 +56,7 @@ def options_on(lines: list[str]) -> list[str]:
     return [found[1] for line in lines if (found := re.match(r"│ --(\S+)", line))]
 
 
-def test_the_first_screen_of_trains_help_has_what_most_people_change(
+def test_the_first_panel_of_the_help_of_train_has_the_common_options(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = help_page(["train"], capsys, monkeypatch)

@@ -13,7 +13,7 @@ from fastcifar.cli import main
 from fastcifar.commands.lr_find import find_lr
 from fastcifar.commands.train import train_arguments, train_default
 from fastcifar.config import LrFinderSettings
-from fastcifar.report.units import format_rate
+from fastcifar.report.units import format_lr
 from fastcifar.runs.folder import read_config
 from tests.helpers import TinyNet
 
@@ -61,7 +61,7 @@ def test_lr_find_prints_its_suggestions_and_writes_a_figure_and_the_curve(
     shown = capsys.readouterr()
     assert shown.err == ""
     for name in ("max_lr", "valley", "steepest", "min_lr", "max_lr_tenth"):
-        assert format_rate(saved["suggestion"][name], 2) in shown.out
+        assert format_lr(saved["suggestion"][name], 2) in shown.out
     assert str(Path("runs") / folder.name / "lr_finder.png") in shown.out
 
 

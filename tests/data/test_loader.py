@@ -88,7 +88,7 @@ def test_seeds_have_independent_streams(betons: Path) -> None:
 
 
 @pytest.mark.parametrize("cache_on_device", [False, True])
-def test_the_batches_of_an_epoch_do_not_depend_on_what_was_read_before(betons: Path, cache_on_device: bool) -> None:
+def test_the_batches_of_an_epoch_do_not_depend_on_earlier_reads(betons: Path, cache_on_device: bool) -> None:
     through, other = (
         create_loader(betons / "train.beton", batch_size=50, train=True, seed=1, cache_on_device=cache_on_device)
         for _ in range(2)

@@ -58,7 +58,7 @@ def test_images_that_are_not_square_read_back(tmp_path: Path) -> None:
 def test_tables_and_images_on_many_small_pages_read_back(
     tmp_path: Path, pictures: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beton_format, "PAGE_SIZE", 4096)  # less than the tables; one image a page
+    monkeypatch.setattr(beton_format, "PAGE_SIZE", 4096)  # less than the tables; one image per page
     path = tmp_path / "deep" / "folder" / "small.beton"
     pictures, labels = np.concatenate((pictures, pictures[::-1])), np.concatenate((labels, labels))
     seen: list[int] = []
@@ -120,7 +120,7 @@ def test_a_file_that_reads_back_differently_is_refused(
             file.seek(beton_format.PAGE_SIZE)
             file.write(bytes([pictures[0, 0, 0, 0] ^ 1]))
 
-    with pytest.raises(DataError, match="FFCV does not read back what was written"):
+    with pytest.raises(DataError, match="FFCV reads back different data"):
         write_beton(tmp_path / "a.beton", pictures, labels, class_names=NAMES, name="noise", progress=change_a_pixel)
     assert list(tmp_path.iterdir()) == []
 

@@ -20,7 +20,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two short epochs on classes with hostile names, evaluated on a validation split."""
     folder = tmp_path_factory.mktemp("report")
     for split, (images, labels) in zip(("train", "test"), draw_synthetic(train=200, test=90), strict=True):
-        write_beton(folder / "betons" / f"{split}.beton", images, labels, class_names=NAMES, name="made-up & odd")
+        write_beton(folder / "betons" / f"{split}.beton", images, labels, class_names=NAMES, name="synthetic & odd")
     config = TrainConfig().replace(
         data_dir=folder / "betons", batch_size=50, epochs=2, val_fraction=0.2, device="cpu", run_dir=folder / "run"
     )

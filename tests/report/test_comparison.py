@@ -50,7 +50,7 @@ def test_a_partial_last_epoch_is_plotted_where_it_ends(run: Path) -> None:
     assert whole.get_ydata().tolist() == [100 * result.test_accuracy for result in record.results]
 
 
-def test_folders_with_hostile_names_are_escaped_and_ones_that_are_not_unicode_shown(run: Path, tmp_path: Path) -> None:
+def test_hostile_folder_names_are_escaped_and_invalid_unicode_is_shown(run: Path, tmp_path: Path) -> None:
     folders = [tmp_path / HOSTILE.replace("/", ""), tmp_path / "caf\udce9"]
     for folder in folders:
         shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report", "elsewhere", "checkpoints"))

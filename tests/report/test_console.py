@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from fastcifar.report.console import RunHeader, TrainingConsole, _loss
-from fastcifar.report.units import format_duration, format_rate
+from fastcifar.report.units import format_duration, format_lr
 from fastcifar.runs.results import EpochResult, StepProgress
 
 HEADER = RunHeader(
@@ -87,7 +87,7 @@ def rows(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_header_says_what_the_run_is(terminal: bool) -> None:
+def test_the_header_describes_the_run(terminal: bool) -> None:
     text = "\n".join(shown([], force_terminal=terminal))
     for fact in (HEADER.device, HEADER.precision, HEADER.images, "custom_resnet, 6,573,130 parameters"):
         assert fact in text
@@ -193,7 +193,7 @@ def test_summary_of_a_run_that_missed_the_target() -> None:
     assert any(re.search(r"time to 90 % +not reached", line) for line in shown(results(0.85, 0.8999)))
 
 
-def test_colour_is_all_that_no_color_takes_away() -> None:
+def test_no_color_removes_only_colour() -> None:
     plain = shown(results(0.85, 0.91))
     coloured = shown(results(0.85, 0.91), no_color=False, color_system="standard")
     assert "\x1b[1;36m" in "".join(coloured)
@@ -219,7 +219,7 @@ def test_notebook_and_narrow_terminal_get_plain_lines(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_an_encoding_without_arrows_is_no_reason_to_fail(terminal: bool, encoding: str) -> None:
+def test_output_works_in_an_encoding_without_arrows(terminal: bool, encoding: str) -> None:
     buffer = io.BytesIO()
     with io.TextIOWrapper(buffer, encoding=encoding, write_through=True) as file:
         console = Console(file=file, width=80, force_terminal=terminal, force_interactive=terminal)
@@ -236,7 +236,7 @@ def live(file: io.StringIO, clock: list[float]) -> TrainingConsole:
     return TrainingConsole(target_accuracy=None, console=console)
 
 
-def test_bar_is_drawn_at_most_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_is_drawn_at_most_ten_times_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     file, clock = io.StringIO(), [100.0]
     with live(file, clock) as training:
@@ -252,7 +252,7 @@ def test_bar_is_drawn_at_most_ten_times_a_second(monkeypatch: pytest.MonkeyPatch
 
 
 def _steps_without_a_bar(seconds_per_step: float, *, epochs: int = 1, **options: object) -> list[str]:
-    """What is printed after the header by epochs of ten steps, each step and each epoch's evaluation so long."""
+    """Return the lines after the header: epochs of ten steps, where each step and each evaluation takes that long."""
     file, clock = io.StringIO(), [100.0]
     settings: dict[str, object] = {"width": 80, "height": 25, "force_terminal": False, "no_color": True, **options}
     console = Console(file=file, get_time=lambda: clock[0], **settings)  # type: ignore[arg-type]
@@ -291,7 +291,7 @@ def test_epochs_of_less_than_half_a_minute_get_no_other_line() -> None:
     assert [line[:11] for line in lines] == [f"epoch  {epoch}/24" for epoch in (1, 2, 3, 4)]
 
 
-def test_each_epoch_counts_its_images_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_epoch_counts_its_own_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     file, clock = io.StringIO(), [0.0]
     with live(file, clock) as training:
@@ -342,10 +342,10 @@ def test_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_losses_and_rates_keep_their_width() -> None:
+def test_losses_and_learning_rates_keep_their_width() -> None:
     assert [_loss(loss) for loss in (0.01234, 9.9996, 123.456, 12345.0)] == ["0.012", "10", "123.5", "1e+04"]
     assert [_loss(float(name)) for name in ("nan", "inf")] == ["nan", "inf"]
-    assert [format_rate(rate) for rate in (5.34e-4, 1.0, 0.0, 2e-10, 30.0)] == [
+    assert [format_lr(rate) for rate in (5.34e-4, 1.0, 0.0, 2e-10, 30.0)] == [
         "5.3e-4",
         "1.0e0",
         "0.0e0",

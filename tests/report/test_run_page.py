@@ -64,7 +64,7 @@ def test_names_from_the_run_are_escaped(report: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     shown = Page(text)
     assert all(name in shown.text for name in NAMES)
-    assert "made-up & odd" in shown.text
+    assert "synthetic & odd" in shown.text
 
 
 def test_the_page_has_the_facts_the_epochs_and_the_classes(run: Path, report: Path) -> None:

@@ -33,7 +33,7 @@ def test_any_name_is_drawn_without_a_warning(name: str, caplog: pytest.LogCaptur
     assert dark.max() > 192
 
 
-def test_names_are_not_mathematics() -> None:
+def test_names_are_not_drawn_as_mathematics() -> None:
     def draw_with(label: str) -> FigureSpec:
         def draw() -> Figure:
             figure, axes = new_axes(height=2, x_label="x", y_label="y")

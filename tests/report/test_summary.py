@@ -45,7 +45,7 @@ def test_predictions_show_names_that_look_like_markup_as_they_are() -> None:
 def test_a_beton_shows_the_number_of_images_per_class(run: Path) -> None:
     console, file = _console()
     show_beton(run.parent / "betons" / "test.beton", console)
-    for text in ("90 images of 32 × 32 × 3", "made-up & odd", *NAMES):
+    for text in ("90 images of 32 × 32 × 3", "synthetic & odd", *NAMES):
         assert text in file.getvalue()
 
 

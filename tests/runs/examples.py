@@ -22,7 +22,7 @@ ENVIRONMENT: Environment = {
 
 
 def result(epoch: int, **changes: Any) -> EpochResult:
-    """One of two epochs, the second of which is better."""
+    """Return the result of one of two epochs; the second epoch is better."""
     values = EpochResult(
         epoch=epoch,
         epochs=2,
@@ -46,7 +46,7 @@ def result(epoch: int, **changes: Any) -> EpochResult:
 
 
 def write_run(run: Path, *, results: Sequence[EpochResult]) -> Path:
-    """Write the JSON files of a run; its folder."""
+    """Write the JSON files of a run, and return its folder."""
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps(TrainConfig(epochs=2).to_json()))
     (run / "environment.json").write_text(json.dumps(ENVIRONMENT))

@@ -37,5 +37,5 @@ def test_the_accuracy_to_reach_is_the_target_or_90_percent(tmp_path: Path, targe
 
 
 def test_a_run_without_a_finished_epoch_has_no_record(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"has no finished epoch yet; continue it with `fastcifar train --resume"):
+    with pytest.raises(CheckpointError, match=r"has no finished epoch yet; resume it with `fastcifar train --resume"):
         read_record(write_run(tmp_path, results=[]))

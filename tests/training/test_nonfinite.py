@@ -85,7 +85,7 @@ def test_a_skipped_step_changes_nothing(config: TrainConfig) -> None:
         state.close()
 
 
-def test_an_overflow_that_loss_scaling_handles_is_no_nonfinite_step(config: TrainConfig) -> None:
+def test_an_overflow_that_loss_scaling_handles_is_not_a_nonfinite_step(config: TrainConfig) -> None:
     results = fit(config.replace(amp=True, amp_dtype="float16"), model=_Breaks(2, gradient=True))
     assert [result.skipped_steps for result in results] == [0, 0, 0]
     with pytest.raises(TrainingError, match="step 2 of epoch 1"):

@@ -92,7 +92,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_weights_of_the_uninterrupted_ru
 
 
 def _flip_a_bit(path: Path) -> None:
-    """Of a tensor; in a new file, since others may be links to the old one."""
+    """Flip a bit of a tensor, in a new file, since other checkpoints may be links to the old one."""
     weight = read_checkpoint(path)["model"]["1.running_mean"]
     content = bytearray(path.read_bytes())
     content[content.index(weight.numpy().tobytes()) + 1] ^= 1
@@ -168,6 +168,8 @@ def test_a_run_is_not_resumed_with_a_loader_of_other_images(config: TrainConfig,
     run = config.replace(run_dir=tmp_path / "run")
     next(fit_epochs(tiny_state(run)))
     other = tiny_state(run)
-    other.train_loader = create_loader(run.data.data_dir / "train.beton", batch_size=32, train=True, indices=np.arange(100))
+    other.train_loader = create_loader(
+        run.data.data_dir / "train.beton", batch_size=32, train=True, indices=np.arange(100)
+    )
     with pytest.raises(CheckpointError, match=r"last\.pt: the run was started with 18 for the number of steps, not 9"):
         restore(tmp_path / "run", other)

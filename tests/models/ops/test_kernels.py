@@ -38,12 +38,12 @@ def _bits(images: torch.Tensor) -> torch.Tensor:
 
 
 def _is_ours(result: torch.Tensor) -> bool:
-    """Whether a kernel of this package computed the result: torch's own operations are no custom functions."""
+    """Whether a kernel of this package computed the result: torch's own operations are not custom functions."""
     return isinstance(result.grad_fn, torch.autograd.function.BackwardCFunction)
 
 
 def _with_torchs_layers(module: nn.Module) -> nn.Module:
-    """Replace the layers that use the kernels by torch's."""
+    """Replace the layers that use the kernels with torch's."""
     if isinstance(module, MaxPool2x2):
         return nn.MaxPool2d(2)
     if isinstance(module, ReLU):
