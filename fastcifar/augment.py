@@ -11,14 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import kornia.augmentation as K
 import torch
-from kornia.augmentation import (
-    GeometricAugmentationBase2D,
-    IntensityAugmentationBase2D,
-    RandomAffine,
-    RandomCrop,
-    RandomHorizontalFlip,
-)
 from torch import Tensor, nn
 
 from fastcifar.errors import ConfigError
@@ -29,9 +23,10 @@ CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
 """Per channel of the 50,000 training images, with pixels in [0, 1]."""
 
 Params = dict[str, Tensor]
+Flags = dict[str, Any]
 
 
-class GatherCropFlip(GeometricAugmentationBase2D):
+class GatherCropFlip(K.GeometricAugmentationBase2D):
     """Random crop after padding, to the original size, and random horizontal flip of a batch in one gather.
 
     From uint8 or float images [B, C, H, W] to the same dtype in channels-last order. Random parameters: `offset`, int64
@@ -50,16 +45,14 @@ class GatherCropFlip(GeometricAugmentationBase2D):
     def transform_tensor(self, input: Tensor, **kwargs: Any) -> Tensor:
         return input
 
-    def compute_transformation(self, input: Tensor, params: Params, flags: dict[str, Any]) -> Tensor:
+    def compute_transformation(self, input: Tensor, params: Params, flags: Flags) -> Tensor:
         """The matrices, float32 [B, 3, 3], from coordinates (x, y, 1) in the input to those in the result."""
-        offset, flip = params["offset"].float(), params["flip"].float()
-        matrix = torch.zeros(len(offset), 3, 3, device=offset.device)
+        shift, flip = self.padding - params["offset"].float(), params["flip"].float()
+        matrix = torch.zeros(len(shift), 3, 3, device=shift.device)
         matrix[:, 0, 0] = 1 - 2 * flip
-        matrix[:, 0, 2] = torch.lerp(
-            self.padding - offset[:, 1], input.shape[3] - 1 - self.padding + offset[:, 1], flip
-        )
+        matrix[:, 0, 2] = torch.lerp(shift[:, 1], input.shape[3] - 1 - shift[:, 1], flip)
         matrix[:, 1, 1] = matrix[:, 2, 2] = 1
-        matrix[:, 1, 2] = self.padding - offset[:, 0]
+        matrix[:, 1, 2] = shift[:, 0]
         return matrix
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> Params:
@@ -69,9 +62,7 @@ class GatherCropFlip(GeometricAugmentationBase2D):
             "flip": torch.rand(batch, device=self.device) < self.flip_p,
         }
 
-    def apply_transform(
-        self, input: Tensor, params: Params, flags: dict[str, Any], transform: Tensor | None = None
-    ) -> Tensor:
+    def apply_transform(self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None) -> Tensor:
         batch, channels, height, width = input.shape
         y = torch.arange(height, device=input.device)
         x = torch.arange(width, device=input.device)
@@ -92,7 +83,7 @@ class GatherCropFlip(GeometricAugmentationBase2D):
         return moved.permute(0, 3, 1, 2)
 
 
-class PixelNormalize(IntensityAugmentationBase2D):
+class PixelNormalize(K.IntensityAugmentationBase2D):
     """Normalise uint8 images [B, 3, H, W]: (pixel / 255 - mean) / std per channel in float32, converted to `dtype`."""
 
     mean: Tensor
@@ -110,13 +101,11 @@ class PixelNormalize(IntensityAugmentationBase2D):
     def transform_tensor(self, input: Tensor, **kwargs: Any) -> Tensor:
         return input
 
-    def apply_transform(
-        self, input: Tensor, params: Params, flags: dict[str, Any], transform: Tensor | None = None
-    ) -> Tensor:
+    def apply_transform(self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None) -> Tensor:
         return ((input.float() / 255 - self.mean) / self.std).to(self.out_dtype)
 
 
-class RandomCutout(IntensityAugmentationBase2D):
+class RandomCutout(K.IntensityAugmentationBase2D):
     """Set one `size` × `size` square of each image to zero; its position inside the image is uniformly random.
 
     After normalisation, zero is the training set's mean. Random parameter: `corner`, int64 [B, 2], the square's first
@@ -134,9 +123,7 @@ class RandomCutout(IntensityAugmentationBase2D):
         columns = torch.randint(0, width - self.size + 1, (batch,), device=self.device)
         return {"corner": torch.stack((rows, columns), dim=1)}
 
-    def apply_transform(
-        self, input: Tensor, params: Params, flags: dict[str, Any], transform: Tensor | None = None
-    ) -> Tensor:
+    def apply_transform(self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None) -> Tensor:
         height, width = input.shape[2:]
         corner = params["corner"]
         rows = _within(torch.arange(height, device=input.device) - corner[:, :1], self.size)
@@ -186,24 +173,22 @@ def create_augmentation(
         ConfigError: the images are too small for the settings.
     """
     settings = settings or AugmentSettings()
-    padding, cutout, flip_p = settings.padding, settings.cutout, settings.flip_p
+    padding, cutout, flip_p, rotate_limit = settings.padding, settings.cutout, settings.flip_p, settings.rotate_limit
     if max(cutout, padding + 1) > size:
         raise ConfigError(f"padding is {padding} and cutout is {cutout}; {size} × {size} images are too small for that")
     border = "constant" if settings.padding_mode == "mean" else settings.padding_mode
     geometry: nn.Module = GatherCropFlip(padding, border, flip_p)
     if settings.stock_kornia:
-        crop = RandomCrop((size, size), padding=padding or None, padding_mode=border)
-        geometry = nn.Sequential(_ToFloat(), crop, RandomHorizontalFlip(p=flip_p))
+        crop = K.RandomCrop((size, size), padding=padding or None, padding_mode=border)
+        geometry = nn.Sequential(_ToFloat(), crop, K.RandomHorizontalFlip(p=flip_p))
     normalize = PixelNormalize(mean, std, dtype)
     stages = [normalize, geometry] if settings.padding_mode == "mean" else [geometry, normalize]
     if settings.shift_scale_rotate_p:
-        stages.append(
-            _affine(settings.shift_scale_rotate_p, settings.rotate_limit, settings.shift_limit, settings.scale_limit)
-        )
+        stages.append(_affine(settings.shift_scale_rotate_p, rotate_limit, settings.shift_limit, settings.scale_limit))
     if cutout:
         stages.append(RandomCutout(cutout))
     if settings.rotate_p:
-        stages.append(_affine(settings.rotate_p, settings.rotate_limit, 0.0, 0.0))
+        stages.append(_affine(settings.rotate_p, rotate_limit, 0.0, 0.0))
     return Augmentation(stages, normalize)
 
 
@@ -211,7 +196,7 @@ def _affine(p: float, rotate_limit: float, shift_limit: float, scale_limit: floa
     """Kornia's affine warp of a batch: bilinear, with mirrored borders."""
     shift = (shift_limit, shift_limit) if shift_limit else None
     scale = (1 - scale_limit, 1 + scale_limit) if scale_limit else None
-    warp: nn.Module = RandomAffine(rotate_limit, translate=shift, scale=scale, padding_mode="reflection", p=p)
+    warp: nn.Module = K.RandomAffine(rotate_limit, translate=shift, scale=scale, padding_mode="reflection", p=p)
     return warp
 
 

@@ -144,16 +144,10 @@ class TrainConfig:
         return cls().replace(**settings).derived_from(recipe)
 
 
-def _settings() -> dict[str, tuple[str | None, Any]]:
-    settings: dict[str, tuple[str | None, Any]] = {}
-    for name, hint in type_hints(TrainConfig).items():
-        is_group = dataclasses.is_dataclass(hint)
-        if is_group:
-            settings |= {inner: (name, inner_hint) for inner, inner_hint in type_hints(hint).items()}
-        else:
-            settings[name] = (None, hint)
-    return settings
-
-
-SETTINGS = _settings()
+_HINTS = type_hints(TrainConfig)
+_GROUPS = {name: hint for name, hint in _HINTS.items() if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
+SETTINGS: dict[str, tuple[str | None, Any]] = {
+    **{name: (None, hint) for name, hint in _HINTS.items() if name not in _GROUPS},
+    **{name: (group, hint) for group, kind in _GROUPS.items() for name, hint in type_hints(kind).items()},
+}
 """Every setting by name: the attribute of `TrainConfig` that holds its group (None for its own), and its type."""

@@ -9,12 +9,7 @@
     ├── StoppedError                       a run that was stopped by a signal
     └── ExportError                        an exported file
 
-To catch all of them:
-
-    try:
-        results = fastcifar.fit(config)
-    except fastcifar.FastCifarError as error:
-        sys.exit(f"training failed: {error}")
+`except fastcifar.FastCifarError as error` catches all of them.
 """
 
 import difflib

@@ -37,13 +37,9 @@ class Evaluate:
         from fastcifar.report.summary import show_evaluation
 
         apply_settings_of(self.folder, self.device)
-        changes = {"data_dir": self.data_dir, "amp": self.amp}
-        evaluation = evaluate_checkpoint(
-            self.folder,
-            self.checkpoint,
-            device=self.device,
-            **{name: value for name, value in changes.items() if value is not None},
-        )
+        options = {"data_dir": self.data_dir, "amp": self.amp}
+        changes = {name: value for name, value in options.items() if value is not None}
+        evaluation = evaluate_checkpoint(self.folder, self.checkpoint, device=self.device, **changes)
         show_notes(evaluation.notes)
         if self.json:
             print(json.dumps(evaluation.to_json()))

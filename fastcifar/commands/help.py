@@ -46,11 +46,9 @@ def show_help(command: Any, program: str) -> None:
         if option.name not in COMMON:
             panels.setdefault(option.heading, []).append(option)
     console = Console(width=min(shutil.get_terminal_size().columns, MAX_WIDTH), highlight=False)
-    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
-    description = "\n\n".join(
-        textwrap.fill(paragraph, console.width, break_on_hyphens=False) for paragraph in paragraphs
-    )
-    print(f"usage: {program} [OPTIONS]\n\n{description}\n")
+    print(f"usage: {program} [OPTIONS]\n")
+    for paragraph in (inspect.getdoc(command) or "").split("\n\n"):
+        print(textwrap.fill(paragraph, console.width, break_on_hyphens=False) + "\n")
     for heading, rows in panels.items():
         lines = Text("\n".join(line for row in rows for line in _lines(row, console.width - 4)))
         console.print(Panel(lines, title=heading, title_align="left", border_style="dim"))
@@ -107,11 +105,10 @@ def _show(value: Any) -> str:
 
 
 def _lines(option: Option, width: int) -> list[str]:
-    text = textwrap.wrap(option.text, width - FLAG_WIDTH, break_on_hyphens=False)
-    text = [line.replace(NO_BREAK_SPACE, " ") for line in text]
-    first = [] if len(option.flag) < FLAG_WIDTH else [option.flag]
-    indented = [" " * FLAG_WIDTH + line for line in text]
-    if not first:
-        indented[0] = option.flag.ljust(FLAG_WIDTH) + text[0]
+    indent = " " * FLAG_WIDTH
+    fits = len(option.flag) < FLAG_WIDTH
+    first = option.flag.ljust(FLAG_WIDTH) if fits else indent
+    text = textwrap.wrap(option.text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
+    lines = [line.replace(NO_BREAK_SPACE, " ") for line in ([] if fits else [option.flag]) + text]
     recipes = RECIPES if option.name == "recipe" else ()
-    return [*first, *indented, *(f"    {name:<12}{describe_recipe(name)}" for name in recipes)]
+    return lines + [f"    {name:<12}{describe_recipe(name)}" for name in recipes]

@@ -19,7 +19,6 @@ from fastcifar.recipes import DEFAULT_RECIPE
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import LrCurve, Suggestion
     from fastcifar.runs.folder import Environment
-    from fastcifar.training.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,34 +106,28 @@ class LrFinderResult:
 
 
 def find_lr(config: TrainConfig, settings: LrFinderSettings | None = None) -> LrFinderResult:
-    """Run the range test for a training, with a progress bar on a terminal.
-
-    Call `apply_process_settings` before.
+    """Run the range test for a training, with a progress bar on a terminal. Call `apply_process_settings` before.
 
     Raises:
         TrainingError: the loss diverged at once, or never fell.
         FastCifarError: bad input, as one of its other subclasses.
     """
+    from rich.progress import Progress
+
+    from fastcifar.lr_finder.range_test import range_test
     from fastcifar.lr_finder.suggest import suggest
     from fastcifar.runs.folder import describe_environment
     from fastcifar.training.state import create_state
 
-    with create_state(config) as state:
-        curve = _with_bar(state, settings or LrFinderSettings())
+    settings = settings or LrFinderSettings()
+    console = Console(file=sys.stderr)  # the stream itself: the range test redirects `sys.stderr`
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("range test", total=settings.iterations)
+
+    def show(lr: float, loss: float) -> None:
+        bar.update(task, advance=1, description=f"lr {lr:.1e}  loss {loss:.3f}")
+
+    with create_state(config) as state, bar:
+        curve = range_test(state, settings, on_loss=show)
         environment = describe_environment(state.runtime, state.manifest)
     return LrFinderResult(curve=curve, suggestion=suggest(curve), config=config, environment=environment)
-
-
-def _with_bar(state: TrainState, settings: LrFinderSettings) -> LrCurve:
-    from rich.progress import Progress
-
-    from fastcifar.lr_finder.range_test import range_test
-
-    console = Console(file=sys.stderr)  # the stream itself: the range test redirects `sys.stderr`
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("range test", total=settings.iterations)
-        return range_test(
-            state,
-            settings,
-            on_loss=lambda lr, loss: bar.update(task, advance=1, description=f"lr {lr:.1e}  loss {loss:.3f}"),
-        )

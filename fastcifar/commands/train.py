@@ -170,26 +170,22 @@ def _lost_terminal(error: OSError) -> bool:
 
 def _where(state: TrainState) -> str:
     """Return the progress of a run in words."""
-    return f"after epoch {state.epochs_done}" + (
-        f" and {state.epoch_steps_done} steps" if state.epoch_steps_done else ""
-    )
+    steps = f" and {state.epoch_steps_done} steps" if state.epoch_steps_done else ""
+    return f"after epoch {state.epochs_done}{steps}"
 
 
 def _header(state: TrainState) -> RunHeader:
     from fastcifar.report.console import RunHeader
 
-    config = state.config
-    images = (
-        f"{len(state.train_loader.indices):,} training images, {state.test_loader.samples:,} "
-        f"{'validation' if config.data.val_fraction else 'test'} images"
-    )
+    config, trained, evaluated = state.config, len(state.train_loader.indices), state.test_loader.samples
+    split = "validation" if config.data.val_fraction else "test"
     return RunHeader(
         device=state.runtime.describe_device(),
         precision=state.runtime.describe_precision(),
         model=config.model.model,
         parameters=sum(parameter.numel() for parameter in state.classifier.model.parameters()),
         recipe=config.name,
-        images=f"{state.manifest.name}: {images}",
+        images=f"{state.manifest.name}: {trained:,} training images, {evaluated:,} {split} images",
         epochs=config.epochs,
         batch_size=config.data.batch_size,
     )

@@ -51,12 +51,9 @@ def _write_split(path: Path, images: ImageSet, class_names: tuple[str, ...], nam
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{path}", total=len(images.images))
-        manifest = write_beton(
-            path,
-            images.images,
-            images.labels,
-            class_names=class_names,
-            name=name,
-            progress=lambda done: bar.update(task, completed=done),
-        )
+
+        def show(done: int) -> None:
+            bar.update(task, completed=done)
+
+        manifest = write_beton(path, images.images, images.labels, class_names=class_names, name=name, progress=show)
     print(f"{path}: {manifest.samples:,} images of {manifest.name}, {manifest.file_size / 1e6:.1f} MB", flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -14,11 +13,7 @@ from fastcifar.models.dilated_cnn import DilatedCNN
 from fastcifar.models.speed_cnn import SpeedCNN
 from fastcifar.settings import ModelSettings
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "custom_resnet": CustomResNet,
-    "dilated_cnn": DilatedCNN,
-    "speed_cnn": SpeedCNN,
-}
+MODELS: dict[str, type[nn.Module]] = {"custom_resnet": CustomResNet, "dilated_cnn": DilatedCNN, "speed_cnn": SpeedCNN}
 
 
 def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:

@@ -31,9 +31,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, *, bias: bool = False, dropout: float = 0.0):
         super().__init__()
-        self.branch = nn.Sequential(
-            ConvBlock(width, width, bias=bias, dropout=dropout), ConvBlock(width, width, bias=bias, dropout=dropout)
-        )
+        self.branch = nn.Sequential(*(ConvBlock(width, width, bias=bias, dropout=dropout) for _ in range(2)))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)  # type: ignore[no-any-return]

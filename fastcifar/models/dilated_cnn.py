@@ -5,6 +5,8 @@ Source: an earlier exercise of the courses that `custom_resnet` comes from.
 
 from __future__ import annotations
 
+import functools
+
 from torch import Tensor, nn
 
 from fastcifar.models.ops.kernels import ReLU
@@ -45,26 +47,12 @@ class DilatedCNN(nn.Module):
 
     def __init__(self, *, num_classes: int = 10, dropout: float = 0.0) -> None:
         super().__init__()
-        self.block1 = nn.Sequential(
-            ConvNormReLU(3, 32, dropout=dropout),
-            ConvNormReLU(32, 32, dropout=dropout),
-            ConvNormReLU(32, 32, stride=2, dropout=dropout),
-        )
-        self.block2 = nn.Sequential(
-            ConvNormReLU(32, 48, dropout=dropout),
-            SeparableConvNormReLU(48, 48, dropout=dropout),
-            ConvNormReLU(48, 48, stride=2, dropout=dropout),
-        )
-        self.block3 = nn.Sequential(
-            ConvNormReLU(48, 48, dropout=dropout),
-            ConvNormReLU(48, 48, dilation=2, dropout=dropout),
-            ConvNormReLU(48, 56, stride=2, dropout=dropout),
-        )
-        self.block4 = nn.Sequential(
-            ConvNormReLU(56, 48, dropout=dropout),
-            ConvNormReLU(48, 48, dropout=dropout),
-            ConvNormReLU(48, 64, dropout=dropout),
-        )
+        conv = functools.partial(ConvNormReLU, dropout=dropout)
+        separable = functools.partial(SeparableConvNormReLU, dropout=dropout)
+        self.block1 = nn.Sequential(conv(3, 32), conv(32, 32), conv(32, 32, stride=2))
+        self.block2 = nn.Sequential(conv(32, 48), separable(48, 48), conv(48, 48, stride=2))
+        self.block3 = nn.Sequential(conv(48, 48), conv(48, 48, dilation=2), conv(48, 56, stride=2))
+        self.block4 = nn.Sequential(conv(56, 48), conv(48, 48), conv(48, 64))
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
