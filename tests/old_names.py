@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("fastcifar", "benchmarks", "tests", "scripts")
 EXEMPT = {"fastcifar/migrations.py", "tests/old_names.py", "tests/test_migrations.py"}
 
-RENAMED = """
+RENAMED = set(
+    """
 looked_at ViewSettings PLAIN_VIEW told_what_fits Recorded REHEARSALS _record_steps _rehearse _made_up_batch take_step
 StepForm step_forms step_form MOST_FORMS FiniteGuard rate_table freeze_after require_parts frozen_parts small_sizes
 small_shares tta_share whiten_by_data held_out quoted_accuracy StopRequest Network SavedNetwork padded_logits
@@ -28,11 +29,13 @@ convolve_side_by_side MOST_BESIDE LARGEST_BESIDE convolve_densely LARGEST_DENSE 
 _in_parallel ELEMENTS _clamp _unclamp _unpool head_std Reach
 Picture _lay drawable folded _verdict begun portable run_apart time_in_turn write_victim _swollen MANNERS
 epochs_worth soonest_table pace_table create_configured_model create_configured_augmentation open_network
-""".split()
+""".split()  # noqa: SIM905
+)
 """Looked for as an identifier anywhere."""
 
 RENAMED_DEFINITIONS = {
-    "fastcifar": "mirrored reported schedule rates recorded betons copied mirror tiles which said sure mark goal beside pieces",
+    "fastcifar": "mirrored reported schedule rates recorded betons copied mirror tiles which said sure mark goal beside "
+    "pieces",
     "fastcifar/training": "epoch first_step steps stop views",
     "fastcifar/optim": "orthogonal length lr_ratio",
     "fastcifar/lr_finder": "fall",
@@ -80,8 +83,7 @@ def definitions(tree: ast.AST) -> Iterator[tuple[str, int]]:
 def old_names(path: Path) -> Iterator[str]:
     """A line for each old name in a file."""
     place, tree = path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
-    renamed = set(RENAMED)
-    found = {(name, line) for name, line in identifiers(tree) if name in renamed}
+    found = {(name, line) for name, line in identifiers(tree) if name in RENAMED}
     for folder, names in RENAMED_DEFINITIONS.items():
         if place.startswith(f"{folder}/"):
             searched = set(names.split()) - ALLOWED.get(folder, set())
