@@ -34,8 +34,8 @@ epochs_worth soonest_table pace_table create_configured_model create_configured_
 """Looked for as an identifier anywhere."""
 
 RENAMED_DEFINITIONS = {
-    "fastcifar": "mirrored reported schedule rates recorded betons copied mirror tiles which said sure mark goal beside "
-    "pieces",
+    "fastcifar": "mirrored reported schedule rates recorded betons copied mirror tiles which said sure mark goal "
+    "beside pieces",
     "fastcifar/training": "epoch first_step steps stop views",
     "fastcifar/optim": "orthogonal length lr_ratio",
     "fastcifar/lr_finder": "fall",
