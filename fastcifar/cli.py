@@ -59,20 +59,9 @@ class Completion:
         return 0
 
 
-COMMANDS: dict[str, type[Command]] = {
-    "doctor": Doctor,
-    "write-beton": WriteBeton,
-    "inspect": Inspect,
-    "recipes": Recipes,
-    "lr-find": LrFind,
-    "train": Train,
-    "evaluate": Evaluate,
-    "report": Report,
-    "predict": Predict,
-    "export": Export,
-    "summary": Summary,
-    "completion": Completion,
-}
+_ALL = (Doctor, WriteBeton, Inspect, Recipes, LrFind, Train, Evaluate, Report, Predict, Export, Summary, Completion)
+COMMANDS: dict[str, type[Command]] = {re.sub(r"\B(?=[A-Z])", "-", kind.__name__).lower(): kind for kind in _ALL}
+"""The commands by name, such as `write-beton` for WriteBeton."""
 
 DEFAULTS: dict[str, Callable[[list[str]], Command]] = {"lr-find": lr_find_default, "train": train_default}
 """Commands whose flags have defaults that depend on the arguments."""
@@ -114,9 +103,8 @@ def _run(arguments: list[str]) -> int:
 def _parse(name: str, arguments: list[str]) -> Command:
     if name not in COMMANDS:
         near = closest(name, COMMANDS, cutoff=0.6)
-        raise ConfigError(
-            f"there is no command {name!r}: {f'did you mean {near}?' if near else 'see `fastcifar --help`'}"
-        )
+        advice = f"did you mean {near}?" if near else "see `fastcifar --help`"
+        raise ConfigError(f"there is no command {name!r}: {advice}")
     options: dict[str, Any] = {"config": (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)}
     if name in DEFAULTS:
         options = {"config": (tyro.conf.OmitArgPrefixes,), "default": DEFAULTS[name](arguments)}

@@ -13,19 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from fastcifar import settings
 from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, POSITIVE, check, type_hints
 from fastcifar.errors import ConfigError, closest
-from fastcifar.settings import (
-    AugmentSettings,
-    DataSettings,
-    FreezeSettings,
-    InitSettings,
-    ModelSettings,
-    OptimSettings,
-    ResizeSettings,
-    RuntimeSettings,
-    TTASettings,
-)
 
 MIN_POINTS = 10
 """Fewest finite losses from which a range test can suggest a learning rate."""
@@ -71,15 +61,15 @@ class TrainConfig:
     """Steps between checkpoints within an epoch; only at the end of each epoch if not given."""
     run_dir: Path | None = None
     """Run folder; runs/<time>-<recipe> on the command line if not given, none in Python."""
-    data: DataSettings = field(default_factory=DataSettings)
-    optim: OptimSettings = field(default_factory=OptimSettings)
-    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    init: InitSettings = field(default_factory=InitSettings)
-    freezing: FreezeSettings = field(default_factory=FreezeSettings)
-    resize: ResizeSettings = field(default_factory=ResizeSettings)
-    tta: TTASettings = field(default_factory=TTASettings)
+    data: settings.DataSettings = field(default_factory=settings.DataSettings)
+    optim: settings.OptimSettings = field(default_factory=settings.OptimSettings)
+    runtime: settings.RuntimeSettings = field(default_factory=settings.RuntimeSettings)
+    augment: settings.AugmentSettings = field(default_factory=settings.AugmentSettings)
+    model: settings.ModelSettings = field(default_factory=settings.ModelSettings)
+    init: settings.InitSettings = field(default_factory=settings.InitSettings)
+    freezing: settings.FreezeSettings = field(default_factory=settings.FreezeSettings)
+    resize: settings.ResizeSettings = field(default_factory=settings.ResizeSettings)
+    tta: settings.TTASettings = field(default_factory=settings.TTASettings)
     base_recipe: str | None = field(default=None, init=False, compare=False)
     """The recipe that this configuration was derived from: provenance, not a setting. `get_recipe` sets it."""
 
@@ -137,11 +127,11 @@ class TrainConfig:
         Raises:
             ConfigError: a setting is unknown, has the wrong type, or has a value that is not allowed.
         """
-        settings = dict(values)
-        recipe = settings.pop("base_recipe", None)
+        changes = dict(values)
+        recipe = changes.pop("base_recipe", None)
         if not isinstance(recipe, str | None):
             raise ConfigError(f"base_recipe is {recipe!r}; it must be text or None")
-        return cls().replace(**settings).derived_from(recipe)
+        return cls().replace(**changes).derived_from(recipe)
 
 
 _HINTS = type_hints(TrainConfig)

@@ -37,14 +37,10 @@ class Report:
         if len(self.folders) == 1:
             from fastcifar.report.run_page import write_report
 
-            apply_settings_of(self.folders[0], self.device)
+            run, device = self.folders[0], self.device
+            apply_settings_of(run, device)
             path = write_report(
-                self.folders[0],
-                out=self.out,
-                checkpoint=self.checkpoint,
-                top=self.top,
-                device=self.device,
-                data_dir=self.data_dir,
+                run, out=self.out, checkpoint=self.checkpoint, top=self.top, device=device, data_dir=self.data_dir
             )
         else:
             from fastcifar.report.comparison import write_comparison

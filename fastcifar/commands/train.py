@@ -80,7 +80,12 @@ class Train:
             config = config.replace(max_lr=found.max_lr)
         if found is not None and min_lr == "find":
             min_lr = found.min_lr
-        return config if min_lr is None else _starting_at(float(min_lr), config)
+        if min_lr is None:
+            return config
+        first, highest = float(min_lr), config.optim.max_lr
+        if not 0 < first <= highest:
+            raise ConfigError(f"min_lr is {first!r}; it must be above 0 and at most max_lr, {highest!r}")
+        return config.replace(div_factor=highest / first)
 
 
 def train_arguments(arguments: list[str]) -> list[str]:
@@ -111,13 +116,6 @@ def _find_for(config: TrainConfig, run_dir: Path) -> Suggestion:
     found.show(Console(highlight=False))
     found.save(run_dir)
     return found.suggestion
-
-
-def _starting_at(min_lr: float, config: TrainConfig) -> TrainConfig:
-    max_lr = config.optim.max_lr
-    if not 0 < min_lr <= max_lr:
-        raise ConfigError(f"min_lr is {min_lr!r}; it must be above 0 and at most max_lr, {max_lr!r}")
-    return config.replace(div_factor=max_lr / min_lr)
 
 
 def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:

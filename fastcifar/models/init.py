@@ -31,12 +31,10 @@ def initialize(model: nn.Module, settings: InitSettings) -> None:
             module.weight.requires_grad_(not settings.freeze_norm_scale)
         elif settings.dirac and isinstance(module, nn.Conv2d) and module.groups == 1:
             nn.init.dirac_(module.weight[: module.in_channels])
+        elif settings.head_init_std is not None and isinstance(module, nn.Linear):
+            module.weight.mul_(settings.head_init_std / module.weight.std())
     if settings.whiten:
         first_convolution(model).weight.requires_grad_(False)
-    if settings.head_init_std is not None:
-        for module in model.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.mul_(settings.head_init_std / module.weight.std())
 
 
 @torch.no_grad()

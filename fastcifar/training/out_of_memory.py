@@ -27,20 +27,16 @@ def explain_out_of_memory(state: TrainState) -> Iterator[None]:
         error.__traceback__ = None  # its frames hold the step's tensors
     else:
         return
-    batch, fits = state.config.data.batch_size, _largest_half(state)
+    batch = state.config.data.batch_size
+    fits = batch // 2
+    while fits and not _fits(state, fits):
+        fits //= 2
     advice = f"a step of {fits} fits: use --batch-size {fits}" if fits else "not even one image fits: free some memory"
     raise TrainingError(f"out of memory on {state.runtime.device} with --batch-size {batch}; {advice}")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
-
-
-def _largest_half(state: TrainState) -> int:
-    batch = state.config.data.batch_size // 2
-    while batch and not _fits(state, batch):
-        batch //= 2
-    return batch
 
 
 def _fits(state: TrainState, batch: int) -> bool:
