@@ -6,8 +6,6 @@ parameters. Each operation subclasses a Kornia base class, so it composes with K
 torch's default generator of the images' device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks of dataclasses of settings: the type of every field, and rules for its value."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

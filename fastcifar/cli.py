@@ -1,7 +1,5 @@
 """The command line: parse the arguments, run the command, turn errors into exit codes. Errors are caught only here."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

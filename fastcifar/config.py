@@ -4,8 +4,6 @@ A setting's name is unique over all groups. It is the flag (`--max-lr`), the key
 `TrainConfig.replace`; in Python the setting is `config.optim.max_lr`.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

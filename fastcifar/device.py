@@ -1,7 +1,5 @@
 """Device, precision, memory format, compilation and seeds."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Callable, Iterator

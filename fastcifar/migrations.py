@@ -1,7 +1,5 @@
 """Read the files of fastcifar 0.1: convert its settings, results and checkpoints to today's names."""
 
-from __future__ import annotations
-
 from typing import Any
 
 CHECKPOINT_VERSION_0_1 = 3

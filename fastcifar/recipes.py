@@ -1,7 +1,5 @@
 """The recipes: functions whose docstrings give a line of description, the command, and its measured result."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 A field's docstring is the help text of its flag. `fastcifar.config.TrainConfig` holds all groups of a run.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

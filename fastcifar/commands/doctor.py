@@ -1,7 +1,5 @@
 """`fastcifar doctor`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from rich.console import Console

@@ -3,8 +3,6 @@
 An option's text is the docstring of its field; a field without one is not shown.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import inspect

@@ -1,7 +1,5 @@
 """`fastcifar recipes`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from fastcifar.recipes import RECIPES, describe_recipe, get_recipe

@@ -1,7 +1,5 @@
 """Helpers that several commands share: one flag's value, the .beton files, process-wide settings, notes, folders."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

@@ -1,7 +1,5 @@
 """Networks by name."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -3,8 +3,6 @@
 Source: David Page's DAWNBench entry (davidcpage/cifar10-fast), in the variant that "90 % in 24 epochs" courses use.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from fastcifar.models.ops.conv3x3 import Conv3x3

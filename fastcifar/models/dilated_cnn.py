@@ -3,8 +3,6 @@
 Source: an earlier exercise of the courses that `custom_resnet` comes from.
 """
 
-from __future__ import annotations
-
 import functools
 
 from torch import Tensor, nn

@@ -5,8 +5,6 @@ Sources: Page, *How to Train Your ResNet*, 2019 (whitening of patches, fixed bat
 and the value of `EPSILON`; Dirac initialisation of the other convolutions).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

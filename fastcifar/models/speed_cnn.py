@@ -4,8 +4,6 @@ Source: KellerJordan/cifar10-airbench (airbench94), which is based on tysam-code
 global, so that the network also takes smaller images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

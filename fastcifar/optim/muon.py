@@ -1,7 +1,5 @@
 """Muon: momentum whose update is orthogonalised, for convolution filters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """The one-cycle schedule of learning rate and momentum, as functions of the step."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ One step of a small network is hundreds of kernels of a few microseconds each. A
 GPU runs them.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar

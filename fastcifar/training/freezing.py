@@ -3,8 +3,6 @@
 Source: Brock et al., *FreezeOut*, 2017.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import nn

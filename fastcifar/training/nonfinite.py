@@ -3,8 +3,6 @@
 Source of the check before the update: pytorch/torchtitan.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Out-of-memory errors, explained with a batch size that fits."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager

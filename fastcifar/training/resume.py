@@ -1,7 +1,5 @@
 """Resume a run from its newest checkpoint."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

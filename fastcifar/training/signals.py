@@ -3,8 +3,6 @@
 Source: Lightning's SIGTERM handling, which also waits for the batch boundary. A second signal interrupts at once.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,11 +1,9 @@
 """The state of a run at one moment: network, optimizer, data and progress."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -136,7 +134,7 @@ class TrainState:
         self.test_loader.close()
         give_back_freed_memory()
 
-    def __enter__(self) -> TrainState:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

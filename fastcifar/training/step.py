@@ -1,7 +1,5 @@
 """One training step, and the functions that run a step of a given number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

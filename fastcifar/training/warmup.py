@@ -1,7 +1,5 @@
 """The warm-up before the clock starts: compile, autotune and capture CUDA graphs, all with dummy batches."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Iterator

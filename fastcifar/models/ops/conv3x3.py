@@ -6,8 +6,6 @@ input pixel, so the convolution is a matrix product. That avoids multiplying pad
 images side by side into one wide image, separated by a zero column.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

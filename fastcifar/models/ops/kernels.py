@@ -8,8 +8,6 @@ On two cores with AMX, a training step takes 0.90 to 0.92 of the time with the r
 `speedrun`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Pooling that is fast on every device."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
