@@ -112,15 +112,11 @@ def test_a_bfloat16_run_resumes_in_float32_on_a_cpu_without_bfloat16(
 
 
 def test_only_apply_process_settings_changes_the_process(config: TrainConfig) -> None:
-    limit = torch.compiler.config.recompile_limit
-    try:
-        torch.compiler.config.recompile_limit = 8
+    with torch.compiler.config.patch(recompile_limit=8):
         resolve_runtime(config.replace(compile=True).runtime)
         assert torch.compiler.config.recompile_limit == 8
         apply_process_settings(config.runtime)
         assert torch._dynamo.config.recompile_limit == RECOMPILE_LIMIT
-    finally:
-        torch.compiler.config.recompile_limit = limit
 
 
 def test_the_random_state_is_restored_after_an_error() -> None:

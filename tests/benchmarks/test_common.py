@@ -43,8 +43,7 @@ def test_the_command_line_sets_the_process_up_for_the_device(monkeypatch: pytest
     def main(settings: Soak) -> None:
         seen.append((settings.device, torch.compiler.config.recompile_limit))
 
-    monkeypatch.setattr(torch.compiler.config, "recompile_limit", 8)
     monkeypatch.setattr(sys, "argv", ["soak", "--device", "cpu"])
-    with pytest.raises(SystemExit, match="0"):
+    with torch.compiler.config.patch(recompile_limit=8), pytest.raises(SystemExit, match="0"):
         common.run_command(main, Soak, None)
     assert seen == [("cpu", RECOMPILE_LIMIT)]
