@@ -62,7 +62,7 @@ class Reliability:
     mutants: int = 10_000
     """Damaged .betons."""
     loaded: int = 200
-    """Number of mutants to load, of those that pass the checker without the manifest."""
+    """Number of mutants to load that the checker passes without the manifest."""
     hostile: int = 1_000
     """Hostile checkpoints and archives."""
     kills: int = 100

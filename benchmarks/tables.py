@@ -375,7 +375,7 @@ def _soak_sentence(results: Results) -> str:
 
 
 def table_of_files(make: Callable[..., str], *names: str) -> Callable[[], str]:
-    """A function that makes one table of several result files, of those that exist."""
+    """A function that makes one table of the result files that exist."""
     return lambda: make(*filter(None, map(_load, names)))
 
 
