@@ -3,7 +3,7 @@
     python -m benchmarks.reliability --out benchmarks/results/reliability-cpu.json
 
 Mutants of a .beton (flipped bits, truncated or extended files, changed lengths and offsets, headers of other files) are
-given to the checker in forked processes, with the manifest and without. Some of those that pass without it are loaded,
+given to the checker in forked processes, with the manifest and without. Some mutants that pass without it are loaded,
 each in a new process with a time limit. Hostile checkpoints and archives contain code to run, paths outside of their
 folder, or false sizes. Processes that write .betons or train are killed at random moments, and their work is resumed.
 Nothing may crash, hang, run code, write outside of its folder, train on other images than those that the manifest

@@ -12,14 +12,13 @@ import json
 from pathlib import Path
 
 from fastcifar import get_recipe
+from fastcifar.training.loop import train_epoch
 from fastcifar.training.state import create_state
 from fastcifar.training.step import run_step
 
 
 def first_losses(recipe: str, data_dir: Path, steps: int, **changes: object) -> list[str]:
     """The losses of the first steps, as hexadecimal floats, through the training loop's own functions."""
-    from fastcifar.training.loop import train_epoch
-
     losses: list[str] = []
     config = get_recipe(recipe, data_dir=data_dir, device="cpu", amp=False, **changes)
     with create_state(config) as state:
