@@ -27,9 +27,16 @@ from fastcifar.training.warmup import WarmUp, warm_up
 OnStep = Callable[[StepProgress], None]
 
 
-def fit(run: TrainConfig | TrainState, **options: object) -> list[EpochResult]:
+def fit(
+    run: TrainConfig | TrainState,
+    *,
+    model: nn.Module | None = None,
+    augmentation: nn.Module | None = None,
+    on_step: OnStep | None = None,
+    stop: GracefulStop | None = None,
+) -> list[EpochResult]:
     """Train to the end, and return the result of each epoch. Arguments and errors are those of `fit_epochs`."""
-    return list(fit_epochs(run, **options))  # type: ignore[arg-type]
+    return list(fit_epochs(run, model=model, augmentation=augmentation, on_step=on_step, stop=stop))
 
 
 def fit_epochs(
