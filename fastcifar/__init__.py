@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastcifar.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from fastcifar.augment import create_augmentation as create_augmentation
     from fastcifar.config import TrainConfig as TrainConfig

@@ -24,6 +24,7 @@ from fastcifar.commands.summary import Summary
 from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.errors import ConfigError, FastCifarError, closest
+from fastcifar.version import __version__
 
 
 class Command(Protocol):
@@ -39,7 +40,8 @@ class Completion:
 
     To install it for bash:
 
-    fastcifar completion bash > ~/.local/share/bash-completion/completions/fastcifar"""
+    fastcifar completion bash > ~/.local/share/bash-completion/completions/fastcifar
+    """
 
     shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]
     """Shell to print the script for."""
@@ -91,9 +93,7 @@ def _run(arguments: list[str]) -> int:
         print(_overview())
         return 0
     if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"fastcifar {version('fastcifar')}")
+        print(f"fastcifar {__version__}")
         return 0
     return _parse(arguments[0], arguments[1:]).run()
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from fastcifar import get_recipe
 from fastcifar.training.loop import train_epoch
 from fastcifar.training.state import create_state
-from fastcifar.training.step import run_step
+from fastcifar.training.step import StepMetrics, run_step
 
 
 def first_losses(recipe: str, data_dir: Path, steps: int, **changes: object) -> list[str]:
@@ -24,7 +25,7 @@ def first_losses(recipe: str, data_dir: Path, steps: int, **changes: object) -> 
     with create_state(config) as state:
         state.train_loader.warm_up()
 
-        def record(*arguments):
+        def record(*arguments: Any) -> StepMetrics:
             metrics = run_step(state, *arguments)
             losses.append(metrics.loss.item().hex())
             if len(losses) == steps:

@@ -20,7 +20,7 @@ UNHEALTHY = [
 
 def fail_to_import(monkeypatch: pytest.MonkeyPatch, broken: str, error: Exception) -> None:
     def import_module(name: str) -> ModuleType:
-        if name.split(".")[0] == broken:
+        if name.partition(".")[0] == broken:
             raise error
         return importlib.import_module(name)
 

@@ -14,7 +14,8 @@ class Export:
     The ONNX and torch.export files take uint8 images [N, 3, 32, 32], for any N, and return float32 logits [N, classes];
     they normalise the images themselves. Each file is checked on the test set and kept if, for every image, its logits
     are within 1e-4 of the checkpoint's and its predictions are the same. Images whose two highest logits are within
-    1e-4 of each other are counted but their predictions are not compared."""
+    1e-4 of each other are counted but their predictions are not compared.
+    """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """Run folder."""

@@ -26,7 +26,8 @@ class LrFind:
     """Find learning rates with a range test, and draw its curve.
 
     The learning rate rises from step to step until the loss diverges. The other options describe the training for
-    which to find learning rates; the recipe gives their defaults."""
+    which to find learning rates; the recipe gives their defaults.
+    """
 
     recipe: str = DEFAULT_RECIPE
     """Named set of defaults, see below."""

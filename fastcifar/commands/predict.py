@@ -19,7 +19,8 @@ class Predict:
     """Show the most likely classes of image files, with their probabilities.
 
     Images of any size are resized to the network's input size with Pillow's antialiased bicubic filter, without keeping
-    their aspect ratio. Probabilities are the softmax of the logits, computed in float32."""
+    their aspect ratio. Probabilities are the softmax of the logits, computed in float32.
+    """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """Run folder."""

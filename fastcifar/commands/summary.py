@@ -25,7 +25,8 @@ class Summary(ModelSettings):
 
     The table also has shapes and memory. The receptive field is the theoretical one: the side of the square of input
     pixels, padding included, that can affect one position of a layer's output, along the longest path through the
-    network."""
+    network.
+    """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = ModelSettings.model
     """Name of the network."""

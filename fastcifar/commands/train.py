@@ -30,7 +30,8 @@ class Train:
     """Train a network. The recipe gives the defaults of all other options.
 
     With --resume, the settings are those of the run that is continued. With --max-lr find or --min-lr find, a range
-    test finds the learning rate first, as `fastcifar lr-find` does, and the run folder keeps its curve."""
+    test finds the learning rate first, as `fastcifar lr-find` does, and the run folder keeps its curve.
+    """
 
     recipe: str = DEFAULT_RECIPE
     """Named set of defaults, see below."""

@@ -48,6 +48,7 @@ class ExportedNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits of images."""
         logits: torch.Tensor = self.model((images.float() / 255 - self.mean) / self.std)
         return logits
 

@@ -13,7 +13,9 @@ from fastcifar.models.ops.pooling import GlobalMaxPool
 class ConvBlock(nn.Sequential):
     """3 × 3 convolution → (2 × 2 max pooling) → batch norm → ReLU → (dropout)."""
 
-    def __init__(self, inputs: int, outputs: int, *, pool: bool = False, bias: bool = False, dropout: float = 0.0):
+    def __init__(
+        self, inputs: int, outputs: int, *, pool: bool = False, bias: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.conv = Conv3x3(inputs, outputs, bias=bias)
         if pool:
@@ -27,7 +29,7 @@ class ConvBlock(nn.Sequential):
 class Residual(nn.Module):
     """x + branch(x), where the branch has two blocks of the same width."""
 
-    def __init__(self, width: int, *, bias: bool = False, dropout: float = 0.0):
+    def __init__(self, width: int, *, bias: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.branch = nn.Sequential(*(ConvBlock(width, width, bias=bias, dropout=dropout) for _ in range(2)))
 
@@ -51,7 +53,7 @@ class CustomResNet(nn.Module):
         layer2_residual: bool = False,
         dropout: float = 0.0,
         logit_scale: float = 1.0,
-    ):
+    ) -> None:
         super().__init__()
 
         def stage(inputs: int, outputs: int, residual: bool) -> nn.Sequential:

@@ -24,8 +24,9 @@ from fastcifar.migrations import migrate_config, migrate_result
 from fastcifar.runs.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
 from fastcifar.runs.json_files import check_types, parse_object, unreadable
 from fastcifar.runs.results import EpochResult
+from fastcifar.version import __version__
 
-PACKAGES = ("fastcifar", "torch", "torchvision", "ffcv", "numba", "numpy", "kornia", "rich")
+PACKAGES = ("torchvision", "ffcv", "numba", "numpy", "kornia", "rich")
 
 
 class DataIdentity(TypedDict):
@@ -155,12 +156,11 @@ def read_metrics(run: Path) -> list[EpochResult]:
 
 def describe_environment(runtime: Runtime, manifest: Manifest) -> Environment:
     """Describe the environment of a run: everything that its results depend on besides its settings."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    versions["torch"] = torch.__version__  # with the build, such as +cu130
+    versions = {"python": platform.python_version(), "fastcifar": __version__, "torch": torch.__version__}
     return {
         "device": runtime.describe_device(),
         "precision": runtime.describe_precision(),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions | {name: importlib.metadata.version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
         "commit": source_commit(),
         "data": {"name": manifest.name, "content_sha256": manifest.content_sha256},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -10,6 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from fastcifar.errors import CheckpointError
+from fastcifar.version import __version__
 
 T = TypeVar("T")
 
@@ -56,4 +56,4 @@ def _versions(run: Path) -> str:
         wrote = parse_object((run / "environment.json").read_text())["versions"]["fastcifar"]
     except (OSError, ValueError, LookupError, TypeError):
         return ""
-    return f" (written by {wrote}, read by {importlib.metadata.version('fastcifar')})"
+    return f" (written by {wrote}, read by {__version__})"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_a_file_that_computes_something_else_is_not_written(
     real = FORMATS["torch"]
 
     def off_by(amount: float) -> None:
-        def open_wrong(data: bytes, description: dict[str, object]):
+        def open_wrong(data: bytes, description: dict[str, object]) -> Callable[[torch.Tensor], torch.Tensor]:
             return lambda images: real.open(data, description)(images) + amount
 
         monkeypatch.setitem(FORMATS, "torch", dataclasses.replace(real, open=open_wrong))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fastcifar
 from fastcifar import TrainConfig, fit, fit_epochs
+from fastcifar.cli import main
 from fastcifar.errors import CheckpointError
 from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint
 from fastcifar.runs.folder import read_config, read_environment, read_metrics
@@ -34,6 +37,26 @@ def test_a_run_folder_holds_the_whole_run(config: TrainConfig, tmp_path: Path) -
     assert environment["versions"]["torch"] == torch.__version__
     assert read_checkpoint(checkpoint_path(run, "best"))["progress"]["epochs_done"] == results[-1].best_epoch
     assert read_checkpoint(checkpoint_path(run, "last"))["progress"]["epochs_done"] == 3
+
+
+def test_a_clone_that_is_not_installed_knows_its_version(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = importlib.metadata.Distribution.from_name
+
+    def from_name(name: str) -> importlib.metadata.Distribution:
+        if name == "fastcifar":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", from_name)
+    train_tiny(config.replace(epochs=1, run_dir=tmp_path))
+    assert read_environment(tmp_path)["versions"]["fastcifar"] == fastcifar.__version__
+    (tmp_path / "metrics.jsonl").write_text("[]\n")
+    with pytest.raises(CheckpointError, match=f"written by {fastcifar.__version__}, read by {fastcifar.__version__}"):
+        read_metrics(tmp_path)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fastcifar {fastcifar.__version__}\n"
 
 
 def test_a_folder_that_already_holds_a_run_is_not_overwritten(config: TrainConfig, tmp_path: Path) -> None:
