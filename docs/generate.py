@@ -1,0 +1,186 @@
+"""The parts of docs/ that are generated: from the recipes, the settings, the commands and the committed results.
+
+    python -m docs.generate            # write them
+    python -m docs.generate --check    # fail if a page is not up to date
+
+Each part stands between two comments, <!-- NAME --> and <!-- end NAME -->.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import re
+import statistics
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastcifar.cli import COMMANDS
+from fastcifar.commands.help import Option, list_options
+from fastcifar.commands.lr_find import lr_find_default
+from fastcifar.commands.train import train_default
+from fastcifar.recipes import DEFAULT_RECIPE, RECIPES, describe_recipe, get_recipe
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MAIN_SETTINGS = (
+    "epochs", "batch_size", "model", "optimizer", "max_lr", "div_factor", "final_div_factor", "pct_start",
+    "weight_decay", "padding", "padding_mode", "flip_p", "cutout",
+)  # fmt: skip
+PAGES = ("recipes.md", "settings.md", "tutorial.md", "guides/commands.md")
+
+
+def recipes_table() -> str:
+    """One row per recipe."""
+    rows = []
+    for name in RECIPES:
+        config = get_recipe(name)
+        network = f"`{config.model.model}` | {config.optim.optimizer} | {config.optim.max_lr:g}"
+        sizes = f"{config.epochs:g} | {config.data.batch_size}"
+        rows.append(f"[`{name}`](#{name}) | {describe_recipe(name)} | {sizes} | {network}")
+    return _table("recipe | what it is | epochs | batch size | network | optimizer | `max_lr`", rows)
+
+
+def recipe_sections() -> str:
+    """One section per recipe: its description, its command, and its settings that differ from those of `era`."""
+    era, sections = get_recipe(DEFAULT_RECIPE).to_json(), []
+    for name, recipe in RECIPES.items():
+        title, _, body = (inspect.getdoc(recipe) or "").partition("\n\n")
+        match = re.match(r"Command: `([^`]+)`(?:, ([^.]+\.[^.]*\.))?\.?\s*(.*)", body, re.DOTALL)
+        assert match is not None, f"the docstring of {name} does not begin with its command"
+        command, variant, text = match.groups()
+        values = get_recipe(name).to_json()
+        changed = [key for key in values if key != "base_recipe" and values[key] != era[key]]
+        settings = "\n".join(f"{key:<18}{_value(values[key])}" for key in (changed or MAIN_SETTINGS))
+        heading = f"Settings that differ from `{DEFAULT_RECIPE}`:" if changed else "The main settings:"
+        parts = [f"### {name}", f"**{title}**", f"```bash\n{command}\n```", variant and f"Or {variant}", _code(text)]
+        sections += [*filter(None, parts), f"{heading}\n\n```text\n{settings}\n```"]
+    return "\n\n".join(sections)
+
+
+def settings_list(options: list[Option]) -> str:
+    """The options under their headings, each with its text."""
+    parts = []
+    for heading, group in itertools.groupby(options, lambda option: option.heading):
+        rows = [_item(f"- `{option.flag}`: {_text(option.text)}") for option in group]
+        parts.append(f"### {heading}\n\n" + "\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def train_settings() -> str:
+    """Every option of `fastcifar train`."""
+    return settings_list(list(list_options(train_default([]))))
+
+
+def lr_find_settings() -> str:
+    """The options of the range test itself."""
+    options = [option for option in list_options(lr_find_default([])) if "range test" in option.heading]
+    return settings_list(options)
+
+
+def commands_table() -> str:
+    """One row per command."""
+    return _table(
+        "command | what it does",
+        [f"`fastcifar {name}` | {(inspect.getdoc(kind) or '').splitlines()[0]}" for name, kind in COMMANDS.items()],
+    )
+
+
+def era_times() -> str:
+    """One row per device on which all epochs of `era` were measured."""
+    rows = []
+    for name in ("era-gpu", "era-cpu"):
+        results = json.loads((RESULTS / f"{name}.json").read_text())
+        runs = results["runs"]
+        accuracy = statistics.fmean(run["test_accuracy"] for run in runs)
+        evaluations = statistics.median(sum(epoch["eval_seconds"] for epoch in run["history"]) for run in runs)
+        reached = sorted({_first_at_90(run) for run in runs})
+        cells = (
+            f"{results['device']}; {results['precision']}",
+            str(len(runs)),
+            f"{100 * accuracy:.2f} %",
+            f"{reached[0]}" if len(reached) == 1 else f"{reached[0]} to {reached[-1]}",
+            _duration(statistics.median(run["train_seconds"] for run in runs)),
+            _duration(evaluations),
+            f"{max(run['peak_memory_bytes'] for run in runs) / 2**30:.1f} GiB",
+        )
+        rows.append(" | ".join(cells))
+    header = "device | runs | mean test accuracy | first epoch at 90 % | training time | all evaluations | peak memory"
+    return _table(header, rows)
+
+
+def _first_at_90(run: dict[str, Any]) -> int:
+    return next(int(epoch["epoch"]) for epoch in run["history"] if epoch["test_accuracy"] >= 0.9)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.1f} s"
+
+
+def _table(header: str, rows: list[str]) -> str:
+    columns = header.count("|") + 1
+    return "\n".join(f"| {line} |" for line in (header, " | ".join(["---"] * columns), *rows))
+
+
+def _code(text: str) -> str:
+    """The text of a docstring, wrapped for this width, with paths in code format."""
+    marked = re.sub(r"\((benchmarks/results/[\w-]+\.json)\)", r"(`\1`)", " ".join(text.split()))
+    return textwrap.fill(marked, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def _text(text: str) -> str:
+    """A help text without Markdown's special characters, and with its default at the end in code format."""
+    plain = text.replace("\N{NO-BREAK SPACE}", " ").replace("<", "&lt;").replace("*", r"\*")
+    plain = plain.replace("see below", "see [Recipes](recipes.md)")
+    return re.sub(r" \(default: (.*)\)$", r" Default: `\1`.", plain)
+
+
+def _item(text: str) -> str:
+    """An item of a list, wrapped, with the following lines indented."""
+    return textwrap.fill(text, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _value(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "recipes": recipes_table,
+    "recipe_sections": recipe_sections,
+    "train_settings": train_settings,
+    "lr_find_settings": lr_find_settings,
+    "commands": commands_table,
+    "era_times": era_times,
+}
+"""The generated parts by the name in their comments."""
+
+
+def filled(text: str) -> str:
+    """`text` with each part between its comments generated again."""
+    return re.sub(
+        r"<!-- (\w+) -->\n.*?<!-- end \1 -->",
+        lambda match: f"<!-- {match[1]} -->\n\n{PARTS[match[1]]()}\n\n<!-- end {match[1]} -->",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main() -> int:
+    """Write the pages, or check them; return the exit code."""
+    old = {path: path.read_text() for path in (ROOT / "docs" / page for page in PAGES)}
+    changed = {path: new for path, text in old.items() if (new := filled(text)) != text}
+    if "--check" in sys.argv[1:]:
+        for path in changed:
+            print(f"{path.relative_to(ROOT)} is not up to date; run python -m docs.generate", file=sys.stderr)
+        return int(bool(changed))
+    for path, text in changed.items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
