@@ -39,10 +39,9 @@ def recipes_table() -> str:
     rows = []
     for name in RECIPES:
         config = get_recipe(name)
-        network = f"`{config.model.model}` | {config.optim.optimizer} | {config.optim.max_lr:g}"
-        sizes = f"{config.epochs:g} | {config.data.batch_size}"
-        rows.append(f"[`{name}`](#{name}) | {describe_recipe(name)} | {sizes} | {network}")
-    return _table("recipe | what it is | epochs | batch size | network | optimizer | `max_lr`", rows)
+        network, optimizer = f"`{config.model.model}`", config.optim.optimizer
+        rows.append(f"[`{name}`](#{name}) | {describe_recipe(name)} | {config.epochs:g} | {network} | {optimizer}")
+    return _table("recipe | what it is | epochs | network | optimizer", rows)
 
 
 def recipe_sections() -> str:

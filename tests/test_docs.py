@@ -1,0 +1,243 @@
+"""The documentation: its examples run, its commands are accepted, its links lead somewhere, and it is up to date."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from docs import generate
+from docs.hooks import adapt_links
+from fastcifar.cli import COMMANDS, main
+from fastcifar.recipes import RECIPES
+from fastcifar.runs.folder import write_json
+from tests.helpers import write_pair
+
+ROOT = Path(__file__).parent.parent
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+FILES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md")), *DOCS]
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+CODE_WIDTH = 84
+"""Characters of code that the site shows on a laptop without a scroll bar."""
+
+
+def _id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _blocks(path: Path, *languages: str) -> list[str]:
+    return [code for _, language, code in FENCE.findall(path.read_text()) if language in languages]
+
+
+def _shell_lines(path: Path) -> Iterator[str]:
+    """The commands in a file's blocks of shell code, fenced or indented by four spaces, with continued lines joined."""
+    text = path.read_text()
+    indented = "\n".join(re.findall(r"^ {4}(\S.*)$", FENCE.sub("", text), flags=re.MULTILINE))
+    for block in (*_blocks(path, "bash", "sh", "console", ""), indented):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def _commands(program: str) -> list[tuple[str, str]]:
+    """Every command line that starts with `program`, with its file."""
+    lines = ((_id(path), line.strip().removeprefix("$ ")) for path in FILES for line in _shell_lines(path))
+    return sorted({(name, line) for name, line in lines if line.startswith(f"{program} ")})
+
+
+# Python examples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [path for path in DOCS if _blocks(path, "python")], ids=_id)
+def test_the_examples_of_each_page_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pair(tmp_path / "data" / "betons", train=520, test=40)
+    Image.fromarray(np.zeros((50, 40, 3), dtype=np.uint8)).save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for example in _blocks(page, "python"):
+        exec(compile(example, str(page), "exec"), namespace)
+
+
+def test_the_guides_have_examples() -> None:
+    names = {_id(path) for path in DOCS if _blocks(path, "python")}
+    guides = {f"docs/guides/{guide}.md" for guide in ("your-data", "your-model", "your-training-loop", "runs")}
+    assert {"docs/getting-started.md", "docs/tutorial.md", *guides} <= names
+
+
+@pytest.mark.parametrize("page", DOCS, ids=_id)
+def test_code_fits_a_laptop_without_a_scroll_bar(page: Path) -> None:
+    lines = [line for _, _, code in FENCE.findall(page.read_text()) for line in code.splitlines()]
+    assert [line for line in lines if len(line) > CODE_WIDTH] == [] or page.name == "benchmarks.md"
+
+
+# Commands
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the configuration of a run, which `--resume` reads for the defaults of the flags."""
+    folder = tmp_path_factory.mktemp("run")
+    write_json(folder / "config.json", RECIPES["era"]().to_json())
+    return folder
+
+
+@pytest.mark.parametrize(("file", "line"), _commands("fastcifar"), ids=lambda value: value)
+def test_the_command_line_accepts_each_command(
+    file: str, line: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in COMMANDS.values():
+        monkeypatch.setattr(kind, "run", lambda command: 0)
+    line = re.split(r" [|>&;]", line)[0]
+    arguments = [re.sub(r"^runs/\S*", str(run), word) for word in shlex.split(line, comments=True)[1:]]
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:  # --help
+        code = stopped.code
+    assert code == 0, f"{file}: {line}"
+
+
+def test_the_docs_show_each_command() -> None:
+    shown = {line.split()[1] for _, line in _commands("fastcifar")}
+    assert set(COMMANDS) <= shown
+
+
+@pytest.mark.parametrize(("file", "line"), [*_commands("bash"), *_commands("python")], ids=lambda value: value)
+def test_each_script_and_module_exists(file: str, line: str) -> None:
+    program, *arguments = shlex.split(line, comments=True)
+    if program == "bash":
+        assert (ROOT / arguments[0]).is_file(), file
+    elif arguments[0] == "-m":
+        assert find_spec(arguments[1]) is not None, file
+
+
+# Generated parts
+
+
+def test_the_generated_parts_are_up_to_date(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate", "--check"])
+    assert generate.main() == 0, capsys.readouterr().err
+
+
+def test_each_generated_part_is_on_a_page() -> None:
+    pages = "\n".join((ROOT / "docs" / page).read_text() for page in generate.PAGES)
+    for name in generate.PARTS:
+        assert f"<!-- {name} -->" in pages
+        assert f"<!-- end {name} -->" in pages
+
+
+def test_a_changed_part_is_noticed_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    monkeypatch.setattr(generate, "PAGES", ("page.md",))
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text("Before.\n\n<!-- commands -->\nold\n<!-- end commands -->\n\nAfter.\n")
+    monkeypatch.setattr(sys, "argv", ["generate", "--check"])
+    assert generate.main() == 1
+    assert "docs/page.md is not up to date" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["generate"])
+    assert generate.main() == 0
+    text = page.read_text()
+    assert text.startswith("Before.\n\n<!-- commands -->\n\n| command |")
+    assert "| `fastcifar train` | " in text
+    assert "old" not in text
+    assert text.endswith("<!-- end commands -->\n\nAfter.\n")
+    assert generate.filled(text) == text
+
+
+def test_every_recipe_and_every_setting_is_described() -> None:
+    recipes, settings = (ROOT / "docs" / "recipes.md").read_text(), (ROOT / "docs" / "settings.md").read_text()
+    assert all(f"\n### {name}\n" in recipes for name in RECIPES)
+    names = RECIPES["era"]().to_json().keys() - {"base_recipe"}
+    assert [name for name in names if not re.search(rf"`--(\[no-\])?{name.replace('_', '-')}[ `]", settings)] == []
+
+
+# Links
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors of a file's headings, on the site and on code hosts alike."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", path.read_text()), flags=re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in headings)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in plain}
+
+
+@pytest.mark.parametrize("file", FILES, ids=_id)
+def test_each_link_inside_the_repository_leads_to_a_file_and_a_heading(file: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", file.read_text()))
+    broken = []
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (file.parent / name).resolve() if name else file
+        if not path.is_relative_to(ROOT) or not path.exists() or (anchor and anchor not in _anchors(path)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_links_that_leave_the_docs_lead_to_pages_or_become_text() -> None:
+    source = ROOT / "docs" / "guides" / "page.md"
+    text = (
+        "[a](../tutorial.md#x) [b](../../SECURITY.md) [c](../../README.md) [`d`](../../pyproject.toml) [e](https://x.y)"
+    )
+
+    def adapted(repo_url: str | None) -> str:
+        return adapt_links(text, source, "guides/page.md", repo_url)
+
+    pages = "[a](../tutorial.md#x) [b](../security.md) [c](../index.md)"
+    assert adapted(None) == f"{pages} `d` [e](https://x.y)"
+    assert adapted("https://h/o/r") == f"{pages} [`d`](https://h/o/r/blob/main/pyproject.toml) [e](https://x.y)"
+    fenced = "```text\n[d](../../pyproject.toml)\n```\n"
+    assert adapt_links(fenced, source, "guides/page.md", None) == fenced
+    root = adapt_links("[t](docs/tutorial.md)", ROOT / "CONTRIBUTING.md", "contributing.md", None)
+    assert root == "[t](tutorial.md)"
+
+
+# The site
+
+
+class _Requests(HTMLParser):
+    """The addresses that a browser fetches when it shows a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in ("script", "img", "iframe", "source"):
+            self.addresses.append(values.get("src") or "")
+        elif tag == "link" and values.get("rel") not in ("canonical", "next", "prev"):
+            self.addresses.append(values.get("href") or "")
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings_and_makes_no_request_to_another_server(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > len(DOCS)  # the changelog and other files of the root, too
+    for page in pages:
+        text = page.read_text()
+        foreign = [address for address in _Requests(text).addresses if re.match(r"(https?:)?//", address)]
+        assert foreign == [], page
+        assert "fonts.googleapis" not in text
+    assert not list((tmp_path / "site").rglob("*.py"))
