@@ -9,7 +9,6 @@ Each part stands between two comments, <!-- NAME --> and <!-- end NAME -->.
 from __future__ import annotations
 
 import inspect
-import itertools
 import json
 import re
 import statistics
@@ -63,11 +62,11 @@ def recipe_sections() -> str:
 
 def settings_list(options: list[Option]) -> str:
     """The options under their headings, each with its text."""
-    parts = []
-    for heading, group in itertools.groupby(options, lambda option: option.heading):
-        rows = [_item(f"- `{option.flag}`: {_text(option.text)}") for option in group]
-        parts.append(f"### {heading}\n\n" + "\n".join(rows))
-    return "\n\n".join(parts)
+    groups: dict[str, list[str]] = {}
+    for option in options:
+        heading = "The run" if option.heading.startswith("Other options") else option.heading
+        groups.setdefault(heading, []).append(_item(f"- `{option.flag}`: {_text(option.text)}"))
+    return "\n\n".join(f"### {heading}\n\n" + "\n".join(rows) for heading, rows in groups.items())
 
 
 def train_settings() -> str:
