@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,7 +53,7 @@ class Classifier(pl.LightningModule):
         accuracy = (self.model(self.augment(images)).argmax(dim=1) == labels).float().mean()
         self.log("test_accuracy", accuracy, batch_size=len(labels), prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return Adam and a one-cycle schedule that takes a step per batch."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.max_lr)
         steps = int(self.trainer.estimated_stepping_batches)

@@ -17,7 +17,7 @@ def train(data_dir: Path, epochs: int, batch_size: int, max_lr: float, amp: bool
     """Train with Adam and a one-cycle schedule, and print the test accuracy after each epoch."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     augment = fastcifar.create_augmentation(fastcifar.AugmentSettings(padding=4, cutout=8)).to(device)
-    model = fastcifar.create_model("speed_cnn").to(device, memory_format=torch.channels_last)
+    model = fastcifar.create_model("speed_cnn").to(device).to(memory_format=torch.channels_last)
     with (
         fastcifar.create_loader(data_dir / "train.beton", batch_size=batch_size, train=True, device=device) as train,
         fastcifar.create_loader(data_dir / "test.beton", batch_size=1000, train=False, device=device) as test,

@@ -42,7 +42,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_example(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, f"examples/{name}", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
