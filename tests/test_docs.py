@@ -20,6 +20,7 @@ from docs.hooks import adapt_links
 from fastcifar.cli import COMMANDS, main
 from fastcifar.recipes import RECIPES
 from fastcifar.runs.folder import write_json
+from fastcifar.training.resume import RESUME_OVERRIDABLE
 from tests.helpers import write_pair
 
 ROOT = Path(__file__).parent.parent
@@ -164,6 +165,11 @@ def test_every_recipe_and_every_setting_is_described() -> None:
     assert all(f"\n### {name}\n" in recipes for name in RECIPES)
     names = RECIPES["era"]().to_json().keys() - {"base_recipe"}
     assert [name for name in names if not re.search(rf"`--(\[no-\])?{name.replace('_', '-')}[ `]", settings)] == []
+
+
+def test_the_settings_that_a_resumed_run_may_change_are_listed() -> None:
+    text = (ROOT / "docs" / "guides" / "runs.md").read_text()
+    assert [name for name in RESUME_OVERRIDABLE - {"run_dir"} if f"`{name}`" not in text] == []
 
 
 # Links
