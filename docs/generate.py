@@ -98,7 +98,7 @@ def era_times() -> str:
         evaluations = statistics.median(sum(epoch["eval_seconds"] for epoch in run["history"]) for run in runs)
         reached = sorted({_first_at_90(run) for run in runs})
         cells = (
-            f"{results['device']}; {results['precision']}",
+            results["device"],
             str(len(runs)),
             f"{100 * accuracy:.2f} %",
             f"{reached[0]}" if len(reached) == 1 else f"{reached[0]} to {reached[-1]}",

@@ -1,7 +1,8 @@
-"""Hooks of MkDocs: CHANGELOG.md and other files of the root become pages, and links to files without a page are text.
+"""Hooks of MkDocs: files of the root become pages, links to files without a page become text, pictures have two modes.
 
 In docs/, links to files of the repository work when the pages are read there. On the site only pages can be linked;
-with `repo_url` in mkdocs.yml, the other links lead to the repository.
+with `repo_url` in mkdocs.yml, the other links lead to the repository. A <picture> follows the system's dark mode; on
+the site it must follow the switch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ ROOT_PAGES = {name: f"{name.lower()}" for name in ("CHANGELOG.md", "CONTRIBUTING
 """Files of the root that are pages of the site, and the names of these pages."""
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 """A link or an image with a relative target."""
+PICTURE = re.compile(r'<picture>.*?<img src="([^"]*)-wide-light\.(\w+)"[^>]*? alt="([^"]*)">\s*</picture>', re.DOTALL)
+"""A picture with a wide and a narrow version, each light and dark."""
 FENCE = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2[ ]*$)", re.DOTALL | re.MULTILINE)
 """A fenced block of code, which has no links."""
 
@@ -33,9 +36,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Adapt the links of a page."""
+    """Adapt the links and the pictures of a page."""
     source = Path(str(page.file.abs_src_path))
-    return adapt_links(markdown, source, page.file.src_uri, config.repo_url)
+    return adapt_links(adapt_pictures(markdown), source, page.file.src_uri, config.repo_url)
+
+
+def adapt_pictures(markdown: str) -> str:
+    """Replace each picture by its four versions, of which the theme and extra.css show one."""
+
+    def adapt(match: re.Match[str]) -> str:
+        name, suffix, alt = match[1], match[2], " ".join(match[3].split())
+        return "\n".join(
+            f"![{alt}]({name}-{width}-{scheme}.{suffix}#only-{scheme}){{ .{width} loading=lazy }}"
+            for width in ("wide", "narrow")
+            for scheme in ("light", "dark")
+        )
+
+    return PICTURE.sub(adapt, markdown)
 
 
 def adapt_links(markdown: str, source: Path, page: str, repo_url: str | None) -> str:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from docs import generate
-from docs.hooks import adapt_links
+from docs.hooks import adapt_links, adapt_pictures
 from fastcifar.cli import COMMANDS, main
 from fastcifar.recipes import RECIPES
 from fastcifar.runs.folder import write_json
@@ -212,6 +212,17 @@ def test_links_that_leave_the_docs_lead_to_pages_or_become_text() -> None:
     assert adapt_links(fenced, source, "guides/page.md", None) == fenced
     root = adapt_links("[t](docs/tutorial.md)", ROOT / "CONTRIBUTING.md", "contributing.md", None)
     assert root == "[t](tutorial.md)"
+
+
+def test_a_picture_becomes_four_images_that_follow_the_switch() -> None:
+    picture = (ROOT / "docs" / "index.md").read_text()
+    adapted = adapt_pictures(picture)
+    assert "<picture>" not in adapted
+    images = re.findall(r"!\[The console of a run: [^\]]*\]\(images/console-(\S+)\.svg#only-(\w+)\)\{ \.(\w+)", adapted)
+    versions = {(f"{width}-{scheme}", scheme, width) for width in ("wide", "narrow") for scheme in ("light", "dark")}
+    assert len(images) == 4
+    assert set(images) == versions
+    assert all((ROOT / "docs" / "images" / f"console-{name}.svg").is_file() for name, _, _ in versions)
 
 
 # The site
