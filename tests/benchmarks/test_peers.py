@@ -1,20 +1,22 @@
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.peers import AIRBENCH, HIVERGE, Peer, Project
-from fastcifar.errors import ConfigError
+from benchmarks import peers
+from benchmarks.time_to_90 import TimeTo90
+from fastcifar.errors import ConfigError, FastCifarError
 
-HEAD = """
-import os, sys
-from math import ceil
+SCRIPT = """
+import os
+import sys
 import torch
-with open(sys.argv[0]) as f:
-    code = f.read()
 
 class CifarNet(torch.nn.Module):
     pass
@@ -24,89 +26,103 @@ class CifarLoader:
         data = torch.load(os.path.join(path, "train.pt" if train else "test.pt"), map_location=torch.device("cuda"))
         self.images, self.labels = data["images"].half() / 255, data["labels"]
 
-    def __len__(self):
-        return 10
-"""
-TRAINING = """
+@torch.compile
+def halve(x):
+    return x / 2
+
 def main(run, model):
-    test_loader = CifarLoader("cifar10", train=False)
-    train_loader = CifarLoader(
-        "cifar10", train=True
-    )
+    loaders = [CifarLoader("cifar10", train=train) for train in (True, False)]
+    assert loaders[0].images.dtype == torch.half
+    print("a line of the project")
     starter, ender = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    time_seconds = 0.0
-    def start_timer():
-        starter.record()
-    def stop_timer():
-        ender.record()
-        torch.cuda.synchronize()
-        nonlocal time_seconds
-        time_seconds += 1e-3 * starter.elapsed_time(ender)
-    total_train_steps = ceil({epochs} * len(train_loader))
-    start_timer()
-    assert train_loader.images.dtype == torch.bfloat16
-    val_acc, tta_val_acc = total_train_steps / 1e3, len(train_loader.labels) / 1e3 + len(test_loader.labels) / 1e6
-{end}
+    starter.record()
+    steps = halve(2 * 8 * 10)
+    ender.record()
+    torch.cuda.synchronize()
+    return len(loaders[0].labels) / 1e3, steps / 1e3, 0.25, 1e-3 * starter.elapsed_time(ender) + 0.5
+
+if __name__ == "__main__":
+    main(1, CifarNet())
 """
-SCRIPTS = {
-    AIRBENCH.script: HEAD
-    + "\n@torch.compile\ndef zeropower(x):\n    return x\n"
-    + TRAINING.format(
-        epochs=8,
-        end="    stop_timer()\n    ##\n    #  TTA Evaluation  #\n    ##\n    start_timer()\n    stop_timer()\n"
-        "    return tta_val_acc\n",
-    ),
-    HIVERGE.script: HEAD + "\n@torch.compile(fullgraph=True)\ndef zeropower(x: torch.half):\n    return x\n"
-    "\n@torch.compile()\ndef flip(x):\n    return torch.zeros(1, device='cpu').pin_memory()\n"
-    + TRAINING.format(
-        epochs=7.59,
-        end='    @torch.compile(mode="max-autotune", fullgraph=True)\n    def forward():\n'
-        '        return torch.empty(1, device="cuda")\n    forward()\n    stop_timer()\n'
-        "    return (val_acc, tta_val_acc, time_seconds)\n",
-    ),
-}
+PATCH = """--- a/train.py
++++ b/train.py
+@@ -4,0 +5 @@
++from serve import DEVICE, epochs, serve
+@@ -11 +12 @@
+-        data = torch.load(os.path.join(path, "train.pt" if train else "test.pt"), map_location=torch.device("cuda"))
++        data = torch.load(os.path.join(path, "train.pt" if train else "test.pt"), map_location=DEVICE)
+@@ -24 +25 @@
+-    steps = halve(2 * 8 * 10)
++    steps = halve(2 * epochs() * 10)
+@@ -29,0 +31 @@
++    sys.exit(serve(CifarNet, CifarLoader, main))
+"""
 
 
-@pytest.fixture(params=[AIRBENCH, HIVERGE], ids=lambda project: project.name)
-def peer(request: pytest.FixtureRequest, tmp_path: Path, betons: Path) -> Peer:
-    """A checkout of a script with those parts of the project's code that are changed."""
-    project: Project = request.param
-    (tmp_path / project.script).write_text(SCRIPTS[project.script])
+@pytest.fixture
+def project(tmp_path: Path) -> peers.Project:
+    """A repository with a script, and the patch for it."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "train.py").write_text(SCRIPT)
+    (tmp_path / "train.patch").write_text(PATCH)
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
-        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    return Peer(project, tmp_path, (2.5, 3.0), torch.device("cpu"), betons)
+        subprocess.run(["git", "-C", str(checkout), *command], check=True)
+    head = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return peers.Project(
+        name="owner/train", commit=head.stdout.strip(), script="train.py", patch=tmp_path / "train.patch"
+    )
 
 
-def test_a_peer_trains_the_given_epochs_on_the_cpu_and_on_our_data(peer: Peer, tmp_path: Path) -> None:
-    trainings = peer.load(tmp_path)
-    stem = Path(peer.project.script).stem
-    assert list(trainings) == [f"{stem}, 2.5 epochs", f"{stem}, 3 epochs"]
-    result = trainings[f"{stem}, 2.5 epochs"](7)
-    assert result["seed"] == 7
-    assert result["test_accuracy"] == 0.025, "2.5 epochs of 10 steps"
-    assert result["final_accuracy"] == result["tta_accuracy"] == pytest.approx(0.200090), "200 and 90 images"
-    assert 0 < result["load_seconds"] < result["seconds"] < 10
-    assert trainings[f"{stem}, 3 epochs"](7)["test_accuracy"] == 0.03
-    if result["train_seconds"] is not None:
-        assert result["train_seconds"] + result["tta_seconds"] == pytest.approx(result["seconds"])
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
-def test_a_peer_is_described_by_its_commit_and_the_changes(peer: Peer) -> None:
-    described = peer.describe()
-    head = subprocess.run(["git", "-C", str(peer.checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
-    assert described["commit"] == head.stdout.strip()
-    assert (f"{peer.project.length} * len(train_loader))", "ceil(EPOCHS * len(train_loader))") in described["changes"]
-    assert list(peer.names) == [2.5, 3.0]
+@pytest.fixture
+def settings(project: peers.Project, betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TimeTo90:
+    monkeypatch.setattr(peers, "AIRBENCH", project)
+    (tmp_path / "work").mkdir()
+    return TimeTo90(recipes=(), data_dir=betons, airbench=tmp_path / "checkout", airbench_epochs=(2.5, 3.0))
 
 
-def test_another_version_of_a_peer_is_refused(peer: Peer, tmp_path: Path) -> None:
-    script = peer.checkout / peer.project.script
-    script.write_text(script.read_text().replace(" * len(train_loader))", " * 50)"))
-    with pytest.raises(ConfigError, match="is it another version"):
-        peer.load(tmp_path)
-    script.unlink()
-    with pytest.raises(ConfigError, match=f"clone {peer.project.name} to this folder"):
-        peer.load(tmp_path)
-    nowhere = Peer(peer.project, tmp_path / "none", (1.0,), peer.device, peer.data_dir)
-    with pytest.raises(ConfigError, match="is not a checkout"):
-        nowhere.describe()
+def test_a_peer_trains_the_given_epochs_on_the_cpu_and_on_our_data(
+    settings: TimeTo90, project: peers.Project, tmp_path: Path, stack: ExitStack
+) -> None:
+    (peer,) = peers.start_peers(settings, torch.device("cpu"), tmp_path / "work", stack)
+    assert list(peer.trainings) == ["train, 2.5 epochs", "train, 3 epochs"]
+    assert peer.description == {"project": "owner/train", "commit": project.commit, "patch": PATCH}
+    for name, accuracy in (("train, 2.5 epochs", 0.025), ("train, 3 epochs", 0.03), ("train, 2.5 epochs", 0.025)):
+        run = peer.trainings[name](7)
+        assert run["seed"] == 7
+        assert run["test_accuracy"] == accuracy, "epochs of 10 steps"
+        assert run["final_accuracy"] == run["tta_accuracy"] == 0.2, "200 images"
+        assert run["train_seconds"] == pytest.approx(run["load_seconds"] + 0.25)
+        assert 0 < run["load_seconds"] < run["seconds"] - 0.5 < 10
+
+
+def test_a_process_that_fails_is_one_error(settings: TimeTo90, tmp_path: Path, stack: ExitStack) -> None:
+    (peer,) = peers.start_peers(settings, torch.device("cpu"), tmp_path / "work", stack)
+    (tmp_path / "work" / "cifar10" / "test.pt").unlink()
+    with pytest.raises(FastCifarError, match="owner/train: its process ended with code 1; see its messages above"):
+        peer.trainings["train, 3 epochs"](7)
+
+
+def test_another_checkout_is_refused(settings: TimeTo90, betons: Path, tmp_path: Path, stack: ExitStack) -> None:
+    for checkout in (tmp_path / "none", betons):
+        other = TimeTo90(recipes=(), data_dir=betons, airbench=checkout)
+        with pytest.raises(ConfigError, match=r"is not a checkout of owner/train with commit .*; clone it there"):
+            peers.start(peers.AIRBENCH, checkout, other.airbench_epochs, torch.device("cpu"), tmp_path / "work", stack)
+
+
+@pytest.mark.parametrize("project", [peers.AIRBENCH, peers.HIVERGE], ids=lambda project: project.name)
+def test_the_patches_fit_the_pinned_commits(project: peers.Project, tmp_path: Path) -> None:
+    folder = os.environ.get("FASTCIFAR_PEERS")
+    if folder is None:
+        pytest.skip("needs checkouts of the peers in FASTCIFAR_PEERS")
+    checkout = Path(folder) / project.name.split("/")[1]
+    show = ["git", "-C", str(checkout), "show", f"{project.commit}:{project.script}"]
+    (tmp_path / project.script).write_bytes(subprocess.run(show, check=True, capture_output=True).stdout)
+    subprocess.run(["git", "apply", "--unidiff-zero", str(project.patch)], cwd=tmp_path, check=True)
+    assert "serve(CifarNet, CifarLoader, main)" in (tmp_path / project.script).read_text()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import time_to_90
-from benchmarks.tables import ROOT
-from fastcifar.errors import ConfigError
-from tests.benchmarks.helpers import read_checked
+from fastcifar import TrainConfig
+from fastcifar.errors import ConfigError, DataError
+from fastcifar.training.state import create_state
+from tests.benchmarks.test_harness import ROOT
 
 
 def test_recipes_are_trained_in_turn(betons: Path, tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_recipes_are_trained_in_turn(betons: Path, tmp_path: Path) -> None:
         out=out,
     )
     time_to_90.main(settings)
-    results = read_checked(out)
+    results = json.loads(out.read_text())
     assert [(run["name"], run["seed"]) for run in results["runs"]] == [
         (name, seed) for seed in (1000, 1001) for name in settings.recipes
     ]
@@ -49,32 +50,16 @@ def test_recipes_are_trained_in_turn(betons: Path, tmp_path: Path) -> None:
     assert again["runs"][:3] == kept
     assert [run["seed"] for run in again["runs"]] == [1000, 1000, 1001, 1001, 1002, 1002]
     assert again["settings"] == {**results["settings"], "seeds": 3}
-    assert again["figures"][shrunk]["runs"] == 3
     with pytest.raises(ConfigError, match=r"out\.json: was measured with other settings"):
         time_to_90.main(dataclasses.replace(settings, target_accuracy=0.02))
     out.write_text(json.dumps({**again, "device": "CPU: another"}))
     with pytest.raises(ConfigError, match=r"out\.json: was measured on another device, CPU: another"):
         time_to_90.main(settings)
-    with pytest.raises(ConfigError, match=r"none\.json: has no results to continue"):
+    with pytest.raises(DataError, match=r"none\.json: is not a result file of a benchmark"):
         time_to_90.main(dataclasses.replace(settings, out=tmp_path / "none.json"))
     out.write_text("[1]")
-    with pytest.raises(ConfigError, match=r"out\.json: is not a result file of a benchmark; leave out --resume"):
+    with pytest.raises(DataError, match=r"out\.json: is not a result file of a benchmark"):
         time_to_90.main(settings)
-
-
-def test_the_times_to_90_are_means_over_the_runs() -> None:
-    runs = [
-        {"test_accuracy": 0.90, "final_accuracy": 0.91, "seconds": 3.0, "seconds_to_target": 2.0, "joules": None},
-        {"test_accuracy": 0.88, "final_accuracy": 0.895, "seconds": 5.0, "seconds_to_target": None, "joules": None},
-    ]
-    figures = time_to_90.summarize_runs(runs, 0.90)
-    assert figures["accuracy"]["mean"] == pytest.approx(0.9025)
-    assert figures["accuracy_without_tta"]["mean"] == pytest.approx(0.89)
-    assert figures["mean_reaches_target"]
-    assert figures["fraction_reaching_target"] == 0.5
-    assert figures["seconds"]["mean"] == 4.0
-    assert figures["seconds_to_target"]["mean"] == 2.0
-    assert figures["joules"] is None
 
 
 def test_a_change_in_a_training_takes_precedence_over_the_benchmarks_settings(betons: Path) -> None:
@@ -105,4 +90,54 @@ def test_a_training_without_amp_runs_from_the_command_line(betons: Path, tmp_pat
     command = [sys.executable, "-m", "benchmarks.time_to_90", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert read_checked(out)["runs"][0]["config"]["amp"] is False
+    assert json.loads(out.read_text())["runs"][0]["config"]["amp"] is False
+
+
+@pytest.mark.parametrize("recipe", time_to_90.ABLATIONS)
+def test_each_part_of_a_speed_recipe_can_be_left_out(recipe: str) -> None:
+    settings = time_to_90.TimeTo90(recipes=(recipe,))
+    whole = time_to_90.read_recipe(recipe, settings)
+    for part, changes in time_to_90.ABLATIONS[recipe].items():
+        assert time_to_90.read_recipe(f"{recipe}:{changes}", settings) != whole, f"{part} is not a part of it"
+
+
+def test_an_ablation_takes_one_speed_recipe(betons: Path) -> None:
+    for recipes in (("era",), ("speedrun", "era-fast")):
+        settings = time_to_90.TimeTo90(recipes=recipes, ablate=True, data_dir=betons, device="cpu")
+        with pytest.raises(ConfigError, match="--ablate takes one of speedrun, era-fast"):
+            time_to_90.sweep(settings)
+
+
+@pytest.mark.parametrize("recipe", time_to_90.ABLATIONS)
+def test_a_recipe_without_a_part_that_saves_work_has_the_same_compute(recipe: str, betons: Path) -> None:
+    settings = time_to_90.TimeTo90(recipes=(recipe,), data_dir=betons, device="cpu")
+    others = [
+        f"{recipe}:{changes}"
+        for part, changes in time_to_90.ABLATIONS[recipe].items()
+        if part.startswith(("progressive resizing", "frozen first", "narrow groups"))
+    ]
+    assert len(others) == {"speedrun": 3, "era-fast": 2}[recipe]
+    compute = {
+        name: time_to_90.era_epoch_equivalents(
+            create_state(time_to_90.read_recipe(name, settings).replace(batch_size=2))
+        )
+        for name in (recipe, *others)
+    }
+    for name in others:
+        assert compute[name] == pytest.approx(compute[recipe], rel=0.02), name
+
+
+def test_the_compute_of_a_training_is_counted_step_by_step(config: TrainConfig) -> None:
+    image = 3 * 379.27e6 / time_to_90.ERA_EPOCH
+    whole = time_to_90.era_epoch_equivalents(create_state(config))
+    assert whole == pytest.approx(18 * 32 * image, rel=2e-3), "the first convolution passes no gradient on"
+    small = config.replace(resize_sizes=(16, 64), resize_fractions=(0.25, 0.25))
+    assert time_to_90.era_epoch_equivalents(create_state(small)) == pytest.approx((5 / 4 + 13) * 32 * image, rel=3e-3)
+    parts = {"freeze": ("prep", "layer1"), "freeze_at": (0.0, 0.5)}
+    prep, first = 64 * 27 * 32**2, 128 * 64 * 9 * 32**2
+    block, second = 2 * 128 * 128 * 9 * 16**2, 256 * 128 * 9 * 16**2
+    spared_first = 2 * prep + first  # the gradient of prep's weights and inputs, and of the next layer's inputs
+    spared_then = 2 * (prep + first + block) + second
+    expected = 18 * 3 * 379.27e6 - 9 * (spared_first + spared_then)
+    frozen = time_to_90.era_epoch_equivalents(create_state(config.replace(**parts)))
+    assert frozen == pytest.approx(32 * expected / time_to_90.ERA_EPOCH, rel=1e-3)

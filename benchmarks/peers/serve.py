@@ -1,0 +1,75 @@
+"""What a project's patched script imports: it lets the script run on a CPU, and trains on request."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+DEVICE = torch.device(sys.argv[1])
+length = float(sys.argv[2])
+
+
+class HostEvent:
+    """The two methods of a CUDA event, with the host's clock."""
+
+    def __init__(self, enable_timing: bool = True) -> None:
+        pass
+
+    def record(self) -> None:
+        """Record the time."""
+        self.seconds = time.perf_counter()
+
+    def elapsed_time(self, later: "HostEvent") -> float:
+        """Return the milliseconds between this event and a later one."""
+        return 1e3 * (later.seconds - self.seconds)
+
+
+if DEVICE.type == "cpu":  # bfloat16 in place of float16, nothing compiled, the host's clock
+    for owner, name, value in (
+        (torch.Tensor, "half", torch.Tensor.bfloat16),
+        (torch.nn.Module, "half", torch.nn.Module.bfloat16),
+        (torch, "compile", lambda function=None, **_: function or (lambda function: function)),
+        (torch.Tensor, "pin_memory", lambda tensor: tensor),
+        (torch.cuda, "Event", HostEvent),
+        (torch.cuda, "synchronize", lambda *_: None),
+    ):
+        setattr(owner, name, value)
+
+
+def epochs() -> float:
+    """Return the number of epochs to train."""
+    return length
+
+
+def serve(network: type[torch.nn.Module], loader: Any, main: Callable[..., Any]) -> None:
+    """Train for each line "EPOCHS SEED" on stdin, and print a JSON line; "ready" is answered after the warm-up."""
+    global length
+    model = network().to(DEVICE).to(memory_format=torch.channels_last)
+    if DEVICE.type == "cuda":
+        model.compile(mode="max-autotune")
+        main("warmup", model)
+    loading: list[float] = []
+    load = loader.__init__
+
+    def timed(self: Any, path: str, train: bool = True, **options: Any) -> None:
+        start = time.perf_counter()
+        load(self, path, train, **options)
+        torch.cuda.synchronize()
+        loading.append((time.perf_counter() - start) * train)
+
+    loader.__init__ = timed
+    for line in sys.stdin:
+        if line.strip() == "ready":
+            print("{}", flush=True)
+            continue
+        length, seed = float(line.split()[0]), int(line.split()[1])
+        loading.clear()
+        torch.manual_seed(seed)
+        tta, plain, training, total = main(seed, model)
+        result = {"test_accuracy": plain, "tta_accuracy": tta, "final_accuracy": tta, "load_seconds": sum(loading)}
+        result["train_seconds"] = None if training is None else sum(loading) + training
+        result["tta_seconds"] = None if training is None else total - training
+        print("\n" + json.dumps({**result, "seconds": sum(loading) + total}), flush=True)

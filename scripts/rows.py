@@ -1,0 +1,215 @@
+"""The rows of the tables, computed from result files, and the sentences below the tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results import Results
+from benchmarks.step import CEILING, FASTCIFAR, STEP
+from benchmarks.time_to_90 import ABLATIONS, ERA_EPOCH
+
+Row = dict[str, Any]
+"""Values for the cells; under "of" the runs that a row summarises, to mark it where their settings differ."""
+COURSE = {
+    "course-a": "91.99 %",
+    "course-b": "91.51 %",
+    "course-c": "88.22 %",
+    "course-d": "target 90 %",
+    "course-e": "88.9, 88.94, 89.17 %",
+    "dilated-cnn": "target 85 %",
+}
+"""The best test accuracies that the course solutions' pages name."""
+
+
+def runs(results: Results) -> Iterator[Row]:
+    """One row per run: recipe, device, accuracy, times."""
+    device = f"{results.device}, {results.precision.split(' ')[0]}"
+    for run in results.runs:
+        times = {"training": _duration(run["train_seconds"]), "evaluation": _duration(run["eval_seconds"])}
+        memory = run["peak_memory_bytes"] / 2**30
+        yield {**run, "of": [run], "device": device, **times, "memory": memory, "course": COURSE.get(run["recipe"])}
+
+
+def headline(results: Results) -> Iterator[Row]:
+    """One row: the first recipe, and its time relative to the fastest peer whose mean accuracy reaches the target."""
+    (_, first), *_ = results.grouped().items()
+    median = statistics.median(run["seconds"] for run in first)
+    relative: dict[float, str] = {}
+    for name, runs in results.grouped().items():
+        seconds = {run["seed"]: run["seconds"] for run in runs}
+        ratios = [run["seconds"] / seconds[run["seed"]] for run in first if run["seed"] in seconds]
+        reaches = statistics.fmean(run["final_accuracy"] for run in runs) >= results.settings["target_accuracy"]
+        if name in results.peers and reaches and ratios:
+            relative[statistics.median(seconds.values())] = f"{statistics.median(ratios):.2f} × {name}"
+    accuracy = statistics.fmean(run["final_accuracy"] for run in first)
+    fastest = relative[min(relative)] if relative else "–"
+    yield {
+        "device": results.device,
+        "of": first,
+        "runs": len(first),
+        "mean": accuracy,
+        "median": median,
+        "peer": fastest,
+    }
+
+
+def trainings(results: Results) -> Iterator[Row]:
+    """One row per recipe or peer; the times are relative to the first row."""
+    medians = {name: statistics.median(run["seconds"] for run in runs) for name, runs in results.grouped().items()}
+    first, target = next(iter(medians.values())), results.settings["target_accuracy"]
+    digits = 1 if first > 10 else 3
+    for name, runs in results.grouped().items():
+        final, equivalents = [run["final_accuracy"] for run in runs], runs[0].get("era_epoch_equivalents")
+        yield {
+            "name": name, "of": runs, "runs": len(runs), "median": f"{medians[name]:.{digits}f}",
+            "equivalents": "–" if equivalents is None else f"{equivalents:.2f}",
+            "accuracy": _spread(final, 100, 2, "%"),
+            "plain": _spread([run["test_accuracy"] for run in runs], 100, 2, "%"),
+            "reached": sum(accuracy >= target for accuracy in final) / len(runs),
+            "seconds": _spread([run["seconds"] for run in runs], 1, digits, ""), "relative": medians[name] / first,
+        }  # fmt: skip
+
+
+def _spread(values: list[float], scale: float, digits: int, unit: str) -> str:
+    deviation = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.fmean(values):.{digits}f}{unit}{deviation}"
+
+
+def pace(results: Results) -> Iterator[Row]:
+    """One row per training: images and multiply-adds per second of training time."""
+    for name, runs in results.grouped().items():
+        images = [
+            sum(e["images_per_second"] * e["train_seconds"] for e in r["history"]) / r["train_seconds"] for r in runs
+        ]
+        flops = statistics.median(2 * ERA_EPOCH * run["era_epoch_equivalents"] / run["train_seconds"] for run in runs)
+        yield {"name": name, "of": runs, "runs": len(runs), "images": statistics.median(images), "gflops": flops / 1e9}
+
+
+def differences(results: Results) -> Iterator[Row]:
+    """One row per training: its difference from the first one, the whole recipe; also without TTA."""
+    (recipe, whole), *others = results.grouped().items()
+    labels = {f"{recipe}:{changes}": part for part, changes in ABLATIONS.get(recipe, {}).items()}
+    groups = {"(the whole recipe)": whole}
+    groups["test-time augmentation"] = [
+        {**run, "final_accuracy": run["test_accuracy"], "seconds": run["train_seconds"] + run["eval_seconds"]}
+        for run in whole
+    ]
+    groups |= {labels.get(name, f"`{name.partition(':')[2]}`"): runs for name, runs in others}
+    base = {run["seed"]: run for run in whole}
+    for label, runs in groups.items():
+        pairs = [(run, base[run["seed"]]) for run in runs if run["seed"] in base]
+        points = [100 * (run["final_accuracy"] - other["final_accuracy"]) for run, other in pairs]
+        error = f"{statistics.stdev(points) / len(pairs) ** 0.5:.2f}" if len(pairs) > 1 else "?"
+        if pairs:
+            yield {
+                "label": label, "of": [run for run, _ in pairs], "seeds": len(pairs),
+                "accuracy": statistics.fmean(run["final_accuracy"] for run, _ in pairs),
+                "difference": "–" if runs is whole else f"{statistics.fmean(points):+.2f} ± {error}",
+                "time": statistics.median(run["seconds"] / other["seconds"] for run, other in pairs),
+            }  # fmt: skip
+
+
+def learning_rates(results: Results) -> Iterator[Row]:
+    """One row per learning rate: the validation accuracies of its runs."""
+    for runs in results.grouped().values():
+        lr, accuracies = runs[0]["config"]["max_lr"], [run["test_accuracy"] for run in runs]
+        each = ", ".join(f"{accuracy:.2%}" for accuracy in accuracies)
+        yield {
+            "lr": lr,
+            "multiple": lr / results.extra["suggestion"]["max_lr"],
+            "each": each,
+            "mean": statistics.fmean(accuracies),
+        }
+
+
+def below_best(results: Results) -> str:
+    """The difference between the suggested learning rate's mean accuracy and the best one."""
+    rows = list(learning_rates(results))
+    suggested = min(rows, key=lambda row: abs(row["multiple"] - 1))
+    below = 100 * (max(row["mean"] for row in rows) - suggested["mean"])
+    seeds = f"{len({run['seed'] for run in results.runs})} of {results.settings['seeds']} seeds"
+    return f"The suggestion is {below:.2f} points below the best mean; {seeds} were run."
+
+
+def step_parts(results: Results) -> Iterator[Row]:
+    """One row per batch size and part of a training step."""
+    names = {CEILING: "bfloat16 matrix product (the ceiling)", "plain model step": "model step, float32, contiguous"}
+    for batch_size, runs in results.grouped("batch_size").items():
+        (ceiling,) = (run["flop"] / run["seconds"]["median"] for run in runs if run["part"] == CEILING)
+        for run in runs:
+            part, median = run["part"], run["seconds"]["median"]
+            images = "" if part == CEILING else f"{batch_size / median:,.0f}"
+            flops = f"{run['flop'] / median / 1e9:,.0f}" if run["flop"] else ""
+            relative = f"{run['flop'] / median / ceiling:.0%}" if flops and images else ""
+            yield {**run, "part": names.get(part, part), "images": images, "gflops": flops, "relative": relative}
+
+
+def step_ratios(results: Results) -> str:
+    """Ratios of the steps, one paragraph per batch size."""
+    sentences = []
+    for batch_size, runs in results.grouped("batch_size").items():
+        model, whole, plain = (run["seconds"]["median"] for run in runs if run["part"].endswith("step"))
+        sentences.append(
+            f"Batch size {batch_size}: the whole step takes {whole / model:.3f} times as long as the model step, which "
+            f"takes {plain / model:.2f} times as long in float32 and contiguous memory format."
+        )
+    return "\n\n".join(sentences)
+
+
+def augmentations(results: Results) -> Iterator[Row]:
+    """One row per implementation of the augmentation, relative to ours."""
+    median = {run["part"]: run["seconds"]["median"] for run in results.runs}
+    for run in results.runs:
+        ratio = "" if run["part"] in (FASTCIFAR, STEP) else f"{median[run['part']] / median[FASTCIFAR]:.1f} ×"
+        yield {**run, "milliseconds": 1e3 * run["seconds"]["median"], "relative": ratio}
+
+
+def fraction_of_step(results: Results) -> str:
+    """The time of our augmentation relative to a step."""
+    median = {run["part"]: run["seconds"]["median"] for run in results.runs}
+    return f"fastcifar's augmentation takes {median[FASTCIFAR] / median[STEP]:.1%} of the time of a step."
+
+
+def image_growth(results: Results) -> str:
+    """The slope of a line through the logarithms, and deviations from a line through all sizes, relative to it."""
+    counts = np.array([run["images"] for run in results.runs], dtype=np.float64)
+    seconds = np.array([run["seconds"] for run in results.runs])
+    slope, start = np.polyfit(counts, seconds, 1, w=1 / counts)
+    exponent, _ = np.polyfit(np.log(counts), np.log(seconds), 1)
+    deviation = np.abs(seconds / (slope * counts + start) - 1).max()
+    memory = results.runs[-1]["anonymous_bytes"] / results.runs[0]["anonymous_bytes"] - 1
+    return (
+        f"The time grows with the number of images to the power of {exponent:.3f}; single sizes are up to "
+        f"{deviation:.1%} off a straight line. From the fewest to the most images, the memory changes by {memory:+.1%}."
+    )
+
+
+def outcomes(results: Results) -> Iterator[Row]:
+    """One row per kind of damage, with the number of each outcome."""
+    for run in results.runs:
+        if "part" in run:
+            counts = (f"{name}: {number:,}" for name, number in run.items() if name not in ("part", "count", "faults"))
+            yield {"part": run["part"], "times": run.get("count", run.get("faults")), "outcomes": "; ".join(counts)}
+
+
+def resources(results: Results) -> str:
+    """The growth of memory, threads and open files in a long run."""
+    if results.benchmark != "soak":
+        return ""
+    settings, figures, last = results.settings, results.figures, results.runs[-1]
+    named = {"anonymous_bytes": "anonymous memory", "threads": "threads", "open_files": "open files"}
+    changes = ", ".join(f"{name} {round(100 * figures[key], 2) + 0.0:+.2f} %" for key, name in named.items())
+    return (
+        f"{figures['rounds']} trainings and evaluations ran in one process for {settings['minutes']:g} minutes. Growth "
+        f"per hour, without the first {settings['settle']:g} minutes: {changes}. At the end the process has "
+        f"{last['anonymous_bytes'] / 2**30:.2f} GiB of anonymous memory, {last['threads']} threads and "
+        f"{last['open_files']} open files."
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import harness
+from fastcifar.device import RECOMPILE_LIMIT
+from fastcifar.errors import FastCifarError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_bad_input_to_a_benchmark_is_one_line(tmp_path: Path) -> None:
+    missing = str(tmp_path)
+    commands = {
+        ("step", "throughput", "--data-dir", missing): r"step: .*train\.beton: there is no such file; `fastcifar write",
+        ("time_to_90", "speedrum", "--data-dir", missing): "time_to_90: recipe is 'speedrum'.*did you mean speedrun",
+        ("battery", "--only", "bygone", "--out", missing): "battery: only is 'bygone'; the parts are compile-speedrun",
+    }
+    for arguments, message in commands.items():
+        command = [sys.executable, "-m", f"benchmarks.{arguments[0]}", *arguments[1:]]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode in (1, 2)
+        assert re.fullmatch(f"{message}.*\n", done.stderr), done.stderr
+
+
+def test_a_failed_subprocess_is_one_error_with_its_reason() -> None:
+    assert harness.run_in_subprocess(["-c", "print(3)"]) == "3\n"
+    with pytest.raises(FastCifarError, match=r"code 4: no such recipe$"):
+        harness.run_in_subprocess(["-c", "import sys; print('first\\nno such recipe', file=sys.stderr); sys.exit(4)"])
+    with pytest.raises(FastCifarError, match=r"code 5: nothing on stderr$"):
+        harness.run_in_subprocess(["-c", "import sys; sys.exit(5)"])
+
+
+def test_blocks_take_turns_and_the_first_round_is_not_counted() -> None:
+    order: list[str] = []
+    runtime = harness.Options(device="cpu").runtime()
+    blocks = {name: lambda name=name: order.append(name) for name in "AB"}
+    seconds = harness.time_in_turn(blocks, rounds=2, runtime=runtime)
+    assert order == ["A", "B"] * 3
+    assert {name: len(values) for name, values in seconds.items()} == {"A": 2, "B": 2}
+    assert all(value > 0 for value in itertools.chain(*seconds.values()))
+
+
+def test_the_options_set_the_process_up_for_the_device() -> None:
+    with torch.compiler.config.patch(recompile_limit=8):
+        assert harness.Options(device="cpu").runtime().device.type == "cpu"
+        assert torch.compiler.config.recompile_limit == RECOMPILE_LIMIT
