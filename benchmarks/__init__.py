@@ -1,0 +1,1 @@
+"""Measurements of speed and accuracy, each with a JSON result file."""

@@ -63,7 +63,7 @@ def timed(block: Block, runtime: Runtime) -> float:
     return time.perf_counter() - start
 
 
-def time_in_turn(blocks: Mapping[str, Block], *, rounds: int, runtime: Runtime) -> dict[str, list[float]]:
+def time_interleaved(blocks: Mapping[str, Block], *, rounds: int, runtime: Runtime) -> dict[str, list[float]]:
     """Return the seconds of each block in each round. The blocks take turns (A B A B …), after one uncounted round."""
     rows = [{name: timed(block, runtime) for name, block in blocks.items()} for _ in range(rounds + 1)]
     return {name: [row[name] for row in rows[1:]] for name in blocks}

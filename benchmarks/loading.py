@@ -29,7 +29,7 @@ from benchmarks.harness import (
     run_command,
     run_in_subprocess,
     summarize,
-    time_in_turn,
+    time_interleaved,
     timed,
 )
 from fastcifar import create_augmentation, create_loader
@@ -132,9 +132,9 @@ def data(options: Timing) -> None:
     Writing goes from images in memory to verified files. The first epoch compiles FFCV's decoder.
     """
     runtime, beton = options.runtime(), options.data_dir / "train.beton"
-    loaders = [
-        create_loader(beton, batch_size=512, train=True, device=runtime.device) for _ in range(options.rounds + 1)
-    ]
+    index, manifest = open_beton(beton)
+    shared: dict[str, Any] = {"batch_size": min(512, index.samples), "train": True, "device": runtime.device}
+    loaders = [create_loader(beton, **shared) for _ in range(options.rounds + 1)]
     unused, epochs = iter(loaders), itertools.count(1)
     with tempfile.TemporaryDirectory() as folder:
         write = writers(Path(folder), options.data_dir, train=None, test=None)
@@ -145,8 +145,8 @@ def data(options: Timing) -> None:
             "the first epoch": lambda: deque(next(unused).batches(), maxlen=0),
             "a later epoch": lambda: deque(loaders[0].batches(next(epochs)), maxlen=0),
         }
-        seconds = time_in_turn(blocks, rounds=options.rounds, runtime=runtime)
-    results = new_results("data", runtime, open_beton(beton)[1])
+        seconds = time_interleaved(blocks, rounds=options.rounds, runtime=runtime)
+    results = new_results("data", runtime, manifest)
     results.runs = [{"part": name, "seconds": summarize(values)} for name, values in seconds.items()]
     results.write(options.out)
 
@@ -188,14 +188,14 @@ def startup(options: Timing, recipes: tuple[str, ...] = ("era", "speedrun")) -> 
 
         blocks: dict[str, Block] = {"fastcifar --help": partial(run_in_subprocess, ["-m", "fastcifar", "--help"])}
         blocks |= {f"fastcifar train --recipe {recipe}": partial(train, recipe) for recipe in recipes}
-        seconds = time_in_turn(blocks, rounds=options.rounds, runtime=runtime)
+        seconds = time_interleaved(blocks, rounds=options.rounds, runtime=runtime)
     settings = {"rounds": options.rounds, "compile": options.compile}
     results = new_results("startup", runtime, manifest, settings=settings)
     results.runs = [{"command": name, "seconds": summarize(values)} for name, values in seconds.items()]
     results.write(options.out)
 
 
-COMMANDS = {"loaders": loaders, "data": data, "startup": startup}
+COMMANDS: dict[str, Callable[..., None]] = {"loaders": loaders, "data": data, "startup": startup}
 
 if __name__ == "__main__":
     run_command(COMMANDS, __doc__)

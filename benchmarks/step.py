@@ -26,7 +26,7 @@ from benchmarks.harness import (
     new_results,
     run_command,
     summarize,
-    time_in_turn,
+    time_interleaved,
 )
 from fastcifar import get_recipe
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, PixelNormalize, RandomCutout, hflip
@@ -97,7 +97,7 @@ def _time_parts(whole: TrainState, rounds: int, steps: int, matrix: int) -> tupl
         "whole step": repeat(lambda: train_step(whole, *next(batches))),
         "plain model step": repeat(lambda: train_step(plain, contiguous, labels)),
     }
-    seconds = time_in_turn(blocks, rounds=rounds, runtime=whole.runtime)
+    seconds = time_interleaved(blocks, rounds=rounds, runtime=whole.runtime)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         whole.classifier.model(normalized.float())
     count = dict.fromkeys(blocks, steps) | {"loader": len(loader)}
@@ -156,14 +156,14 @@ def augmentation(options: Timing, batch_size: int = 512) -> None:
         modules = {FASTCIFAR: state.classifier.augmentation, **other_implementations()}
         blocks: dict[str, Block] = {n: functools.partial(m.to(images.device), images) for n, m in modules.items()}
         blocks[STEP] = functools.partial(train_step, state, images, labels)
-        seconds = time_in_turn(blocks, rounds=options.rounds, runtime=state.runtime)
+        seconds = time_interleaved(blocks, rounds=options.rounds, runtime=state.runtime)
         settings = {"batch_size": batch_size, "rounds": options.rounds}
         results = new_results("augmentation", state.runtime, state.manifest, settings=settings)
     results.runs = [{"part": name, "seconds": summarize(values)} for name, values in seconds.items()]
     results.write(options.out)
 
 
-COMMANDS = {"throughput": throughput, "augmentation": augmentation}
+COMMANDS: dict[str, Callable[..., None]] = {"throughput": throughput, "augmentation": augmentation}
 
 if __name__ == "__main__":
     run_command(COMMANDS, __doc__)

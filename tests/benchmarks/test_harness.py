@@ -42,7 +42,7 @@ def test_blocks_take_turns_and_the_first_round_is_not_counted() -> None:
     order: list[str] = []
     runtime = harness.Options(device="cpu").runtime()
     blocks = {name: lambda name=name: order.append(name) for name in "AB"}
-    seconds = harness.time_in_turn(blocks, rounds=2, runtime=runtime)
+    seconds = harness.time_interleaved(blocks, rounds=2, runtime=runtime)
     assert order == ["A", "B"] * 3
     assert {name: len(values) for name, values in seconds.items()} == {"A": 2, "B": 2}
     assert all(value > 0 for value in itertools.chain(*seconds.values()))

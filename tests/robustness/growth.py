@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def _time_one_batch_size(data_dir: str, device: str, size: str, rounds: str) -> 
     print(json.dumps(run))
 
 
-COMMANDS = {"images": growth, "batches": batches}
+COMMANDS: dict[str, Callable[..., None]] = {"images": growth, "batches": batches}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one-size"]:
