@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import fastcifar
 from fastcifar.data.loader import BetonLoader
+from fastcifar.data.manifest import Manifest, read_manifest
 
 Batch = tuple[Tensor, Tensor]
 
@@ -36,11 +37,13 @@ class Batches:
 class Classifier(pl.LightningModule):
     """A network with its augmentation. Lightning sets both to eval mode, where the augmentation only normalises."""
 
-    def __init__(self, max_lr: float) -> None:
+    def __init__(self, data: Manifest, max_lr: float) -> None:
         super().__init__()
         self.max_lr = max_lr
-        self.augment = fastcifar.create_augmentation(fastcifar.AugmentSettings(padding=4, cutout=8))
-        self.model = fastcifar.create_model("speed_cnn").to(memory_format=torch.channels_last)
+        settings = fastcifar.AugmentSettings(padding=4, cutout=8)
+        self.augment = fastcifar.create_augmentation(settings, mean=data.mean, std=data.std, size=data.image_shape[0])
+        model = fastcifar.create_model("speed_cnn", num_classes=len(data.class_names))
+        self.model = model.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of a batch: uint8 images [B, 3, H, W] and int64 labels [B]."""
@@ -85,7 +88,9 @@ def main() -> None:
             logger=False,
             enable_checkpointing=False,
         )
-        trainer.fit(Classifier(arguments.max_lr), Batches(train, trainer), Batches(test, trainer))
+        trainer.fit(
+            Classifier(read_manifest(train_path), arguments.max_lr), Batches(train, trainer), Batches(test, trainer)
+        )
     print(f"test accuracy {trainer.callback_metrics['test_accuracy']:.2%} after {arguments.epochs} epochs")
 
 

@@ -1,6 +1,6 @@
 """Export the network of a run to ONNX, and classify pictures with ONNX Runtime.
 
-python examples/onnx_classify.py runs/2025-01-31_12-00-00-speedrun cat.jpg
+python examples/onnx_classify.py runs/20250131-120000-speedrun cat.jpg
 
 `classify` needs ONNX Runtime, NumPy and Pillow only: copy it to where the network is used.
 """

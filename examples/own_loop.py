@@ -11,13 +11,20 @@ import torch
 from torch.nn import functional as F
 
 import fastcifar
+from fastcifar.data.manifest import read_manifest
 
 
 def train(data_dir: Path, epochs: int, batch_size: int, max_lr: float, amp: bool) -> None:
     """Train with Adam and a one-cycle schedule, and print the test accuracy after each epoch."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    augment = fastcifar.create_augmentation(fastcifar.AugmentSettings(padding=4, cutout=8)).to(device)
-    model = fastcifar.create_model("speed_cnn").to(device).to(memory_format=torch.channels_last)
+    data = read_manifest(data_dir / "train.beton")
+    settings = fastcifar.AugmentSettings(padding=4, cutout=8)
+    augment = fastcifar.create_augmentation(settings, mean=data.mean, std=data.std, size=data.image_shape[0]).to(device)
+    model = (
+        fastcifar.create_model("speed_cnn", num_classes=len(data.class_names))
+        .to(device)
+        .to(memory_format=torch.channels_last)
+    )
     with (
         fastcifar.create_loader(data_dir / "train.beton", batch_size=batch_size, train=True, device=device) as train,
         fastcifar.create_loader(data_dir / "test.beton", batch_size=1000, train=False, device=device) as test,

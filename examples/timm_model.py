@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import timm
+import torch
 from torch import nn
 
 import fastcifar
+from fastcifar.data.manifest import read_manifest
 
 
-def create_model(name: str, num_classes: int = 10) -> nn.Module:
+def create_model(name: str, num_classes: int) -> nn.Module:
     """Create an untrained network for small images.
 
     Networks for ImageNet begin with a convolution of stride 2 or 4, after which images of 32 × 32 pixels are too small
@@ -38,7 +40,10 @@ def main() -> None:
         "quick", data_dir=arguments.data_dir, epochs=arguments.epochs, batch_size=arguments.batch_size
     )
     fastcifar.apply_process_settings(config.runtime)
-    model = create_model(arguments.model)
+    torch.manual_seed(config.runtime.seed)  # `fit` seeds after the network's weights are drawn
+    model = create_model(
+        arguments.model, num_classes=len(read_manifest(arguments.data_dir / "train.beton").class_names)
+    )
     print(f"{arguments.model}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters", flush=True)
     for result in fastcifar.fit(config, model=model):
         print(
