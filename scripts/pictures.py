@@ -71,9 +71,9 @@ SVG = """\
 """
 """Rich's template without the fonts that it loads from a server, which a picture in a README cannot load."""
 
-PAGES = {"wide": (1000, 680), "narrow": (500, 740)}
+PAGES = {"wide": (1000, 740), "narrow": (500, 740)}
 """Width and height of the browser window."""
-PART = "<style>main > :not(:has(#confusion)), div.card { display: none } header { padding-top: 16px }</style></head>"
+PART = "<style>main > :not(:has(#confusion)), div.card, footer { display: none } header { padding-top: 16px }</style></head>"
 """The part of the page to show: its title and the two figures about the test set."""
 
 
