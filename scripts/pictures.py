@@ -73,7 +73,7 @@ SVG = """\
 
 PAGES = {"wide": (1000, 740), "narrow": (500, 740)}
 """Width and height of the browser window."""
-PART = "<style>main > :not(:has(#confusion)), div.card, footer { display: none } header { padding-top: 16px }</style></head>"
+PART = "<style>main > :not(:has(#confusion)), div.card, footer { display: none } header { padding-top: 16px }</style>"
 """The part of the page to show: its title and the two figures about the test set."""
 
 
@@ -143,7 +143,7 @@ def draw_report(page: Path, size: str, theme: str) -> Image.Image:
     width, height = PAGES[size]
     with tempfile.TemporaryDirectory() as folder:
         part, shot = Path(folder) / "part.html", Path(folder) / "shot.png"
-        part.write_text(page.read_text().replace("</head>", PART, 1))
+        part.write_text(page.read_text().replace("</head>", f"{PART}</head>", 1))
         command = [
             chromium,
             *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
