@@ -66,7 +66,7 @@ def decode_picture(file: Path | BinaryIO, size: tuple[int, int] | None = None) -
     try:
         with Image.open(file) as picture:
             rgb = ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         name = file if isinstance(file, Path) else "standard input"
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{name}: is not a picture that can be read ({reason}); replace or remove it") from error
