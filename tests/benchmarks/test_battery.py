@@ -95,7 +95,17 @@ def test_peers_are_left_out_without_their_checkout() -> None:
 
 def test_a_battery_that_was_killed_continues(tmp_path: Path) -> None:
     out = tmp_path / "battery"
-    command = [sys.executable, "-m", "benchmarks.battery", "--rehearse", "--only", "data", "startup", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.battery",
+        "--rehearse",
+        "--only",
+        "data",
+        "augmentation",
+        "--out",
+        str(out),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (out / "battery.json").exists() and time.monotonic() < deadline:
@@ -106,6 +116,6 @@ def test_a_battery_that_was_killed_continues(tmp_path: Path) -> None:
     assert [values["state"] for values in earlier.values()] == ["done"]
     assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
     parts = json.loads((out / "battery.json").read_text())["parts"]
-    assert {name: values["state"] for name, values in parts.items()} == {"startup": "done", "data": "done"}
+    assert {name: values["state"] for name, values in parts.items()} == {"augmentation": "done", "data": "done"}
     (first,) = earlier
     assert parts[first] == earlier[first]
