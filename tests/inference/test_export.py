@@ -207,7 +207,7 @@ def test_bad_input_is_one_line(run: Path, pictures: np.ndarray, tmp_path: Path, 
 @pytest.mark.slow
 def test_evaluate_predict_and_the_onnx_graph_agree_on_the_whole_test_set(cifar_betons: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert main(_train(cifar_betons, run, "--epochs", "1")) == 0
+    assert main(_train(cifar_betons, run, "--epochs", "1", "--resize-sizes", "16", "--resize-fractions", "0.9")) == 0
     (export,) = export_checkpoint(run, tmp_path / "out", ["onnx"])
     assert export.agreement.images == 10_000
     images, labels = decode_all(cifar_betons / "test.beton")

@@ -12,7 +12,7 @@ from tests.robustness.shapes import ROOT, check_shape, written
 @pytest.mark.slow
 def test_a_fault_in_a_write_leaves_the_old_files_or_the_new(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "tests.robustness.faults", "--every", "17", "--out", str(out)]
+    command = [sys.executable, "-m", "tests.robustness.faults", "--every", "29", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
     results = written(out)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("results") / "new" / "out.json"
-    main(Reliability(mutants=500, loaded=2, hostile=70, kills=10, seed=1, out=out))
+    main(Reliability(mutants=500, loaded=2, hostile=70, kills=6, seed=1, out=out))
     return written(out)
 
 
@@ -27,7 +27,7 @@ def parts(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_the_json_has_the_shape_of_the_committed_one(results: dict[str, Any]) -> None:
     check_shape(results, "reliability")
-    assert results["settings"] == {"mutants": 500, "loaded": 2, "hostile": 70, "kills": 10, "seed": 1}
+    assert results["settings"] == {"mutants": 500, "loaded": 2, "hostile": 70, "kills": 6, "seed": 1}
 
 
 def test_damaged_betons_are_refused_or_harmless(parts: dict[str, dict[str, Any]]) -> None:
@@ -55,11 +55,11 @@ def test_hostile_checkpoints_and_archives_do_nothing(parts: dict[str, dict[str, 
 
 def test_a_killed_writer_leaves_the_old_file_or_the_new(parts: dict[str, dict[str, Any]]) -> None:
     outcomes = parts["killed while writing .betons"]
-    assert outcomes == {"count": 5, "old or new file, whole": 5, "temporary files left": 0}
+    assert outcomes == {"count": 3, "old or new file, whole": 3, "temporary files left": 0}
 
 
 def test_a_killed_training_is_resumed_or_starts_again(parts: dict[str, dict[str, Any]]) -> None:
     outcomes = parts["killed while training"]
-    assert outcomes["ended well afterwards"] == 5
+    assert outcomes["ended well afterwards"] == 3
     assert outcomes["reported epochs that were lost"] == 0
     assert outcomes["damaged files"] == 0
