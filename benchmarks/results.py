@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "results"
 
 
 class Results(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What one benchmark measured on one machine. Times are in seconds, accuracies from 0 to 1."""
+    """The results of one benchmark on one machine. Times are in seconds, accuracies from 0 to 1."""
 
     benchmark: str
     device: str

@@ -1,4 +1,4 @@
-"""What a project's patched script imports: it lets the script run on a CPU, and trains on request."""
+"""Imported by a project's patched script: run the script on a CPU, too, and train on request."""
 
 import json
 import sys
