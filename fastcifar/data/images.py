@@ -29,4 +29,6 @@ class Source:
     test: ImageSet
     class_names: tuple[str, ...]
     name: str
-    """'cifar-10-python', 'cifar-10-binary', 'image-folder' or 'synthetic'."""
+    """The kind of source, such as 'cifar-10-python', 'image-folder' or 'synthetic'."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about the reading, such as files that were passed over; the command prints it."""
