@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -30,14 +31,19 @@ def each(rule: Rule) -> Rule:
 def check(settings: Any, **rules: Rule) -> None:
     """Check the type of every field of a dataclass, and some fields against rules, unless they are None.
 
+    A value that means the same in the field's type is converted: text to a path (with ~ expanded), a list to a tuple,
+    16.0 to a whole number, a number of NumPy or torch to Python's.
+
     Raises:
         ConfigError: a value is not allowed; the message names the field, the value and what is allowed.
     """
     for name, hint in type_hints(settings.__class__).items():
-        value = getattr(settings, name)
+        given = getattr(settings, name)
+        value = _convert(given, hint)
         allowed, expected = rules.get(name, (lambda _: True, ""))
         if not _has_type(value, hint):
-            raise ConfigError(f"{name} is {value!r}; it must be {_describe(hint)}")
+            raise ConfigError(f"{name} is {given!r}; it must be {_describe(hint)}")
+        object.__setattr__(settings, name, value)  # the dataclass is frozen
         if value is not None and not allowed(value):
             raise ConfigError(f"{name} is {value!r}; it must be {expected}")
 
@@ -49,10 +55,24 @@ def type_hints(group: type[object]) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in dataclasses.fields(group) if item.init}  # type: ignore[arg-type]
 
 
+def _convert(value: Any, hint: Any) -> Any:
+    """Return a value in the type `hint` if that does not change its meaning, otherwise the value itself."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(item, get_args(hint)[0]) for item in value)
+    kind = next((option for option in get_args(hint) if option is not type(None)), hint)  # such as int | None
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(os.path.expanduser(value))  # Path.expanduser raises an error for an unknown user
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
 def _has_type(value: Any, hint: Any) -> bool:
     options = get_args(hint)
     if get_origin(hint) is Literal:
-        return value in options
+        return isinstance(value, str) and value in options
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_has_type(item, options[0]) for item in value)
     if options:  # such as int | None

@@ -87,7 +87,7 @@ class TrainConfig:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with other values of some settings, by name, such as `replace(max_lr=1e-3, epochs=2)`.
 
-        A path may be given as text, and a tuple as a list. The copy keeps `base_recipe`.
+        The copy keeps `base_recipe`.
 
         Raises:
             ConfigError: there is no such setting, or a value has the wrong type or is not allowed.
@@ -96,10 +96,7 @@ class TrainConfig:
         for name, value in changes.items():
             if name not in SETTINGS:
                 raise ConfigError(f"there is no setting {name!r}: did you mean {closest(name, SETTINGS)}?")
-            group, hint = SETTINGS[name]
-            if isinstance(value, str) and hint in (Path, Path | None):
-                value = Path(value)
-            groups.setdefault(group, {})[name] = tuple(value) if isinstance(value, list) else value
+            groups.setdefault(SETTINGS[name][0], {})[name] = value
         own = groups.pop(None)
         nested = {str(group): dataclasses.replace(getattr(self, str(group)), **new) for group, new in groups.items()}
         return dataclasses.replace(self, **own, **nested).derived_from(self.base_recipe)

@@ -58,7 +58,7 @@ def test_json_and_back_is_the_same_configuration() -> None:
     [
         ({"betons": "x"}, "there is no setting 'betons'"),
         ({"epochs": "24"}, "epochs is '24'; it must be a number"),
-        ({"widths": [32, "64"]}, "widths is (32, '64'); it must be a tuple, each value a whole number"),
+        ({"widths": [32, "64"]}, "widths is [32, '64']; it must be a tuple, each value a whole number"),
         ({"data_dir": 3}, "data_dir is 3; it must be a path"),
         ({"base_recipe": 3}, "base_recipe is 3; it must be text or None"),
     ],
