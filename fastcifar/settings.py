@@ -9,6 +9,9 @@ from typing import Literal
 
 from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, FRACTION, NOT_NEGATIVE, POSITIVE, check, each
 
+LoaderKind = Literal["auto", "ffcv", "memmap"]
+"""What decodes .beton files: FFCV, a memory map, or FFCV where it is installed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
@@ -20,6 +23,9 @@ class DataSettings:
     """Images per training step."""
     eval_batch_size: int | None = None
     """Images per batch in evaluation; batch_size if not given."""
+    loader: LoaderKind = "auto"
+    """What decodes the .beton files: 'ffcv', 'memmap' (the same batches, by a memory map), or 'auto', which is FFCV if
+    it is installed."""
     workers: int | None = None
     """Decoding threads of the loader; all cores that this process may use if not given."""
     cache_on_device: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -45,6 +46,15 @@ def cifar_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder / f"{split}.beton", images.images, images.labels, class_names=source.class_names, name=source.name
         )
     return folder
+
+
+@pytest.fixture
+def no_ffcv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imitate an installation without FFCV and OpenCV."""
+    for name in {"ffcv", "cv2", *sys.modules}:
+        if name.partition(".")[0] in ("ffcv", "cv2"):
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "fastcifar.data.ffcv_compat", raising=False)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastcifar.data.beton_format import ALLOCATION
+from fastcifar.data.beton_format import ALLOCATION, BetonIndex
+from fastcifar.data.decoder import BATCHES_AHEAD, Batch, WatchedFile, to_device
 from fastcifar.errors import DataError
 
 FFCV_VERSION = "1.0.2"
@@ -63,11 +64,6 @@ with preserve_torch_threads(), without_numba_dict():
     from ffcv.pipeline.graph import Graph
     from ffcv.reader import Reader
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""uint8 images [B, 3, H, W] in channels-last format and int64 labels [B], on the loader's device."""
-
-BATCHES_AHEAD = 3
-"""Batches that FFCV decodes ahead; its ring has two more buffers."""
 BATCH_TIMEOUT_SECONDS = 300
 """Seconds to wait for a batch, which takes milliseconds, or for the thread to end."""
 
@@ -110,24 +106,19 @@ class MappedManager(OSCacheManager):  # type: ignore[misc]
 
 
 class MappedLoader(Loader):  # type: ignore[misc]
-    """FFCV's loader of raw images and integer labels, in file order, from a mapped file.
+    """FFCV's loader of raw images and integer labels from a mapped file, for `SafeEpochIterator`.
 
     `Loader.__init__` is not called, because it creates FFCV's own reader and memory manager. The attributes set here
-    are those that `generate_code`, `__len__` and `EpochIterator` use.
+    are those that `generate_code` and `EpochIterator` use.
     """
 
-    def __init__(
-        self, path: Path, *, batch_size: int, drop_last: bool, workers: int, indices: npt.NDArray[np.int64] | None
-    ) -> None:
-        self.fname, self._signature = os.fspath(path), _signature(path)
-        self.batch_size, self.batches_ahead, self.drop_last = batch_size, BATCHES_AHEAD, drop_last
+    def __init__(self, path: Path, *, batch_size: int, workers: int) -> None:
+        self.fname, self._file = os.fspath(path), WatchedFile(path)
+        self.batch_size, self.batches_ahead = batch_size, BATCHES_AHEAD
         self.num_workers, self.traversal_order = workers, None
         self.code: Any = None
         self.reader = MappedReader(self.fname)
         self.memory_manager = MappedManager(self.reader)
-        chosen = np.arange(self.reader.num_samples) if indices is None else indices
-        self.indices: npt.NDArray[np.uint64] = np.array(chosen, dtype=np.uint64)
-        self.first_traversal_order = self.indices
         decoders = {"image": SimpleRGBImageDecoder(), "label": IntDecoder()}
         self.graph = Graph(
             {field: PipelineSpec(field, decoder=decoder) for field, decoder in decoders.items()},
@@ -141,13 +132,12 @@ class MappedLoader(Loader):  # type: ignore[misc]
         self.generate_code()
 
     def check_unchanged(self) -> None:
-        """Check, in microseconds, that the file is the same: reading beyond a new end would kill the process.
+        """Check, in microseconds, that the file is still the same.
 
         Raises:
             DataError: the file was replaced, removed or written to.
         """
-        if _signature(Path(self.fname)) != self._signature:
-            raise DataError(f"{self.fname}: was changed while it was in use; start again")
+        self._file.check_unchanged()
 
     def generate_code(self) -> None:
         """Compile the decoders, or take those that an earlier loader compiled."""
@@ -161,15 +151,6 @@ class MappedLoader(Loader):  # type: ignore[misc]
             super().generate_code()
             _compiled[threading] = self.code
         self.code = _compiled[threading]
-
-
-def _signature(path: Path) -> tuple[int, ...] | None:
-    """Return numbers that change when a file is replaced or written to; None if there is no such file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class SafeEpochIterator(EpochIterator):  # type: ignore[misc]
@@ -232,23 +213,35 @@ class SafeEpochIterator(EpochIterator):  # type: ignore[misc]
         super().close()
 
 
-def clone_batches(batches: Iterator[Batch]) -> Iterator[Batch]:
+class FFCVDecoder:
+    """Decodes a .beton with FFCV's compiled code; see `Decoder`. Its threads share each batch."""
+
+    def __init__(self, index: BetonIndex, *, batch_size: int, workers: int, device: torch.device) -> None:
+        self._loader = MappedLoader(index.path, batch_size=batch_size, workers=workers)
+        self._device = device
+
+    def warm_up(self) -> None:
+        """Compile the decoders without reading an image."""
+        none = np.empty(0, dtype=np.uint64)
+        with self._start(none) as iterator:
+            iterator.decode(0, none, slot=0)
+
+    def batches(self, order: npt.NDArray[np.uint64]) -> Generator[Batch, None, None]:
+        """Yield the images at these positions in the file, as `Decoder.batches` does."""
+        with self._start(order) as batches:
+            yield from to_device(batches, self._device) if self._device.type == "cuda" else _clone(batches)
+
+    @contextmanager
+    def _start(self, order: npt.NDArray[np.uint64]) -> Iterator[SafeEpochIterator]:
+        self._loader.check_unchanged()
+        iterator = SafeEpochIterator(self._loader, order)
+        try:
+            yield iterator
+        finally:
+            iterator.close()
+
+
+def _clone(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Yield copies of the batches, so that they stay valid when the ring's buffers are used again."""
     for images, labels in batches:
         yield images.clone(), labels.clone()
-
-
-def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:  # only on a GPU
-    """Yield copies of the batches on the device. The copies run on their own stream, and training's stream waits."""
-    stream = torch.cuda.Stream(device)
-    for images, labels in batches:
-        with torch.cuda.stream(stream):
-            on_device = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            copy_done = torch.cuda.Event()
-            copy_done.record(stream)
-        training = torch.cuda.current_stream(device)
-        training.wait_event(copy_done)
-        for tensor in on_device:
-            tensor.record_stream(training)
-        yield on_device
-        copy_done.synchronize()  # taking the next batch lets FFCV use this buffer again; the copy finished long before

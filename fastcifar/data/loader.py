@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,41 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastcifar.data.beton_format import read_index
-from fastcifar.data.ffcv_compat import Batch, MappedLoader, SafeEpochIterator, clone_batches, to_device
+from fastcifar.data.beton_format import BetonIndex, read_index
+from fastcifar.data.decoder import Batch, Decoder
 from fastcifar.data.images import ImageSet
 from fastcifar.data.manifest import open_beton
+from fastcifar.data.memmap import MemmapDecoder
 from fastcifar.errors import ConfigError
 from fastcifar.machine import usable_cores
+from fastcifar.settings import LoaderKind
 
 DECODE_BYTES = 1 << 22
 """Bytes of pixels per batch when a whole file is decoded."""
 
 
+def decoder_class(kind: LoaderKind) -> Callable[..., Decoder]:
+    """Return FFCV's decoder or the memory map's; 'auto' is FFCV's if FFCV can be imported.
+
+    Raises:
+        ConfigError: the kind is 'ffcv', and FFCV cannot be imported.
+    """
+    if kind == "memmap":
+        return MemmapDecoder
+    try:
+        from fastcifar.data.ffcv_compat import FFCVDecoder
+    except ImportError as error:
+        if kind == "auto":
+            return MemmapDecoder
+        raise ConfigError(
+            f"loader is 'ffcv', but FFCV cannot be imported ({error}): install it with `pip install "
+            "'fastcifar[ffcv]'`, or choose 'memmap', which gives the same batches"
+        ) from error
+    return FFCVDecoder
+
+
 class BetonLoader:
-    """Batches of one .beton. A context manager that ends the decoding thread.
+    """Batches of one .beton. A context manager that ends the decoding threads.
 
     Training epochs are shuffled, each in its own order, drawn from the seed, and drop the last batch if it is not full.
     Other loaders give every image in file order. The loader has no position: `batches` takes the epoch.
@@ -31,7 +52,7 @@ class BetonLoader:
 
     def __init__(
         self,
-        path: Path,
+        index: BetonIndex,
         *,
         batch_size: int,
         train: bool,
@@ -39,15 +60,18 @@ class BetonLoader:
         workers: int,
         seed: int = 0,
         indices: npt.NDArray[np.int64] | None = None,
+        loader: LoaderKind = "auto",
     ) -> None:
         self.batch_size, self.train, self.device, self.seed = batch_size, train, torch.device(device), seed
-        self._loader = MappedLoader(path, batch_size=batch_size, drop_last=train, workers=workers, indices=indices)
-        self.indices = self._loader.indices
-        self._running: SafeEpochIterator | None = None
+        chosen = np.arange(index.samples) if indices is None else indices
+        self.indices: npt.NDArray[np.uint64] = np.array(chosen, dtype=np.uint64)
+        self._decoder = decoder_class(loader)(index, batch_size=batch_size, workers=workers, device=self.device)
+        self._running: Generator[Batch, None, None] | None = None
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return len(self._loader)
+        full, rest = divmod(len(self.indices), self.batch_size)
+        return full if self.train or not rest else full + 1
 
     @property
     def samples(self) -> int:
@@ -76,8 +100,7 @@ class BetonLoader:
 
     def warm_up(self) -> None:
         """Compile the decoders without reading an image."""
-        with self._start(self.indices[:0]) as iterator:
-            iterator.decode(0, self.indices[:0], slot=0)
+        self._decoder.warm_up()
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on; both are numbered from 0.
@@ -92,21 +115,12 @@ class BetonLoader:
 
     def _decoded(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
         """Yield the images at these positions in the file, in batches on the device."""
-        with self._start(order) as batches:
-            yield from to_device(batches, self.device) if self.device.type == "cuda" else clone_batches(batches)
-
-    @contextmanager
-    def _start(self, order: npt.NDArray[np.uint64]) -> Iterator[SafeEpochIterator]:
         self.close()
-        self._loader.check_unchanged()
-        self._running = iterator = SafeEpochIterator(self._loader, order)
-        try:
-            yield iterator
-        finally:
-            iterator.close()
+        self._running = self._decoder.batches(order)
+        yield from self._running
 
     def close(self) -> None:
-        """End the running decoding thread, if there is one."""
+        """End the running decoding threads, if there are any."""
         if self._running is not None:
             self._running.close()
             self._running = None
@@ -121,11 +135,11 @@ class BetonLoader:
 class CachedLoader(BetonLoader):
     """The same batches as `BetonLoader`'s, gathered from a cache of decoded images on the device.
 
-    FFCV decodes the images once, in the first epoch. CIFAR-10's training set takes 154 MB.
+    The images are decoded once, in the first epoch. CIFAR-10's training set takes 154 MB.
     """
 
-    def __init__(self, path: Path, **options: Any) -> None:
-        super().__init__(path, **options)
+    def __init__(self, index: BetonIndex, **options: Any) -> None:
+        super().__init__(index, **options)
         self._cache: Batch | None = None
         self._cache_index = np.zeros(int(self.indices.max(initial=0)) + 1, dtype=np.int64)
         """The row of the cache that holds the image at each position in the file."""
@@ -169,6 +183,7 @@ def create_loader(
     workers: int | None = None,
     indices: npt.NDArray[np.int64] | None = None,
     cache_on_device: bool = False,
+    loader: LoaderKind = "auto",
     verify: bool = True,
 ) -> BetonLoader:
     """Open a .beton, after checking it against its manifest, as a loader of batches on `device`.
@@ -183,6 +198,7 @@ def create_loader(
         indices: int64 [M], the positions in the file of the images to use; all images if not given.
         cache_on_device: keep the decoded images on the device after the first epoch. The cache is filled from the
             batches of that epoch when the last one is reached, so they must not be changed in place.
+        loader: what decodes: 'ffcv', 'memmap' (the same batches, by a memory map), or 'auto', FFCV if it is installed.
         verify: compare the file's SHA-256 with the manifest's.
 
     Returns:
@@ -190,7 +206,8 @@ def create_loader(
 
     Raises:
         DataError: the file or its manifest is missing or damaged, or they disagree.
-        ConfigError: there are more workers than cores, or a training batch is larger than the data set.
+        ConfigError: there are more workers than cores, a training batch is larger than the data set, or FFCV is asked
+            for and cannot be imported.
     """
     path, cores = Path(path), usable_cores()
     index, _ = open_beton(path, verify=verify)
@@ -201,21 +218,28 @@ def create_loader(
         )
     if workers is not None and workers > cores:
         raise ConfigError(f"workers is {workers}; this process may use {cores} cores: choose at most {cores}")
-    loader = CachedLoader if cache_on_device else BetonLoader
-    return loader(
-        path, batch_size=batch_size, train=train, device=device, workers=workers or cores, seed=seed, indices=indices
+    create = CachedLoader if cache_on_device else BetonLoader
+    return create(
+        index,
+        batch_size=batch_size,
+        train=train,
+        device=device,
+        workers=workers or cores,
+        seed=seed,
+        indices=indices,
+        loader=loader,
     )
 
 
 def decode_all(path: Path) -> ImageSet:
-    """Decode a whole .beton, which needs no manifest, through FFCV, in file order.
+    """Decode a whole .beton, which needs no manifest, in file order.
 
     Raises:
         DataError: the file is missing or damaged.
     """
     index = read_index(path)
     batch_size = max(1, DECODE_BYTES // index.image_bytes)
-    loader = BetonLoader(path, batch_size=batch_size, train=False, device="cpu", workers=usable_cores())
+    loader = BetonLoader(index, batch_size=batch_size, train=False, device="cpu", workers=usable_cores())
     images = np.empty((index.samples, index.height, index.width, 3), dtype=np.uint8)
     labels = np.empty(index.samples, dtype=np.int64)
     start = 0

@@ -20,6 +20,7 @@ from fastcifar.errors import CheckpointError
 from fastcifar.inference.model import ImageClassifier, predict
 from fastcifar.machine import give_back_freed_memory
 from fastcifar.runs.checkpoint import CheckpointName, checkpoint_path, create_saved_model, read_checkpoint
+from fastcifar.settings import LoaderKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,10 @@ def open_test_loader(loaded: LoadedCheckpoint) -> BetonLoader:
             f"{', '.join(loaded.class_names)}; {test} has others"
         )
     device, size = loaded.classifier.runtime.device, data.test_batch_size
-    return create_loader(test, batch_size=size, train=False, device=device, workers=data.workers, verify=data.verify)
+    kind: LoaderKind = "memmap" if data.loader == "memmap" else "auto"  # this machine may have no FFCV
+    return create_loader(
+        test, batch_size=size, train=False, device=device, loader=kind, workers=data.workers, verify=data.verify
+    )
 
 
 def predict_all(classifier: ImageClassifier, loader: BetonLoader) -> Predictions:

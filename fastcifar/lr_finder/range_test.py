@@ -15,7 +15,7 @@ from torch import nn
 from torch_lr_finder import LRFinder, TrainDataLoaderIter
 
 from fastcifar.config import LrFinderSettings
-from fastcifar.data.ffcv_compat import Batch
+from fastcifar.data.decoder import Batch
 from fastcifar.device import preserve_random_state
 from fastcifar.inference.model import ImageClassifier
 from fastcifar.lr_finder.suggest import LrCurve

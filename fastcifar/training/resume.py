@@ -9,7 +9,7 @@ from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint
 from fastcifar.training.state import TrainState
 
 RESUME_OVERRIDABLE = (
-    {"data_dir", "eval_batch_size", "workers", "cache_on_device", "verify"}
+    {"data_dir", "eval_batch_size", "loader", "workers", "cache_on_device", "verify"}
     | {"device", "channels_last", "compile", "compile_mode", "cuda_graphs"}
     | {"target_accuracy", "checkpoint_every", "run_dir"}
 )

@@ -187,7 +187,12 @@ def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoad
         train_indices, test_indices = stratified_split(index.labels, data.val_fraction, seed)
         test_path = train_path
     create = functools.partial(
-        create_loader, device=device, seed=seed, workers=data.workers, cache_on_device=data.cache_on_device
+        create_loader,
+        device=device,
+        seed=seed,
+        loader=data.loader,
+        workers=data.workers,
+        cache_on_device=data.cache_on_device,
     )
     verify_test = data.verify and test_path != train_path
     return (

@@ -36,7 +36,7 @@ from fastcifar.machine import usable_cores
 
 
 def _mapped(path: Path, *, batch_size: int = 8, workers: int = 1) -> MappedLoader:
-    return MappedLoader(path, batch_size=batch_size, drop_last=True, workers=workers, indices=None)
+    return MappedLoader(path, batch_size=batch_size, workers=workers)
 
 
 def _ffcvs_own(path: Path) -> Loader:
@@ -50,7 +50,7 @@ def _ffcvs_own(path: Path) -> Loader:
 def test_ffcv_has_the_version_that_this_project_was_written_for() -> None:
     assert importlib.metadata.version("ffcv") == FFCV_VERSION, "read what changed in FFCV, and update ffcv_compat.py"
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert f"ffcv=={FFCV_VERSION}" in project["dependencies"]
+    assert f"ffcv=={FFCV_VERSION}" in project["optional-dependencies"]["ffcv"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,6 @@ def test_ffcv_has_the_version_that_this_project_was_written_for() -> None:
         (OSCacheManager.schedule_epoch, "self schedule"),
         (OSCacheManager.compile_reader, "self"),
         (Loader.generate_code, "self"),
-        (Loader.__len__, "self"),
         (PipelineSpec.__init__, "self source decoder transforms"),
         (Graph.__init__, "self pipeline_specs handlers fieldname_to_fix metadata memory_read"),
         (Graph.collect_requirements, "self state current_node allocations code source_field"),
@@ -87,7 +86,7 @@ def test_the_methods_of_ffcv_that_are_overridden_or_called_have_the_same_paramet
 
 def test_the_objects_of_ffcv_have_the_attributes_that_are_set_or_read(betons: Path) -> None:
     own, mapped = _ffcvs_own(betons / "train.beton"), _mapped(betons / "train.beton")
-    assert vars(mapped).keys() - {"_signature"} <= vars(own).keys()
+    assert vars(mapped).keys() - {"_file"} <= vars(own).keys()
     assert vars(mapped.reader).keys() == vars(own.reader).keys()
     assert vars(mapped.memory_manager).keys() <= vars(own.memory_manager).keys()
     assert {"nodes", "id_to_node", "node_to_id"} <= vars(own.graph).keys()
@@ -102,9 +101,7 @@ def test_a_mapped_loader_gives_the_batches_of_ffcvs_own(betons: Path) -> None:
     own, mapped = _ffcvs_own(betons / "train.beton"), _mapped(betons / "train.beton")
     assert np.array_equal(mapped.reader.metadata, own.reader.metadata)
     assert np.array_equal(mapped.reader.alloc_table, own.reader.alloc_table)
-    assert np.array_equal(mapped.indices, own.indices)
-    assert len(mapped) == len(own) == 25
-    batches = SafeEpochIterator(mapped, mapped.indices)
+    batches = SafeEpochIterator(mapped, own.indices)
     for (images, labels), (expected, expected_labels) in zip(batches, own, strict=True):
         assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), expected)
         assert np.array_equal(labels.numpy(), expected_labels.ravel())
