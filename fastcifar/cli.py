@@ -24,6 +24,7 @@ from fastcifar.commands.summary import Summary
 from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.errors import ConfigError, FastCifarError, closest
+from fastcifar.report.terminal import replace_unprintable
 from fastcifar.version import __version__
 
 
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
     """Return the result of `work`; after bad input, a failing machine or Ctrl-C, print one line and return the code."""
+    replace_unprintable()
     try:
         return work()
     except FastCifarError as error:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rich.console import Console
+from fastcifar.report.terminal import make_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,5 +14,5 @@ class Doctor:
         from fastcifar.doctor import examine, show
 
         findings = examine()
-        show(findings, Console(highlight=False))
+        show(findings, make_console())
         return int(any(finding.status == "missing" for finding in findings))

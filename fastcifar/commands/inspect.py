@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
+
+from fastcifar.report.terminal import make_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Inspect:
         """Print the manifest and the number of images per class."""
         from fastcifar.report.summary import draw_samples, show_beton
 
-        show_beton(self.file, Console(highlight=False), verify=self.verify)
+        show_beton(self.file, make_console(), verify=self.verify)
         if self.png is not None:
             draw_samples(self.file, self.png)
             print(f"Sample images: {self.png}")

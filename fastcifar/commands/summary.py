@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 
 from fastcifar.checks import AT_LEAST_1, check
 from fastcifar.errors import ConfigError
+from fastcifar.report.terminal import make_console
 from fastcifar.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Summary(ModelSettings):
         if self.json:
             print(json.dumps(summary.to_json()))
         else:
-            show_summary(title, summary, Console(highlight=False))
+            show_summary(title, summary, make_console())
         return 0
 
     def _from_run(self, folder: Path) -> tuple[str, nn.Module, tuple[int, int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fastcifar import clock
 from fastcifar.augment import create_augmentation
 from fastcifar.config import TrainConfig
 from fastcifar.data.loader import BetonLoader, create_loader
@@ -101,9 +101,9 @@ def evaluate_checkpoint(
     loaded = load_classifier(run, checkpoint, device=device, **changes)
     with open_test_loader(loaded) as loader:
         loader.warm_up()
-        start = time.perf_counter()
+        start = clock.now()
         predictions = predict_all(loaded.classifier, loader)
-        seconds = time.perf_counter() - start
+        seconds = clock.now() - start
     give_back_freed_memory()
     confusion, runtime = predictions.confusion(), loaded.classifier.runtime
     counts, correct = confusion.sum(dim=1), confusion.diag()

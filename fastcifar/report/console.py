@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress
 from rich.text import Text
 
+from fastcifar.report.progress import Pace, ProgressDisplay
+from fastcifar.report.terminal import make_console
 from fastcifar.report.units import format_duration, format_lr, format_seconds
 from fastcifar.runs.results import EpochResult, StepProgress
 
-_REFRESH_SECONDS = 0.1
-_LINE_SECONDS = 30.0  # longest time without output if there is no bar
 _NARROWEST_TABLE, _WIDE_TABLE = 75, 100  # columns of the terminal
-_ASCII = str.maketrans("→◀─…", "><-~")
 _STYLES = ("bold", "", "bold", "dim", "", "", "")  # of a row's groups
 
 
@@ -38,33 +35,32 @@ class RunHeader:
 
 
 class TrainingConsole:
-    """Shows one run. A context manager that removes the live bar, however the run ends."""
+    """Shows one run. A context manager that removes the live bar, however the run ends.
+
+    `progress` shows what happens between the rows.
+    """
 
     def __init__(self, *, target_accuracy: float | None, console: Console | None = None) -> None:
         """Mark the first epoch whose accuracy is at least `target_accuracy` (0 to 1), or 90 % if it is None.
 
         All times come from the clock of `console`, its `get_time`.
         """
-        self._console = console if console is not None else Console()
+        self._console = console if console is not None else make_console()
         self._target = 0.90 if target_accuracy is None else target_accuracy
         terminal = self._console.is_terminal and not self._console.is_jupyter
         self._tabular = terminal and self._console.width >= _NARROWEST_TABLE
         self._wide = self._console.width >= _WIDE_TABLE
-        self._bar = _Bar(self._console) if self._tabular and self._console.is_interactive else None
-        self._pace, self._printed_at = _Pace(), self._console.get_time()
+        self.progress, self._pace = ProgressDisplay(self._console, bar=self._tabular), Pace()
         self._header: RunHeader | None = None
         self._results: list[EpochResult] = []
         self._reached: EpochResult | None = None
 
     def __enter__(self) -> TrainingConsole:
-        if self._bar is not None:
-            self._bar.progress.start()
+        self.progress.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                self._bar.progress.stop()
+        self.progress.__exit__()
 
     def header(self, header: RunHeader) -> None:
         """Print the facts of the run. The bar takes the number of epochs and the batch size from here."""
@@ -83,15 +79,13 @@ class TrainingConsole:
         self._print(Text(message))
 
     def step(self, progress: StepProgress) -> None:
-        """Update the bar. If there is no bar, print a progress line after 30 s without output."""
-        seconds = self._console.get_time()
-        self._pace.observe(progress, seconds)
-        if self._bar is not None:
-            self._bar.move(progress, self._pace, self._header, seconds)
-        elif seconds - self._printed_at >= _LINE_SECONDS:
-            facts = "  ".join(self._pace.facts(progress, self._header, seconds))
-            whole = " in this epoch" if facts.endswith(" left") else ""
-            self.say(f"{_epoch_of(progress, self._header)}  step {facts}{whole}")
+        """Show the progress of an epoch, or after its last step that it is evaluated."""
+        epoch = _epoch_of(progress, self._header)
+        self._pace.observe(epoch, progress.step, self._console.get_time())
+        if progress.step == progress.steps:
+            self.progress.start(f"{epoch}  evaluating")
+            return
+        self.progress.update(epoch, progress.step, progress.steps, lambda: self._step_facts(progress))
 
     def epoch(self, result: EpochResult) -> None:
         """Print an epoch's row. A resumed run passes its earlier epochs first, so that the summary includes them."""
@@ -117,6 +111,16 @@ class TrainingConsole:
         if run_dir is not None:
             self.say(f"Run folder: {run_dir}")
 
+    def _step_facts(self, now: StepProgress) -> str:
+        """Return step, images per second, learning rate and time left; speed and time from the second step on."""
+        before, after = ("", "") if self.progress.has_bar else ("step ", " in this epoch")  # a bar has little room
+        facts = [f"{before}{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {format_lr(now.lr)}"]
+        steps_per_second = self._pace.per_second
+        if self._header and steps_per_second:
+            facts.insert(1, f"{steps_per_second * self._header.batch_size:.0f} img/s")
+            facts.append(f"{format_duration((now.steps - now.step) / steps_per_second)} left{after}")
+        return "  ".join(facts)
+
     def _facts(self, title: str, facts: dict[str, str]) -> None:
         width = max(map(len, facts))
         text = Text("\n".join(f"{label:<{width}}  {value}" for label, value in facts.items()))
@@ -124,58 +128,14 @@ class TrainingConsole:
         self._print(text, title=title if self._tabular else None)
 
     def _print(self, text: Text, *, title: str | None = None) -> None:
-        """Print lines, in a frame if there is a title, with the characters that the output can encode."""
-        encoding = self._console.encoding
-        if not encoding.startswith("utf"):
-            text.plain = text.plain.translate(_ASCII).encode(encoding, "replace").decode(encoding)
-        self._printed_at = self._console.get_time()
+        """Print lines, in a frame if there is a title."""
+        self.progress.printed()
         framed = Panel.fit(text, title=title, title_align="left") if title else text
         self._console.print(framed, soft_wrap=title is None, highlight=False)
 
 
-class _Pace:
-    """The speed of the current epoch, measured from its first reported step."""
-
-    def __init__(self) -> None:
-        self._first, self._first_at = StepProgress(epoch=0, step=0, steps=0, lr=0.0), 0.0
-
-    def observe(self, now: StepProgress, seconds: float) -> None:
-        """Remember the first step of an epoch; `seconds` is the clock's time."""
-        if now.epoch != self._first.epoch:
-            self._first, self._first_at = now, seconds
-
-    def facts(self, now: StepProgress, header: RunHeader | None, seconds: float) -> list[str]:
-        """Step, images per second, learning rate and time left; speed and time from the second step on."""
-        facts = [f"{now.step:>{len(str(now.steps))}}/{now.steps}", f"lr {format_lr(now.lr)}"]
-        elapsed, steps_done = seconds - self._first_at, now.step - self._first.step
-        if header and steps_done and elapsed > 0:
-            facts.insert(1, f"{steps_done * header.batch_size / elapsed:.0f} img/s")
-            facts.append(f"{format_duration((now.steps - now.step) * elapsed / steps_done)} left")
-        return facts
-
-
 def _epoch_of(now: StepProgress, header: RunHeader | None) -> str:
     return f"epoch {now.epoch}/{math.ceil(header.epochs)}" if header else f"epoch {now.epoch}"
-
-
-class _Bar:
-    """The running epoch's progress bar, drawn at most ten times per second and never by a thread of its own."""
-
-    def __init__(self, console: Console) -> None:
-        columns = ("{task.description}", BarColumn(bar_width=20), "{task.fields[facts]}")
-        self.progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
-        self._task = self.progress.add_task("", visible=False, facts="")
-        self._drawn_at = float("-inf")
-
-    def move(self, now: StepProgress, pace: _Pace, header: RunHeader | None, seconds: float) -> None:
-        if seconds - self._drawn_at < _REFRESH_SECONDS:
-            return
-        self._drawn_at = seconds
-        epoch, facts = _epoch_of(now, header), "  ".join(pace.facts(now, header, seconds))
-        self.progress.update(
-            self._task, description=epoch, total=now.steps, completed=now.step, visible=True, facts=facts
-        )
-        self.progress.refresh()
 
 
 def _groups(result: EpochResult, *, lr_digits: int = 1) -> list[str]:

@@ -2,13 +2,13 @@
 
 import functools
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
+from fastcifar import clock
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError, TrainingError
 from fastcifar.inference.model import evaluate
@@ -151,14 +151,14 @@ def run_epoch(
 
 def _evaluate(state: TrainState, warmed_up: WarmUp, tta: TTASettings, stop: GracefulStop) -> tuple[float, float, float]:
     """Loss in nats, accuracy (0 to 1) and seconds of one evaluation."""
-    start = time.perf_counter()
+    start = clock.now()
     loss, accuracy = evaluate(state.classifier, state.test_loader, tta, logits=warmed_up.logits, on_batch=stop.check)
-    return loss, accuracy, time.perf_counter() - start
+    return loss, accuracy, clock.now() - start
 
 
 def train_epoch(state: TrainState, run_step: StepFunction, on_step: OnStep | None = None) -> None:
     """Train the remaining steps of the current epoch; count and time them in the state."""
-    start, seconds_before = time.perf_counter(), state.epoch_seconds
+    start, seconds_before = clock.now(), state.epoch_seconds
     if state.is_new:
         init_whitening(state.classifier.model, state)
     state.classifier.train()
@@ -172,13 +172,13 @@ def train_epoch(state: TrainState, run_step: StepFunction, on_step: OnStep | Non
         if state.runtime.device.type == "cpu":  # where reading the counter waits for nothing
             check_finite(state)
         state.epoch_steps_done += 1
-        state.epoch_seconds = seconds_before + time.perf_counter() - start
+        state.epoch_seconds = seconds_before + clock.now() - start
         if on_step:
             lr = one_cycle_lr(step, state.total_steps, state.config.optim)
             on_step(StepProgress(epoch=state.epochs_done + 1, step=state.epoch_steps_done, steps=steps, lr=lr))
     state.train_loader.close()
     state.runtime.synchronize()
-    state.epoch_seconds = seconds_before + time.perf_counter() - start
+    state.epoch_seconds = seconds_before + clock.now() - start
 
 
 def check_finite(state: TrainState) -> None:

@@ -1,7 +1,6 @@
 """The warm-up before the clock starts: compile, autotune and capture CUDA graphs, all with dummy batches."""
 
 import functools
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastcifar import clock
 from fastcifar.device import get_random_state, set_random_state
 from fastcifar.inference.model import LogitsFunction
 from fastcifar.models.init import first_convolution, whitening_filters
@@ -31,7 +31,7 @@ class WarmUp:
 
 def warm_up(state: TrainState) -> WarmUp:
     """Compile or capture the run's training steps and evaluations, without changing the state."""
-    start = time.perf_counter()
+    start = clock.now()
     state.train_loader.warm_up()
     state.test_loader.warm_up()
     step: StepFunction = functools.partial(run_step, state)
@@ -46,7 +46,7 @@ def warm_up(state: TrainState) -> WarmUp:
             else:
                 _warm_up_compile(state)
     state.runtime.synchronize()
-    return WarmUp(run_step=step, logits=logits, seconds=time.perf_counter() - start)
+    return WarmUp(run_step=step, logits=logits, seconds=clock.now() - start)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from fastcifar.report.console import RunHeader, TrainingConsole, _loss
+from fastcifar.report.terminal import replace_unprintable
 from fastcifar.report.units import format_duration, format_lr
 from fastcifar.runs.results import EpochResult, StepProgress
 
@@ -219,9 +220,13 @@ def test_notebook_and_narrow_terminal_get_plain_lines(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_output_works_in_an_encoding_without_arrows(terminal: bool, encoding: str) -> None:
+def test_output_works_in_an_encoding_without_arrows(
+    terminal: bool, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     buffer = io.BytesIO()
-    with io.TextIOWrapper(buffer, encoding=encoding, write_through=True) as file:
+    with io.TextIOWrapper(buffer, encoding=encoding, write_through=True) as file, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", file)
+        replace_unprintable()
         console = Console(file=file, width=80, force_terminal=terminal, force_interactive=terminal)
         with TrainingConsole(target_accuracy=None, console=console) as training:
             training.header(dataclasses.replace(HEADER, device="CPU: プロセッサ"))
@@ -229,6 +234,7 @@ def test_output_works_in_an_encoding_without_arrows(terminal: bool, encoding: st
             training.epoch(results(0.91)[0])
             training.summary(None)
         assert b"< 90 %" in buffer.getvalue()
+        assert b"CPU: ?????" in buffer.getvalue()
 
 
 def live(file: io.StringIO, clock: list[float]) -> TrainingConsole:
@@ -261,33 +267,55 @@ def _steps_without_a_bar(seconds_per_step: float, *, epochs: int = 1, **options:
         before = len(file.getvalue())
         for result in results(*[0.5] * epochs):
             for step in range(1, 11):
-                clock[0] += seconds_per_step
+                _wait(seconds_per_step, clock, training)
                 training.step(StepProgress(epoch=result.epoch, step=step, steps=10, lr=1.5e-3))
-            clock[0] += seconds_per_step
+            _wait(seconds_per_step, clock, training)
             training.epoch(result)
     return file.getvalue()[before:].splitlines()
 
 
+def _wait(seconds: float, clock: list[float], training: TrainingConsole) -> None:
+    """Let the clock and the timer go on, in steps of half a second."""
+    for _ in range(round(2 * seconds)):
+        clock[0] += 0.5
+        training.progress.print_if_silent()
+
+
 @pytest.mark.parametrize("options", [{}, {"force_terminal": True, "width": 60}])
-def test_without_a_bar_a_line_comes_after_half_a_minute_of_silence(options: dict[str, object]) -> None:
-    lines = _steps_without_a_bar(12.5, **options)
+def test_without_a_bar_a_line_comes_after_25_seconds_of_silence(options: dict[str, object]) -> None:
+    lines = _steps_without_a_bar(12.0, **options)
     assert [line.split("  train ")[0] for line in lines] == [
-        "epoch 1/24  step  3/10  41 img/s  lr 1.5e-3  1 min 28 s left in this epoch",  # 2 steps of 512 in 25 s
-        "epoch 1/24  step  6/10  41 img/s  lr 1.5e-3  50.0 s left in this epoch",
-        "epoch 1/24  step  9/10  41 img/s  lr 1.5e-3  12.5 s left in this epoch",
+        "epoch 1/24  step  2/10  43 img/s  lr 1.5e-3  1 min 36 s left in this epoch",  # a step of 512 in 12 s
+        "epoch 1/24  step  4/10  43 img/s  lr 1.5e-3  1 min 12 s left in this epoch",
+        "epoch 1/24  step  6/10  43 img/s  lr 1.5e-3  48.0 s left in this epoch",
+        "epoch 1/24  step  8/10  43 img/s  lr 1.5e-3  24.0 s left in this epoch",
+        "epoch 1/24  evaluating: 5.00 s so far",
         "epoch  1/24",
     ]
+
+
+def test_a_step_of_minutes_is_not_silent() -> None:
+    lines = _steps_without_a_bar(60.0)
+    assert lines[:4] == [
+        "starting: 25.0 s so far",
+        "starting: 50.0 s so far",
+        "epoch 1/24  step  1/10  lr 1.5e-3",
+        "epoch 1/24  step  1/10  lr 1.5e-3  (unchanged for 40.0 s)",
+    ]
+    assert " 9 img/s " in lines[4]
+    assert lines[-2].startswith("epoch 1/24  evaluating: ")
 
 
 def test_a_dumb_terminal_gets_lines_between_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     lines = _steps_without_a_bar(20.0, force_terminal=True)
     assert "\x1b" not in "".join(lines)
-    assert [bool(re.match(r"epoch 1/24  step +\d+/10  ", line)) for line in lines] == [True] * 5 + [False] * 3
+    assert sum(bool(re.match(r"epoch 1/24  step +\d+/10  ", line)) for line in lines) == 8
+    assert lines[-1].split()[:3] == ["1", "1.234", "55.10"]
 
 
-def test_epochs_of_less_than_half_a_minute_get_no_other_line() -> None:
-    lines = _steps_without_a_bar(2.7, epochs=4)  # 11 × 2.7 s = 29.7 s
+def test_epochs_of_less_than_25_seconds_get_no_other_line() -> None:
+    lines = _steps_without_a_bar(2.0, epochs=4)  # 11 × 2 s
     assert [line[:11] for line in lines] == [f"epoch  {epoch}/24" for epoch in (1, 2, 3, 4)]
 
 
@@ -298,7 +326,7 @@ def test_each_epoch_counts_its_own_images(monkeypatch: pytest.MonkeyPatch) -> No
         training.header(HEADER)
         for epoch, seconds in ((1, 1.0), (2, 2.0)):
             for step in (1, 2):
-                training.step(StepProgress(epoch=epoch, step=step, steps=2, lr=1e-3))
+                training.step(StepProgress(epoch=epoch, step=step, steps=3, lr=1e-3))
                 clock[0] += seconds
             clock[0] += 30  # the evaluation
     assert re.findall(r"(\d+) img/s", file.getvalue())[0] == "512"
