@@ -9,7 +9,7 @@
     ├── StoppedError                       a run that was stopped by a signal
     └── ExportError                        an exported file
 
-`except fastcifar.FastCifarError as error` catches all of them.
+`except fastcifar.FastCifarError as error` catches all of them. A `FastCifarWarning` is for what goes on nevertheless.
 """
 
 import difflib
@@ -27,6 +27,10 @@ class FastCifarError(Exception):
 
     exit_code = 1
     """The exit code of the command line after this error."""
+
+
+class FastCifarWarning(UserWarning):
+    """Something that was asked for is not done, and the work goes on without it. The command line prints one line."""
 
 
 class ConfigError(FastCifarError, ValueError):

@@ -1,39 +1,107 @@
-"""Atomic file writes, and a lock that lets only one process at a time write to a folder."""
+"""Atomic file writes, and a lock that lets only one process at a time write to a folder.
+
+Not every file system can do everything: Google Drive in Colab, exFAT, and some FUSE and SMB mounts have no hard links,
+do not flush folders, or have no locks. Files are copied there, and flushing and locking are left out.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import glob
 import json
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastcifar.errors import FastCifarWarning
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF, errno.EISDIR}
+"""Errors of a file system that does not have an operation."""
 ABANDONED_SECONDS = 24 * 60 * 60
 """Age at which a temporary file counts as left behind by a killed process. A process id cannot tell whether the writer
 still runs: containers that share a volume have separate process ids (PID namespaces)."""
 
 
 @contextmanager
-def lock_folder(folder: Path, held: Exception) -> Iterator[None]:
-    """Lock an existing folder during the block; raise `held` if another process holds the lock.
+def lock_folder(
+    folder: Path, held: Exception | None = None, *, on_wait: Callable[[], None] = lambda: None, name: str = ".lock"
+) -> Iterator[bool]:
+    """Lock an existing folder during the block; if another process holds the lock, raise `held` or wait for the lock.
 
-    The kernel releases the lock if the process ends.
+    The lock is a file in the folder, which is removed at the end, so that it also holds between the hosts that share a
+    network file system. The kernel releases it if the process ends. Yields whether there is a lock: on a file system
+    without locks there is a warning instead.
+
+    Args:
+        folder: the folder to lock.
+        held: the error to raise if another process holds the lock; if None, call `on_wait` and wait.
+        on_wait: called before waiting.
+        name: the name of the lock file. Locks with different names do not affect each other.
     """
-    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    path = folder / name
+    file, locked = _open_locked(path, held, on_wait)
+    try:
+        if not locked:
+            text = "its file system has no locks, so two processes that write to it at once do not notice each other"
+            warnings.warn(f"{folder}: {text}", FastCifarWarning, stacklevel=2)
+        yield locked
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(file)
+
+
+def _open_locked(path: Path, held: Exception | None, on_wait: Callable[[], None]) -> tuple[int, bool]:
+    """Open and lock the file at `path`; also return whether its file system has locks."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            locked = _lock(file, held, on_wait)
+            if not locked or _is_open_file(path, file):
+                return file, locked
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # its last holder has removed it from the folder
+
+
+def _lock(file: int, held: Exception | None, on_wait: Callable[[], None]) -> bool:
+    """Lock an open file. Return False if its file system has no locks."""
+    if fcntl is None:
+        return False
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise held from None
-        yield
-    finally:
-        os.close(file)
+            if held is not None:
+                raise held from None
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error is held or error.errno not in UNSUPPORTED:
+            raise
+        return False
+    return True
+
+
+def _is_open_file(path: Path, file: int) -> bool:
+    """Return whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -51,8 +119,8 @@ def atomic_write(path: Path, *, only_writer: bool = False) -> Iterator[Path]:
     _remove_abandoned(path, 0 if only_writer else ABANDONED_SECONDS)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        with temporary.open("r+b") as file:  # Windows flushes only files that are open for writing
+            flush(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         if error.filename in (None, str(temporary)):
@@ -60,11 +128,38 @@ def atomic_write(path: Path, *, only_writer: bool = False) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush_folder(path.parent)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Make `path` a hard link to `source`, or a copy of it where the file system has no hard links."""
     try:
-        os.fsync(folder)
+        os.link(source, path)
+    except OSError:  # whatever the reason is: if it also prevents the copy, the copy names it
+        shutil.copyfile(source, path)
+
+
+def flush(file: int) -> None:
+    """Wait until an open file or folder is on the disk, unless its file system cannot tell."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Wait until the names of a folder's files are on the disk, if the folder can be opened."""
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder without permission to read; any folder on Windows
+        return
+    try:
+        flush(file)
+    except PermissionError:
+        return
     finally:
-        os.close(folder)
+        os.close(file)
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, only_writer: bool = False) -> None:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from fastcifar.errors import DataError
-from fastcifar.files import ABANDONED_SECONDS, atomic_write, lock_folder
+from fastcifar.errors import DataError, FastCifarWarning
+from fastcifar.files import ABANDONED_SECONDS, atomic_write, link_or_copy, lock_folder
 
 
 def test_the_new_content_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -105,3 +110,82 @@ def test_a_block_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _failing(number: int) -> NoReturn:
+    raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("name", ["ENOSYS", "EPERM", "EOPNOTSUPP", "ENOTSUP", "EXDEV", "EMLINK", "EINVAL", "EACCES"])
+def test_a_file_is_copied_where_the_file_system_has_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, path = tmp_path / "source", tmp_path / "path"
+    source.write_text("content")
+    monkeypatch.setattr(os, "link", lambda *_: _failing(getattr(errno, name)))
+    link_or_copy(source, path)
+    assert path.read_text() == "content"
+    with pytest.raises(FileNotFoundError):
+        link_or_copy(tmp_path / "none", path)
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "EACCES", "EPERM"])
+def test_a_folder_that_cannot_be_flushed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fsync = os.fsync
+
+    def fail_on_folders(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            _failing(getattr(errno, name))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", fail_on_folders)
+    _write(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_disk_that_fails_while_a_file_is_flushed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda _: _failing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        _write(path)
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["ENOTSUP", "EOPNOTSUPP", "ENOLCK", "ENOSYS", "EINVAL"])
+def test_a_folder_without_locks_gives_a_warning_and_the_block_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: _failing(getattr(errno, name)))
+    with pytest.warns(FastCifarWarning, match=f"{tmp_path}: its file system has no locks"):  # noqa: SIM117
+        with lock_folder(tmp_path, DataError("in use")) as locked:
+            assert not locked
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_error_of_a_lock_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: _failing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"), lock_folder(tmp_path, DataError("in use")):
+        pass
+
+
+def test_one_thread_after_the_other_gets_a_lock_that_they_wait_for(tmp_path: Path) -> None:
+    inside, most, waits = [0], [0], []
+
+    def work() -> None:
+        with lock_folder(tmp_path, on_wait=lambda: waits.append(1)):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.005)
+            inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (inside, most) == ([0], [1])
+    assert waits
+    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import CheckpointError, ConfigError
-from fastcifar.files import atomic_write
+from fastcifar.files import atomic_write, link_or_copy
 from fastcifar.migrations import CHECKPOINT_VERSION_0_1, migrate_checkpoint
 from fastcifar.models import model_from_config
 
@@ -43,9 +42,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def link_checkpoint(source: Path, path: Path) -> None:
-    """Make `path` a hard link to `source`. Later saves replace `source` and do not change the file."""
+    """Keep the file `source` as `path`, too. Later saves replace `source` and do not change this file."""
     with atomic_write(path, only_writer=True) as temporary:
-        os.link(source, temporary)
+        link_or_copy(source, temporary)
 
 
 def state_sha256(values: Any) -> str:

@@ -18,7 +18,7 @@ from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest
 from fastcifar.device import Runtime
 from fastcifar.errors import CheckpointError
-from fastcifar.files import atomic_write, lock_folder, write_json
+from fastcifar.files import atomic_write, flush, lock_folder, write_json
 from fastcifar.machine import usable_cores
 from fastcifar.migrations import migrate_config, migrate_result
 from fastcifar.runs.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
@@ -97,7 +97,7 @@ class RunFolder:
         with self.metrics_path.open("a") as file:
             file.write(json.dumps(result.to_json()) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
 
     def save(self, state: dict[str, Any]) -> None:
         """Save a checkpoint of `state`, and keep the one before it."""

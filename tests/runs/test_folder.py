@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.metadata
 import json
+import os
+import stat
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ from hypothesis import strategies as st
 import fastcifar
 from fastcifar import TrainConfig, fit, fit_epochs
 from fastcifar.cli import main
-from fastcifar.errors import CheckpointError
+from fastcifar.errors import CheckpointError, FastCifarWarning
 from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint
 from fastcifar.runs.folder import read_config, read_environment, read_metrics
 from fastcifar.runs.results import StepProgress
@@ -57,6 +62,39 @@ def test_a_clone_that_is_not_installed_knows_its_version(
         read_metrics(tmp_path)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastcifar {fastcifar.__version__}\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP])
+def test_a_run_is_whole_on_a_file_system_without_links_folder_flushes_and_locks(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def flush(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            fail()
+        fsync(file)
+
+    monkeypatch.setattr(os, "link", fail)
+    monkeypatch.setattr(os, "fsync", flush)
+    if number != errno.EPERM:
+        monkeypatch.setattr(fcntl, "flock", fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FastCifarWarning)
+        results = train_tiny(config.replace(epochs=2, run_dir=tmp_path))
+    assert read_metrics(tmp_path) == results
+    epochs = {name: read_checkpoint(checkpoint_path(tmp_path, name))["progress"]["epochs_done"]
+              for name in ("best", "previous", "last")}  # fmt: skip
+    assert epochs == {"best": results[-1].best_epoch, "previous": 1, "last": 2}
+    assert not list(tmp_path.rglob(".*"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FastCifarWarning)
+        state = tiny_state(config.replace(epochs=2, run_dir=tmp_path))
+        restore(tmp_path, state)
+        assert fit(state) == []
 
 
 def test_a_folder_that_already_holds_a_run_is_not_overwritten(config: TrainConfig, tmp_path: Path) -> None:
