@@ -22,6 +22,16 @@ class ImageSet(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the images of a data set were read from."""
+
+    path: str
+    """The absolute path of a file or folder, or the name of a source that has none, such as 'synthetic'."""
+    fingerprint: str
+    """SHA-256 of the names, sizes and times of its files; the name itself for a source without files."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A data set in memory."""
 
@@ -30,5 +40,7 @@ class Source:
     class_names: tuple[str, ...]
     name: str
     """The kind of source, such as 'cifar-10-python', 'image-folder' or 'synthetic'."""
+    origin: Origin | None = None
+    """Where the images were read from; None if they were not read from files."""
     notes: tuple[str, ...] = ()
     """What the user should know about the reading, such as files that were passed over; the command prints it."""

@@ -15,7 +15,9 @@ from fastcifar.data.beton_format import BetonIndex, read_index
 from fastcifar.data.images import Images, Labels
 from fastcifar.errors import DataError
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
+READ_VERSIONS = (1, 2)
+"""Version 2 added the origin and the hash of the other split."""
 WRITE_AGAIN = "run `fastcifar write-beton` again"
 
 CIFAR10_CONTENT = {
@@ -44,6 +46,12 @@ class Manifest:
     file_sha256: str
     file_size: int
     """Bytes."""
+    source: str | None = None
+    """The absolute path that the images were read from, 'download' or 'synthetic'; None if this is not known."""
+    source_fingerprint: str | None = None
+    """SHA-256 of the names, sizes and times of the source's files."""
+    other_split_sha256: str | None = None
+    """`content_sha256` of the file that was written together with this one, such as test.beton's for train.beton."""
 
 
 def manifest_path(beton: Path) -> Path:
@@ -91,16 +99,19 @@ def _parse_manifest(beton: Path, path: Path) -> Manifest:
     try:
         values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         version = values.get("format_version", MANIFEST_VERSION)
-        if isinstance(version, int) and version != MANIFEST_VERSION:
-            raise DataError(
-                f"{path}: its format version is {version}, and this fastcifar reads {MANIFEST_VERSION}; {WRITE_AGAIN}"
-            )
+        if isinstance(version, int) and version not in READ_VERSIONS:
+            known = " and ".join(map(str, READ_VERSIONS))
+            raise DataError(f"{path}: its format version is {version}, and this fastcifar reads {known}; {WRITE_AGAIN}")
         if unknown := values.keys() - {field.name for field in dataclasses.fields(Manifest)}:
             raise ValueError(f"unknown key {', '.join(sorted(unknown))}")
         return msgspec.convert(values, Manifest)
     except FileNotFoundError:
-        missing = beton if not beton.exists() else path
-        raise DataError(f"{missing}: there is no such file; `fastcifar write-beton` creates it") from None
+        if not beton.exists():
+            raise DataError(f"{beton}: there is no such file; `fastcifar write-beton` creates it") from None
+        raise DataError(
+            f"{beton}: has no manifest, {path.name}; if FFCV's own writer made this file, `fastcifar adopt {beton}` "
+            "makes one"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as a manifest ({error}); {WRITE_AGAIN}") from error
 

@@ -1,4 +1,4 @@
-"""Write .beton files, each with a manifest beside it, and verify them by reading them back through FFCV.
+"""Write .beton files, each with a manifest beside it, and verify them by reading them back.
 
 The writer fills whole pages of uncompressed pixels with NumPy, in one process. FFCV's own writer sends single samples
 to worker processes, and its files have the same meaning. This writer is faster, gives the same bytes for the same
@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fastcifar.data import beton_format as beton
 from fastcifar.data import manifest
-from fastcifar.data.images import Images, Labels
+from fastcifar.data.arrays import as_class_names, as_images, as_labels
+from fastcifar.data.images import Images, ImageSet, Origin, Source
 from fastcifar.data.loader import decode_all
+from fastcifar.data.pair import SPLITS, split_path
 from fastcifar.errors import DataError
 from fastcifar.files import atomic_write, lock_folder, write_json
 
@@ -38,9 +42,9 @@ def channel_statistics(images: Images) -> tuple[tuple[float, float, float], tupl
 
 
 def write_beton(
-    path: Path,
-    images: Images,
-    labels: Labels,
+    path: Path | str,
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
     *,
     class_names: Sequence[str],
     name: str,
@@ -50,56 +54,121 @@ def write_beton(
 
     Args:
         path: the .beton to create or replace.
-        images: uint8 [N, H, W, 3].
-        labels: int64 [N], each an index into `class_names`.
+        images: RGB pixels from 0 to 255, [N, H, W, 3]: an array or a list of whole numbers.
+        labels: [N] or [N, 1], each an index into `class_names`: an array or a list of whole numbers.
         class_names: the names of the classes, in the order of their labels.
         name: the data set's name in the manifest; 'cifar10' if the content is that of the official files.
         progress: called with the number of images written so far.
 
     Raises:
-        DataError: the images and labels do not fit each other, FFCV reads back different data, or another
-            process writes to the folder.
+        DataError: an argument cannot be used, which the message names; other data are read back; or another process
+            writes to the folder.
         OSError: the folder cannot be written to, or the disk is full.
     """
-    _check_content(path, images, labels, class_names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mean, std = channel_statistics(images)
-    content = manifest.dataset_sha256(images, labels)
-    official = dict.fromkeys(manifest.CIFAR10_CONTENT.values(), "cifar10")
-    held = f"{path.parent}: another process writes to this folder; wait, or choose another folder"
-    with lock_folder(path.parent, DataError(held)):
-        with atomic_write(path, only_writer=True) as temporary:
-            _write_file(temporary, images, labels, progress)
-            beton.read_index(temporary)
-            if manifest.dataset_sha256(*decode_all(temporary)) != content:
-                raise DataError(f"{temporary}: FFCV reads back different data; check the disk and try again")
-            written = manifest.Manifest(
-                format_version=manifest.MANIFEST_VERSION,
-                name=official.get(content, name),
-                samples=len(images),
-                image_shape=(images.shape[1], images.shape[2], 3),
-                class_names=tuple(class_names),
-                mean=mean,
-                std=std,
-                content_sha256=content,
-                file_sha256=manifest.file_sha256(temporary),
-                file_size=temporary.stat().st_size,
-            )
-            write_json(manifest.next_manifest_path(path), dataclasses.asdict(written), only_writer=True)
-        os.replace(manifest.next_manifest_path(path), manifest.manifest_path(path))
+    path = Path(os.path.expanduser(path))
+    names = as_class_names(path, class_names)
+    pixels = as_images(path, images)
+    split = ImageSet(pixels, as_labels(path, labels, len(pixels), len(names)))
+    return _write_files({path: split}, names, name, None, progress)[path]
+
+
+def write_pair(
+    folder: Path, source: Source, progress: Progress | None = None
+) -> tuple[manifest.Manifest, manifest.Manifest]:
+    """Write train.beton and test.beton of a data set, both or none, each with its manifest.
+
+    `progress` is called with the number of images of both files that are written so far.
+
+    Raises:
+        DataError: images of that size do not fit in a file, other data are read back, or another process writes to the
+            folder.
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    files = {
+        split_path(folder, split): images for split, images in zip(SPLITS, (source.train, source.test), strict=True)
+    }
+    for path, split in files.items():
+        as_images(path, split.images)
+        as_labels(path, split.labels, len(split.images), len(source.class_names))
+    train, test = _write_files(files, source.class_names, source.name, source.origin, progress).values()
+    return train, test
+
+
+def _write_files(
+    files: Mapping[Path, ImageSet],
+    class_names: tuple[str, ...],
+    name: str,
+    origin: Origin | None,
+    progress: Progress | None,
+) -> dict[Path, manifest.Manifest]:
+    """Write one file, or two that belong together, to one folder. The old files stay until all new ones are complete.
+
+    A process that is killed between the renames of two files leaves a pair that `read_pair` refuses.
+    """
+    folder = next(iter(files)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {path: manifest.dataset_sha256(*split) for path, split in files.items()}
+    held = f"{folder}: another process writes to this folder; wait, or choose another folder"
+    written: dict[Path, manifest.Manifest] = {}
+    with lock_folder(folder, DataError(held)):
+        with ExitStack() as stack:
+            done = 0
+            for path, split in files.items():
+                temporary = stack.enter_context(atomic_write(path, only_writer=True))
+                _write_verified(temporary, split, content[path], _shifted(progress, done))
+                done += len(split.images)
+                other = next((content[another] for another in files if another != path), None)
+                written[path] = _describe(temporary, split, class_names, name, content[path], other, origin)
+            for path, values in written.items():
+                write_json(manifest.next_manifest_path(path), dataclasses.asdict(values), only_writer=True)
+        for path in written:
+            os.replace(manifest.next_manifest_path(path), manifest.manifest_path(path))
     return written
 
 
-def _check_content(path: Path, images: Images, labels: Labels, class_names: Sequence[str]) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
-        raise DataError(f"{path}: images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
-    if not 0 < images[0].nbytes <= beton.PAGE_SIZE:
-        raise DataError(f"{path}: images of {images.shape[1]} × {images.shape[2]} pixels do not fit in a page")
-    if labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= len(class_names):
-        raise DataError(f"{path}: there must be {len(images)} labels from 0 to {len(class_names) - 1}, one per image")
+def _shifted(progress: Progress | None, done: int) -> Progress | None:
+    """Return `progress` for a file that is written after `done` images of another one."""
+    return progress and (lambda count: progress(done + count))
 
 
-def _write_file(path: Path, images: Images, labels: Labels, progress: Progress | None) -> None:
+def _write_verified(path: Path, split: ImageSet, content: str, progress: Progress | None) -> None:
+    _write_file(path, split, progress)
+    beton.read_index(path)
+    if manifest.dataset_sha256(*decode_all(path)) != content:
+        raise DataError(f"{path}: reading it back gives different data; check the disk and try again")
+
+
+def _describe(
+    path: Path,
+    split: ImageSet,
+    class_names: tuple[str, ...],
+    name: str,
+    content: str,
+    other_split: str | None,
+    origin: Origin | None,
+) -> manifest.Manifest:
+    """Return the manifest of a file that has just been written to `path`."""
+    mean, std = channel_statistics(split.images)
+    official = dict.fromkeys(manifest.CIFAR10_CONTENT.values(), "cifar10")
+    return manifest.Manifest(
+        format_version=manifest.MANIFEST_VERSION,
+        name=official.get(content, name),
+        samples=len(split.images),
+        image_shape=(split.images.shape[1], split.images.shape[2], 3),
+        class_names=class_names,
+        mean=mean,
+        std=std,
+        content_sha256=content,
+        file_sha256=manifest.file_sha256(path),
+        file_size=path.stat().st_size,
+        source=origin.path if origin else None,
+        source_fingerprint=origin.fingerprint if origin else None,
+        other_split_sha256=other_split,
+    )
+
+
+def _write_file(path: Path, split: ImageSet, progress: Progress | None) -> None:
+    images, labels = split
     count, height, width, _ = images.shape
     image_bytes = height * width * 3
     metadata_end = beton.HEADER.itemsize + beton.FIELD.itemsize * len(beton.FIELDS) + beton.SAMPLE.itemsize * count

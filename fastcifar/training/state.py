@@ -12,6 +12,7 @@ from fastcifar.augment import create_augmentation
 from fastcifar.config import TrainConfig
 from fastcifar.data.loader import BetonLoader, create_loader
 from fastcifar.data.manifest import Manifest, open_beton
+from fastcifar.data.pair import read_pair
 from fastcifar.data.split import stratified_split
 from fastcifar.device import Runtime, get_random_state, resolve_runtime, seed_everything, set_random_state
 from fastcifar.errors import ConfigError
@@ -147,7 +148,7 @@ def create_state(
     """Open the data, seed the random generators, and create the network and the augmentation if they are not given.
 
     Raises:
-        DataError: a .beton or its manifest is missing or damaged.
+        DataError: a .beton or its manifest is missing or damaged, or the two .betons do not belong together.
         DeviceError: the device is not available.
         ConfigError: a setting does not fit the machine or the data.
     """
@@ -186,6 +187,8 @@ def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoad
     if data.val_fraction:
         train_indices, test_indices = stratified_split(index.labels, data.val_fraction, seed)
         test_path = train_path
+    else:
+        read_pair(data.data_dir)
     create = functools.partial(
         create_loader,
         device=device,

@@ -93,19 +93,28 @@ def test_a_missing_key_of_a_manifest_is_named(file: Path, key: str) -> None:
         read_manifest(file)
 
 
-def test_the_keys_of_a_manifest_are_those_of_version_1(file: Path) -> None:
+def test_the_keys_of_a_manifest_are_those_of_version_2(file: Path) -> None:
     values = json.loads(manifest_path(file).read_text())
     assert list(values) == [
         "format_version", "name", "samples", "image_shape", "class_names", "mean", "std", "content_sha256",
-        "file_sha256", "file_size",
+        "file_sha256", "file_size", "source", "source_fingerprint", "other_split_sha256",
     ]  # fmt: skip
-    assert values["format_version"] == 1
+    assert values["format_version"] == 2
+
+
+def test_a_manifest_of_version_1_is_read(file: Path) -> None:
+    values = json.loads(manifest_path(file).read_text())
+    for key in ("source", "source_fingerprint", "other_split_sha256"):
+        del values[key]
+    manifest_path(file).write_text(json.dumps({**values, "format_version": 1}))
+    manifest = open_beton(file)[1]
+    assert (manifest.format_version, manifest.samples, manifest.source) == (1, 64, None)
 
 
 def test_a_manifest_of_another_version_is_refused(file: Path) -> None:
     manifest = dataclasses.asdict(read_manifest(file))
     manifest_path(file).write_text(json.dumps({**manifest, "format_version": 99}))
-    with pytest.raises(DataError, match="its format version is 99, and this fastcifar reads 1"):
+    with pytest.raises(DataError, match="its format version is 99, and this fastcifar reads 1 and 2"):
         read_manifest(file)
 
 
@@ -113,7 +122,9 @@ def test_a_missing_file_or_manifest_is_named(file: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"none\.beton: there is no such file; `fastcifar write-beton` creates it"):
         open_beton(tmp_path / "none.beton")
     manifest_path(file).unlink()
-    with pytest.raises(DataError, match=r"train\.beton\.json: there is no such file"):
+    with pytest.raises(
+        DataError, match=r"train\.beton: has no manifest, train\.beton\.json; .*`fastcifar adopt .*train"
+    ):
         open_beton(file)
 
 
