@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from fastcifar.progress import Progress
+from fastcifar.report.progress import ProgressDisplay
 from fastcifar.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -37,23 +37,22 @@ class WriteBeton:
         """Write both files."""
         from fastcifar.data.sources import open_source
 
-        source = open_source(self.source, cache=self.cache, resize=self.resize, workers=self.workers, seed=self.seed)
-        for split, images in (("train", source.train), ("test", source.test)):
-            _write_split(self.out / f"{split}.beton", images, source.class_names, source.name)
+        options: dict[str, Any] = {"cache": self.cache, "resize": self.resize, "workers": self.workers, "seed": self.seed}
+        with ProgressDisplay() as display:
+            display.start("reading the images")
+            source = open_source(self.source, on_progress=display.show, **options)
+            for split, images in (("train", source.train), ("test", source.test)):
+                _write_split(self.out / f"{split}.beton", images, source.class_names, source.name, display)
         return 0
 
 
-def _write_split(path: Path, images: ImageSet, class_names: tuple[str, ...], name: str) -> None:
-    from rich.progress import Progress
-
+def _write_split(
+    path: Path, images: ImageSet, class_names: tuple[str, ...], name: str, display: ProgressDisplay
+) -> None:
     from fastcifar.data.writer import write_beton
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{path}", total=len(images.images))
+    def show(done: int) -> None:
+        display.show(Progress(task=f"writing {path}", done=done, total=len(images.images)))
 
-        def show(done: int) -> None:
-            bar.update(task, completed=done)
-
-        manifest = write_beton(path, images.images, images.labels, class_names=class_names, name=name, progress=show)
+    manifest = write_beton(path, images.images, images.labels, class_names=class_names, name=name, progress=show)
     print(f"{path}: {manifest.samples:,} images of {manifest.name}, {manifest.file_size / 1e6:.1f} MB", flush=True)

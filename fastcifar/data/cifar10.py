@@ -19,6 +19,7 @@ import numpy as np
 
 from fastcifar.data.images import Images, ImageSet, Labels, Source
 from fastcifar.errors import DataError
+from fastcifar.progress import OnProgress, Progress
 
 PYTHON_FOLDER, PYTHON_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 BINARY_FOLDER, BINARY_ARCHIVE = "cifar-10-batches-bin", "cifar-10-binary.tar.gz"
@@ -164,10 +165,13 @@ def _read_records(path: Path, classes: int) -> tuple[Images, Labels]:
 
 SOCKET_TIMEOUT = 30.0
 """Seconds to wait for the next byte of a download."""
+CHUNK_BYTES = 256 * 1024
 
 
-def download(cache: Path) -> Path:
+def download(cache: Path, on_progress: OnProgress | None = None) -> Path:
     """Download the python version of CIFAR-10 to `cache`, or the part that is missing there, and return its folder.
+
+    `on_progress` is called while the archive arrives.
 
     Raises:
         DataError: it cannot be downloaded.
@@ -179,7 +183,7 @@ def download(cache: Path) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         if not all(check_integrity(folder / name, md5) for name, md5 in batches):
-            fetch(CIFAR10.url, cache / CIFAR10.filename, CIFAR10.tgz_md5)
+            fetch(CIFAR10.url, cache / CIFAR10.filename, CIFAR10.tgz_md5, on_progress)
         with contextlib.redirect_stdout(io.StringIO()):  # torchvision checks and unpacks the archive, and prints
             CIFAR10(cache, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
@@ -191,7 +195,7 @@ def download(cache: Path) -> Path:
     return folder
 
 
-def fetch(url: str, archive: Path, md5: str) -> None:
+def fetch(url: str, archive: Path, md5: str, on_progress: OnProgress | None = None) -> None:
     """Download `archive` unless it is complete, continuing an earlier download that was interrupted.
 
     Raises:
@@ -203,17 +207,17 @@ def fetch(url: str, archive: Path, md5: str) -> None:
     if archive.is_file() and not part.exists():
         archive.rename(part)  # the incomplete file of another program
     resumed = part.exists()
-    _fetch_rest(url, part)
+    _fetch_rest(url, part, on_progress)
     if resumed and md5_of(part) != md5:  # the bytes that were there are not the archive's first ones
         part.unlink()
-        _fetch_rest(url, part)
+        _fetch_rest(url, part, on_progress)
     if (found := md5_of(part)) != md5:
         part.unlink()
         raise OSError(f"the downloaded file has the MD5 {found}, not {md5}")
     part.replace(archive)
 
 
-def _fetch_rest(url: str, part: Path) -> None:
+def _fetch_rest(url: str, part: Path, on_progress: OnProgress | None) -> None:
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -224,7 +228,11 @@ def _fetch_rest(url: str, part: Path) -> None:
             return
         raise
     with response, part.open("ab" if response.status == 206 else "wb") as file:
-        shutil.copyfileobj(response, file)
+        done, total = file.tell(), None if response.length is None else file.tell() + response.length
+        while chunk := response.read(CHUNK_BYTES):
+            done += file.write(chunk)
+            if on_progress:
+                on_progress(Progress(task="downloading", done=done / 1e6, total=total and total / 1e6, unit="MB"))
         missing = response.length  # http.client counts it down, and raises no error if the connection ends early
     if missing:
         raise OSError(f"the connection ended {missing} bytes early")

@@ -11,6 +11,7 @@ from fastcifar.data.images import Source
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.machine import usable_cores
+from fastcifar.progress import OnProgress
 
 ENV_VAR = "FASTCIFAR_DATA"
 SOURCE_HELP = (
@@ -27,6 +28,7 @@ def open_source(
     resize: int | None = None,
     workers: int | None = None,
     seed: int = 0,
+    on_progress: OnProgress | None = None,
 ) -> Source:
     """Read and check a whole data set.
 
@@ -38,6 +40,7 @@ def open_source(
         resize: resize every picture of an image folder to this many pixels per side.
         workers: threads that decode an image folder, at most the usable cores; all of these if not given.
         seed: the seed of the synthetic images.
+        on_progress: called while a download arrives and while the pictures of an image folder are read.
 
     Raises:
         DataError: the source is missing or damaged, or cannot be downloaded.
@@ -48,14 +51,14 @@ def open_source(
     workers = clamp_workers(workers)
     match source:
         case "auto":
-            opened = _open_auto(cache, resize, workers)
+            opened = _open_auto(cache, resize, workers, on_progress)
         case "download":
-            opened = cifar10.open_python(cifar10.download(cache))
+            opened = cifar10.open_python(cifar10.download(cache, on_progress))
         case "synthetic":
             train, test = draw_synthetic(seed=seed)
             opened = Source(train=train, test=test, class_names=tuple(SHAPES), name="synthetic")
         case _:
-            opened = _open_path(Path(source).expanduser(), resize, workers)
+            opened = _open_path(Path(source).expanduser(), resize, workers, on_progress)
     if resize is not None and opened.train.images.shape[1:3] != (resize, resize):
         raise ConfigError(f"resize is {resize}; only image folders can be resized: leave it out for {opened.name}")
     return opened
@@ -72,19 +75,19 @@ def clamp_workers(workers: int | None) -> int:
     return min(workers or usable_cores(), usable_cores())
 
 
-def _open_auto(cache: Path, resize: int | None, workers: int) -> Source:
+def _open_auto(cache: Path, resize: int | None, workers: int, on_progress: OnProgress | None) -> Source:
     if named := os.environ.get(ENV_VAR):
         try:
-            return _open_path(Path(named).expanduser(), resize, workers)
+            return _open_path(Path(named).expanduser(), resize, workers, on_progress)
         except DataError as error:
             raise DataError(f"the environment variable {ENV_VAR} does not name a usable source: {error}") from error
     try:
-        return _open_path(cache, resize, workers)
+        return _open_path(cache, resize, workers, on_progress)
     except DataError:  # nothing there yet, or an incomplete copy, which the download completes
-        return cifar10.open_python(cifar10.download(cache))
+        return cifar10.open_python(cifar10.download(cache, on_progress))
 
 
-def _open_path(path: Path, resize: int | None, workers: int) -> Source:
+def _open_path(path: Path, resize: int | None, workers: int, on_progress: OnProgress | None) -> Source:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; {SOURCE_HELP}")
     if path.is_file():
@@ -98,7 +101,7 @@ def _open_path(path: Path, resize: int | None, workers: int) -> Source:
         if archive.is_file():
             return cifar10.open_archive(archive)
     if (path / "train").is_dir() or (path / "test").is_dir():
-        return open_image_folder(path, resize, workers)
+        return open_image_folder(path, resize, workers, on_progress)
     raise DataError(f"{path}: this folder has neither class folders nor CIFAR-10; {SOURCE_HELP}")
 
 

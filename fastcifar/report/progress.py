@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -123,7 +124,9 @@ class _Bar:
     def __init__(self, console: Console) -> None:
         task, facts = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[facts]}"))
         columns = (task, BarColumn(bar_width=20), facts)
-        self._progress = RichProgress(*columns, console=console, auto_refresh=False, transient=True)
+        # Rich would send the lines of a file to the bar's terminal
+        redirected = {f"redirect_{name}": getattr(sys, name).isatty() for name in ("stdout", "stderr")}
+        self._progress = RichProgress(*columns, console=console, auto_refresh=False, transient=True, **redirected)
         self._row = self._progress.add_task("", visible=False, facts="")
         self._task, self._drawn_at = "", float("-inf")
 

@@ -337,6 +337,7 @@ def test_each_epoch_counts_its_own_images(monkeypatch: pytest.MonkeyPatch) -> No
 def test_live_display_ends_with_an_error(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stdout, stderr = sys.stdout, sys.stderr
+    monkeypatch.setattr(stdout, "isatty", lambda: True)
     file = io.StringIO()
 
     def fail_in_an_epoch() -> None:
