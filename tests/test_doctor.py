@@ -68,7 +68,6 @@ def test_every_finding_that_is_not_ok_has_a_remedy(monkeypatch: pytest.MonkeyPat
     [
         ("torch", ImportError("libcudart.so.13: cannot open shared object file"), "pip install --upgrade --force-rein"),
         ("torchvision", RuntimeError("operator torchvision::nms does not exist"), "must come from one build"),
-        ("ffcv", OSError("libopencv_core.so.406: cannot open shared object file"), "--no-deps ffcv"),
         ("kornia", ModuleNotFoundError("No module named 'kornia'"), "python -m pip install --upgrade kornia"),
     ],
 )
@@ -83,10 +82,25 @@ def test_a_package_that_does_not_load_is_named_with_its_remedy(
     assert typed in finding.remedy
 
 
+def test_a_missing_ffcv_is_a_warning_that_says_what_it_costs(no_ffcv: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = found("ffcv")
+    assert finding.status == "warning"
+    assert finding.detail.startswith("not installed; the loader reads .beton files by memory map instead")
+    assert finding.remedy.endswith("python -m pip install 'fastcifar[ffcv]'")
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert found("ffcv").remedy == "none is needed; FFCV runs on Linux only"
+    assert found("platform").status == "ok"
+
+
 def test_ffcv_without_its_libraries_says_which_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("ffcv")
     monkeypatch.setenv("PATH", str(tmp_path))
-    fail_to_import(monkeypatch, "ffcv", ImportError())
-    assert found("ffcv").remedy.startswith("sudo apt-get install -y --no-install-recommends g++ pkg-config libopencv")
+    fail_to_import(monkeypatch, "ffcv", OSError("libopencv_core.so.406: cannot open shared object file"))
+    finding = found("ffcv")
+    assert finding.status == "warning"
+    assert "OSError: libopencv_core.so.406: cannot open shared object file" in finding.detail
+    assert finding.remedy.startswith("sudo apt-get install -y --no-install-recommends g++ pkg-config libopencv")
+    assert finding.remedy.endswith("--no-deps ffcv")
 
 
 def test_a_gpu_that_torch_does_not_see_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

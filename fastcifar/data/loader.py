@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from fastcifar.data.decoder import Batch, Decoder
 from fastcifar.data.images import ImageSet
 from fastcifar.data.manifest import open_beton
 from fastcifar.data.memmap import MemmapDecoder
-from fastcifar.errors import ConfigError
-from fastcifar.machine import usable_cores
+from fastcifar.errors import ConfigError, FastCifarWarning
+from fastcifar.machine import decoding_threads
 from fastcifar.settings import LoaderKind
 
 DECODE_BYTES = 1 << 22
@@ -33,7 +34,7 @@ def decoder_class(kind: LoaderKind) -> Callable[..., Decoder]:
         return MemmapDecoder
     try:
         from fastcifar.data.ffcv_compat import FFCVDecoder
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
         if kind == "auto":
             return MemmapDecoder
         raise ConfigError(
@@ -194,7 +195,7 @@ def create_loader(
         train: shuffle, and drop the last batch if it is not full; otherwise give every image in file order.
         device: the device of the batches; copies to CUDA are asynchronous and overlap with training.
         seed: the seed of the shuffled orders.
-        workers: decoding threads; as many as the cores this process may use if not given.
+        workers: decoding threads, at most as many as this process may use; all of these if not given.
         indices: int64 [M], the positions in the file of the images to use; all images if not given.
         cache_on_device: keep the decoded images on the device after the first epoch. The cache is filled from the
             batches of that epoch when the last one is reached, so they must not be changed in place.
@@ -206,29 +207,38 @@ def create_loader(
 
     Raises:
         DataError: the file or its manifest is missing or damaged, or they disagree.
-        ConfigError: there are more workers than cores, a training batch is larger than the data set, or FFCV is asked
-            for and cannot be imported.
+        ConfigError: a training batch is larger than the data set, or FFCV is asked for and cannot be imported.
+
+    Warns:
+        FastCifarWarning: there are more workers than this process may use, for example because the run comes from a
+            larger machine; it uses fewer.
     """
-    path, cores = Path(path), usable_cores()
+    path = Path(path)
     index, _ = open_beton(path, verify=verify)
     available = index.samples if indices is None else len(indices)
     if train and batch_size > available:
         raise ConfigError(
             f"batch_size is {batch_size}; {path} has {available} images to train on: choose at most {available}"
         )
-    if workers is not None and workers > cores:
-        raise ConfigError(f"workers is {workers}; this process may use {cores} cores: choose at most {cores}")
     create = CachedLoader if cache_on_device else BetonLoader
     return create(
         index,
         batch_size=batch_size,
         train=train,
         device=device,
-        workers=workers or cores,
+        workers=_decoding_threads(workers),
         seed=seed,
         indices=indices,
         loader=loader,
     )
+
+
+def _decoding_threads(workers: int | None) -> int:
+    most = decoding_threads()
+    if workers is not None and workers > most:
+        text = f"workers is {workers}, and this process may use {most}: decoding with {most}"
+        warnings.warn(text, FastCifarWarning, stacklevel=3)
+    return min(workers or most, most)
 
 
 def decode_all(path: Path) -> ImageSet:
@@ -239,7 +249,7 @@ def decode_all(path: Path) -> ImageSet:
     """
     index = read_index(path)
     batch_size = max(1, DECODE_BYTES // index.image_bytes)
-    loader = BetonLoader(index, batch_size=batch_size, train=False, device="cpu", workers=usable_cores())
+    loader = BetonLoader(index, batch_size=batch_size, train=False, device="cpu", workers=decoding_threads())
     images = np.empty((index.samples, index.height, index.width, 3), dtype=np.uint8)
     labels = np.empty(index.samples, dtype=np.int64)
     start = 0

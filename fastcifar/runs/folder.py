@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -160,11 +161,20 @@ def describe_environment(runtime: Runtime, manifest: Manifest) -> Environment:
     return {
         "device": runtime.describe_device(),
         "precision": runtime.describe_precision(),
-        "versions": versions | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions | _installed_versions(),
         "platform": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
         "commit": source_commit(),
         "data": {"name": manifest.name, "content_sha256": manifest.content_sha256},
     }
+
+
+def _installed_versions() -> dict[str, str]:
+    """Return the versions of those of `PACKAGES` that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def source_commit() -> str | None:
