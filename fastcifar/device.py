@@ -5,18 +5,20 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from fastcifar.errors import ConfigError, DeviceError
-from fastcifar.machine import cpu_name, has_fast_bfloat16, keep_freed_memory
+from fastcifar.machine import cpu_name, has_fast_bfloat16, keep_freed_memory, unbind, usable_cores
 from fastcifar.settings import RuntimeSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+CPU = torch.device("cpu")
 
 RECOMPILE_LIMIT = 128
 """Recompilations that torch.compile may keep per function. We need one per image size, set of frozen modules and batch
@@ -50,9 +52,10 @@ class Runtime:
         """The context in which the network is called."""
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
-    def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling for float16; does nothing in other precisions."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss must be scaled, since small gradients would become zero: in float16."""
+        return self.amp_dtype is torch.float16
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device and its memory format, and compile it in place if compilation is on."""
@@ -112,7 +115,8 @@ def resolve_runtime(settings: RuntimeSettings) -> Runtime:
 def apply_process_settings(settings: RuntimeSettings) -> None:
     """Apply the settings that hold for the whole process. Call it once, before training; the command line does.
 
-    On the CPU freed memory is kept for the next step; on CUDA the fastest convolutions are searched for, or, with
+    Threads follow the cores that the process may use, also where OMP_PROC_BIND has bound them to one core. On the CPU
+    freed memory is kept for the next step; on CUDA the fastest convolutions are searched for, or, with
     `deterministic`, only deterministic algorithms are allowed; torch.compile keeps as many variants as a run needs.
 
     Raises:
@@ -120,6 +124,9 @@ def apply_process_settings(settings: RuntimeSettings) -> None:
         DeviceError: the device is not available.
     """
     torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
+    unbind()
+    if torch.get_num_threads() > usable_cores():  # torch does not know the quotas of control groups
+        torch.set_num_threads(usable_cores())
     if _resolve_device(settings.device).type == "cpu":
         keep_freed_memory()
         return
@@ -156,34 +163,45 @@ def has_bfloat16(device: torch.device) -> bool:
     return has_fast_bfloat16()
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, NumPy and torch, including those of every device."""
+def seed_everything(seed: int, device: torch.device = CPU) -> None:
+    """Seed the generators of Python, NumPy, and torch on the CPU and on a device; those of other devices stay as is."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":  # only on a GPU
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
-def get_random_state() -> dict[str, object]:
-    """The state of torch's generators, from which every random choice of a run is drawn, as plain tensors."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def get_random_state(device: torch.device = CPU) -> dict[str, Any]:
+    """The state of torch's generators on the CPU and on a run's device, from which all its random choices are drawn.
+
+    The values are plain tensors: "cpu", and "cuda", a list with the state of a CUDA device.
+    """
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def set_random_state(state: dict[str, object]) -> None:
-    """Restore the state that `get_random_state` returned."""
-    torch.set_rng_state(state["cpu"])  # type: ignore[arg-type]
-    if torch.cuda.is_available() and state["cuda"]:  # only on a GPU
-        torch.cuda.set_rng_state_all(state["cuda"])  # type: ignore[arg-type]
+def set_random_state(state: dict[str, Any], device: torch.device = CPU) -> None:
+    """Restore the state that `get_random_state` returned, perhaps on another device or another machine.
+
+    Checkpoints of earlier versions have one state per CUDA device of their machine. A CUDA device whose state is not
+    there keeps its own.
+    """
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and state["cuda"]:
+        index = device.index or 0
+        torch.cuda.set_rng_state(state["cuda"][index if index < len(state["cuda"]) else 0], device)
 
 
 @contextmanager
-def preserve_random_state() -> Iterator[None]:
-    """Restore the state of torch's generators after the block."""
-    state = get_random_state()
+def preserve_random_state(device: torch.device = CPU) -> Iterator[None]:
+    """Restore the state of torch's generators, on the CPU and on a device, after the block."""
+    state = get_random_state(device)
     try:
         yield
     finally:
-        set_random_state(state)
+        set_random_state(state, device)
 
 
 def _resolve_device(name: str) -> torch.device:

@@ -79,7 +79,7 @@ def test_the_precision_follows_from_settings_and_device(
 def test_a_speed_recipe_trains_in_float16_with_loss_scaling(betons: Path) -> None:
     shared: dict[str, Any] = {"data_dir": betons, "batch_size": 20, "epochs": 1, "widths": (8, 16, 16), "device": "cpu"}
     with create_state(get_recipe("speedrun", **shared, amp_dtype="float16")) as state:
-        assert state.scaler.is_enabled()
+        assert state.scaler.enabled
         (result,) = fit(state)
     (plain,) = fit(get_recipe("speedrun", **shared, amp=False))
     assert result.train_loss == pytest.approx(plain.train_loss, rel=0.1)

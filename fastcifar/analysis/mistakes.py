@@ -16,6 +16,7 @@ from fastcifar.data.manifest import open_beton
 from fastcifar.errors import CheckpointError
 from fastcifar.inference.evaluate import LoadedCheckpoint, Predictions, open_test_loader, predict_all
 from fastcifar.inference.model import ImageClassifier
+from fastcifar.progress import OnProgress
 
 GRAD_CAM_BATCH = 32
 """Images per batch of Grad-CAM."""
@@ -85,15 +86,17 @@ class AugmentedSamples:
     """uint8 [K, V, H, W, 3]: V augmented versions of each image, with the normalisation undone."""
 
 
-def analyze(loaded: LoadedCheckpoint, *, top: int = 20) -> Analysis:
+def analyze(loaded: LoadedCheckpoint, *, top: int = 20, on_progress: OnProgress | None = None) -> Analysis:
     """Predict the whole test set, and explain the `top` most confident mistakes.
+
+    `on_progress` is called after each batch of predictions.
 
     Raises:
         CheckpointError: the test set has other classes or another image size.
         DataError: the .beton is missing or damaged.
     """
     with open_test_loader(loaded) as loader:
-        predictions = predict_all(loaded.classifier, loader)
+        predictions = predict_all(loaded.classifier, loader, on_progress)
     mistakes = most_confident_mistakes(predictions, top)
     index = read_index(loaded.config.data.data_dir / "test.beton")
     images = index.images([mistake.index for mistake in mistakes])
@@ -155,7 +158,7 @@ def draw_augmented(loaded: LoadedCheckpoint, *, samples: int = 6, variants: int 
     if settings.alternate_flip:
         batch = hflip(batch, torch.arange(len(batch)) % variants % 2 == 1)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(loaded.config.runtime.seed)
+        torch.default_generator.manual_seed(loaded.config.runtime.seed)
         drawn = augmentation(batch).permute(0, 2, 3, 1).float().numpy()
     names = tuple(manifest.class_names[label] for label in labels[:samples])
     pixels = np.rint(255 * (drawn * np.array(manifest.std) + np.array(manifest.mean))).clip(0, 255).astype(np.uint8)

@@ -37,18 +37,19 @@ def range_test(
     Source: Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017.
     """
     settings = settings or LrFinderSettings()
-    config = state.config
-    model, scaler = _FinderModel(state.classifier), state.runtime.scaler()
+    config, runtime = state.config, state.runtime
+    model = _FinderModel(state.classifier)
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.scales_loss)
     optimizer = create_optimizer(model.model, config.optim, config.freezing)
     optimizer.register_step_pre_hook(lambda *_: _apply_lr_scales(optimizer))
     if config.optim.l1:
-        optimizer.register_step_pre_hook(lambda *_: add_l1_gradient(optimizer, scaler, config.optim.l1))
+        optimizer.register_step_pre_hook(lambda *_: add_l1_gradient(optimizer, scaler.scale, config.optim.l1))
     loss = _RecordedLoss(optimizer, config.optim.label_smoothing, on_loss)
     # The backend is for the scaler alone: `ImageClassifier.logits` has its own autocast
-    amp = {"device_type": state.runtime.device.type, "enabled": False}
+    amp = {"device_type": runtime.device.type, "enabled": False}
     finder = LRFinder(model, optimizer, loss, amp_backend="torch", amp_config=amp, grad_scaler=scaler)
     diverged_at = None
-    with preserve_random_state():
+    with preserve_random_state(runtime.device):
         init_whitening(model.model, state)
         try:
             _run(finder, state, settings)

@@ -1,9 +1,10 @@
 """Creation of the optimizer and its parameter groups."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastcifar.optim.muon import Compiler, Muon
 from fastcifar.settings import FreezeSettings, OptimSettings
@@ -50,13 +51,10 @@ def _muon_groups(trained: dict[str, nn.Parameter], settings: OptimSettings) -> l
 
 
 @torch.no_grad()
-def add_l1_gradient(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, factor: float) -> None:
-    """Add the gradient of an L1 penalty, `factor` times the sign of each weight, scaled as the gradients are.
-
-    The scale stays on the device, since reading it would wait for the device.
-    """
+def add_l1_gradient(optimizer: torch.optim.Optimizer, scale: Callable[[Tensor], Tensor], factor: float) -> None:
+    """Add the gradient of an L1 penalty, `factor` times the sign of each weight, scaled by `scale` as the loss is."""
     for group in optimizer.param_groups:
         weights = [weight for weight in group["params"] if weight.grad is not None]
         signs = torch._foreach_sign(weights)
-        torch._foreach_mul_(signs, scaler.scale(torch.full((), factor, device=weights[0].device)))
+        torch._foreach_mul_(signs, scale(torch.full((), factor, device=weights[0].device)))
         torch._foreach_add_([weight.grad for weight in weights], signs)

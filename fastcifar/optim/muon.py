@@ -21,9 +21,14 @@ class Muon(torch.optim.Optimizer):
 
     torch.optim.Muon takes only 2-D parameters, one at a time; this one processes filters together.
 
+    Like torch's fused optimizers, it divides the gradients by the attribute `grad_scale`, float32 [], and changes
+    nothing if the attribute `found_inf`, float32 [], is 1. Both are read on the device.
+
     Sources: Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024; the rescaling from
     KellerJordan/cifar10-airbench (airbench94_muon).
     """
+
+    _step_supports_amp_scaling = True  # tells torch.amp.GradScaler to set these attributes
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, compiler: Compiler | None = None) -> None:
         defaults = {"lr": lr, "lr_scale": 1.0, "momentum": 0.6, "weight_decay": 0.0, "use_muon": True}
@@ -35,11 +40,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; none if the attribute `found_inf`, float32 [], is set to 1.
-
-        torch's gradient scaler sets `found_inf` for its fused optimizers in the same way.
-        """
+        """Update every parameter that has a gradient."""
         found_inf: Tensor | None = getattr(self, "found_inf", None)
+        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
         if found_inf is not None and found_inf.device.type == "cpu" and not self._compiled:
             if found_inf:  # reading it does not wait on the CPU
                 return
@@ -51,7 +54,7 @@ class Muon(torch.optim.Optimizer):
                 averages = [self._average(weight) for weight in weights]
                 lr = torch.as_tensor(group["lr"]) if self._compiled else group["lr"]  # a number causes a recompilation
                 settings = group["momentum"], group["weight_decay"], group["use_muon"], self._dtype
-                self._update(weights, grads, averages, lr, found_inf, *settings)
+                self._update(weights, grads, averages, lr, grad_scale, found_inf, *settings)
 
     def _average(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
@@ -65,6 +68,7 @@ def _update_group(
     grads: list[Tensor],
     averages: list[Tensor],
     lr: float | Tensor,
+    grad_scale: Tensor | None,
     found_inf: Tensor | None,
     momentum: float,
     weight_decay: float,
@@ -75,6 +79,8 @@ def _update_group(
     factor: float | Tensor = -lr
     decay: float | Tensor = momentum
     skip: Tensor | None = None
+    if grad_scale is not None:
+        grads = list(torch._foreach_mul(grads, 1 / grad_scale))
     if weight_decay:
         grads = list(torch._foreach_add(grads, weights, alpha=weight_decay))
     if found_inf is not None:

@@ -10,18 +10,11 @@ import torch
 from torch import Tensor
 
 
-def all_finite(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Tensor:
-    """Whether the loss and all gradients are finite: bool [], on the device.
-
-    With float16's loss scaling only the loss is checked: the scaler checks the gradients itself, skips the step and
-    lowers the scale.
-    """
-    finite = torch.isfinite(loss.detach())
-    if scaler.is_enabled():
-        return finite
+def all_finite(loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Whether the loss and all gradients are finite: bool [], on the device."""
     grads = [weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
     # Euclidean norms of the gradients, since torch's maximum norm takes twenty times as long on a CPU.
-    return finite & torch.isfinite(torch.stack(torch._foreach_norm(grads))).all()
+    return torch.isfinite(loss.detach()) & torch.isfinite(torch.stack(torch._foreach_norm(grads))).all()
 
 
 class NonFiniteCounter:
@@ -29,25 +22,22 @@ class NonFiniteCounter:
 
     def __init__(self, device: torch.device, allowed: int) -> None:
         self.allowed = allowed
-        self.updates_allowed = True
         self._count = torch.zeros((), device=device)
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
 
     def count(self, finite: Tensor, step: int | Tensor) -> Tensor:
-        """Count a step that is not finite (`finite`, bool []); return whether to skip the step, bool []."""
+        """Count a step that is not finite (`finite`, bool []); return whether all updates have ended, bool []."""
         self._count += ~finite
         self._first.copy_(torch.where((self._first < 0) & ~finite, step, self._first))
-        return ~finite | (self._count > self.allowed)
+        return self._count > self.allowed
 
     @contextmanager
     def no_updates(self) -> Iterator[None]:
         """Let every step in the block be skipped, and count none of them."""
         self._count.fill_(torch.inf)
-        self.updates_allowed = False
         try:
             yield
         finally:
-            self.updates_allowed = True
             self._count.zero_()
             self._first.fill_(-1)
 

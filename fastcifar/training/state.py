@@ -23,6 +23,7 @@ from fastcifar.models.init import initialize, whiten
 from fastcifar.optim.create import create_optimizer
 from fastcifar.settings import ModelSettings
 from fastcifar.training.freezing import check_freezable
+from fastcifar.training.loss_scaling import LossScaler
 from fastcifar.training.metrics import StepMetrics
 from fastcifar.training.nonfinite import NonFiniteCounter
 
@@ -39,7 +40,7 @@ class TrainState:
     """The training set's manifest."""
     classifier: ImageClassifier
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: LossScaler
     nonfinite: NonFiniteCounter
     train_loader: BetonLoader
     test_loader: BetonLoader
@@ -99,7 +100,7 @@ class TrainState:
             "model": self.classifier.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": get_random_state(),
+            "random": get_random_state(self.runtime.device),
             "progress": {
                 "total_steps": self.total_steps,
                 "step": step,
@@ -112,9 +113,8 @@ class TrainState:
         """Restore the values that `state_dict` returned, including the random state."""
         self.classifier.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty if the run had no loss scaling so far
-            self.scaler.load_state_dict(state["scaler"])
-        set_random_state(state["random"])
+        self.scaler.load_state_dict(state["scaler"])
+        set_random_state(state["random"], self.runtime.device)
         progress = state["progress"]
         self.epoch_totals = StepMetrics(*progress["epoch_totals"].to(self.runtime.device).unbind())
         for name in PROGRESS:
@@ -154,7 +154,7 @@ def create_state(
     """
     runtime = resolve_runtime(config.runtime)
     train_loader, test_loader, manifest = create_loaders(config, runtime.device)
-    seed_everything(config.runtime.seed)
+    seed_everything(config.runtime.seed, runtime.device)
     if model is None:
         model = model_from_config(config.model, len(manifest.class_names))
         _check_image_size(model, config.model, manifest)
@@ -170,7 +170,7 @@ def create_state(
         manifest=manifest,
         classifier=ImageClassifier(model=model, augmentation=runtime.place(augmentation), runtime=runtime),
         optimizer=create_optimizer(model, settings, config.freezing, compiler),
-        scaler=runtime.scaler(),
+        scaler=LossScaler(runtime.device, enabled=runtime.scales_loss),
         nonfinite=NonFiniteCounter(runtime.device, settings.max_skipped if settings.on_nonfinite == "skip" else 0),
         train_loader=train_loader,
         test_loader=test_loader,

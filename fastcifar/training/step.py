@@ -42,7 +42,7 @@ def train_step(
 
     Images, uint8 [B, 3, H, W], labels, int64 [B], and `flip`, bool [B], the images to flip before the augmentation, are
     on the device. `step` is the step's number in the run, from 0; `size`, the side in pixels to which the augmented
-    images are reduced. Nothing here waits for the device, except float16's loss scaling.
+    images are reduced. Nothing here waits for the device.
     """
     optimizer, scaler, settings = state.optimizer, state.scaler, state.config.optim
     saved_buffers: list[tuple[Tensor, Tensor]] = []  # running statistics, which a forward pass changes
@@ -53,23 +53,23 @@ def train_step(
     loss, correct = state.classifier.loss(images, labels, flip, size, settings.label_smoothing)
     scaler.scale(loss).backward()
     if settings.l1:
-        add_l1_gradient(optimizer, scaler, settings.l1)
+        add_l1_gradient(optimizer, scaler.scale, settings.l1)
 
-    finite = all_finite(loss, optimizer, scaler)
-    skip = state.nonfinite.count(finite, step)
-    if not scaler.is_enabled():
-        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # where this is 1, no weight is changed
-        optimizer.step()
-    elif state.nonfinite.updates_allowed:
-        scaler.step(optimizer)  # skips the step itself where a gradient is not finite
-        scaler.update()
+    finite = all_finite(loss, optimizer)
+    # an overflow that a lower loss scale avoids is no failure of the run, although its step is skipped, too
+    good = finite | scaler.overflowed(loss, finite) if scaler.enabled else finite
+    stopped = state.nonfinite.count(good, step)
+    optimizer.found_inf = (~finite | stopped).float()  # type: ignore[attr-defined]  # where 1, no weight is changed
+    optimizer.grad_scale = scaler.factor  # type: ignore[attr-defined]  # what the optimizer divides the gradients by
+    optimizer.step()
+    scaler.update(finite, stopped)
 
     for buffer, saved in saved_buffers:
-        buffer.copy_(torch.where(finite, buffer, saved))
+        buffer.copy_(torch.where(good, buffer, saved))
     return StepMetrics(
-        loss=torch.where(finite, loss.detach(), 0.0),
-        correct=torch.where(finite, correct, 0).float(),
-        skipped=(~finite).float(),
+        loss=torch.where(good, loss.detach(), 0.0),
+        correct=torch.where(good, correct, 0).float(),
+        skipped=(~good).float(),
     )
 
 

@@ -52,7 +52,8 @@ def warm_up(state: TrainState) -> WarmUp:
 @contextmanager
 def preserve_state(state: TrainState) -> Iterator[None]:
     """Skip every weight update in the block; then restore running statistics, frozen modules and random state."""
-    model, random = state.classifier.model, get_random_state()
+    model, device = state.classifier.model, state.runtime.device
+    random = get_random_state(device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -65,7 +66,7 @@ def preserve_state(state: TrainState) -> Iterator[None]:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-        set_random_state(random)
+        set_random_state(random, device)
 
 
 def _warm_up_whitening(state: TrainState) -> None:

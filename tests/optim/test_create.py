@@ -34,6 +34,6 @@ def test_the_l1_gradient_is_that_of_the_penalty_scaled_like_the_loss(scale: floa
     expected = [parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None]
     optimizer.zero_grad()
     scaler.scale(layer(torch.ones(1, 3)).sum()).backward()
-    add_l1_gradient(optimizer, scaler, 0.01)
+    add_l1_gradient(optimizer, scaler.scale, 0.01)
     for parameter, gradient in zip(layer.parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, gradient)

@@ -105,9 +105,9 @@ def test_the_network_of_the_exercise_trains_in_bfloat16_in_channels_last(config:
 
 def test_float16_trains_with_a_scaler(config: TrainConfig) -> None:
     state = tiny_state(config.replace(amp=True, amp_dtype="float16"))
-    assert state.scaler.is_enabled()
+    assert state.scaler.enabled
     assert all(np.isfinite(result.train_loss) for result in fit_epochs(state))
-    assert not tiny_state(config.replace(amp=True)).scaler.is_enabled()
+    assert not tiny_state(config.replace(amp=True, amp_dtype="bfloat16")).scaler.enabled
 
 
 def test_the_last_epoch_may_be_partial(config: TrainConfig) -> None:

@@ -74,5 +74,4 @@ def test_the_state_is_restored_after_an_error_in_the_warm_up(config: TrainConfig
     assert all(parameter.requires_grad for parameter in state.classifier.model.parameters())
     for name, value in state.classifier.model.state_dict().items():
         assert torch.equal(value, before[name]), name
-    assert state.nonfinite.updates_allowed
     assert state.nonfinite.exceeded() is None
