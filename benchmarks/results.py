@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
 from fastcifar.errors import DataError
-from fastcifar.files import atomic_write
+from fastcifar.files import atomic_write, dump_json
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -47,7 +46,7 @@ class Results(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_def
         """Write a result file, completely or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(msgspec.to_builtins(self), indent=2) + "\n")
+            temporary.write_text(dump_json(msgspec.to_builtins(self), indent=2) + "\n")
 
     def grouped(self, key: str = "name") -> dict[Any, list[dict[str, Any]]]:
         """Return the runs by the value of one of their fields, in their order."""

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import glob
 import json
+import math
 import os
 import secrets
 import shutil
@@ -162,10 +163,24 @@ def _flush_folder(folder: Path) -> None:
         os.close(file)
 
 
+def dump_json(values: Any, *, indent: int | None = None) -> str:
+    """Return values as JSON, in which a number that is not finite is null."""
+    return json.dumps(_finite(values), indent=indent, allow_nan=False)
+
+
+def _finite(values: Any) -> Any:
+    """Replace each infinity and NaN in nested dictionaries, lists and tuples by None."""
+    if isinstance(values, Mapping):
+        return {name: _finite(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
 def write_json(path: Path, values: Mapping[str, Any], *, only_writer: bool = False) -> None:
     """Write values as indented JSON, with `atomic_write`."""
     with atomic_write(path, only_writer=only_writer) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
+        temporary.write_text(dump_json(values, indent=2) + "\n")
 
 
 def _remove_abandoned(path: Path, min_age: float) -> None:

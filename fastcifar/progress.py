@@ -17,6 +17,8 @@ class Progress:
     """None if it is not known."""
     unit: str = "images"
     """What `done` and `total` count."""
+    detail: str = ""
+    """Further facts, such as 'lr 1.0e-3'."""
 
 
 OnProgress = Callable[[Progress], None]

@@ -1,14 +1,15 @@
 """`fastcifar evaluate`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from fastcifar.commands.shared import apply_settings_of, show_notes
+from fastcifar.files import dump_json
+from fastcifar.report.progress import ProgressDisplay
+from fastcifar.report.terminal import make_console
 from fastcifar.settings import RuntimeSettings
 
 
@@ -37,10 +38,13 @@ class Evaluate:
         apply_settings_of(self.folder, self.device)
         options = {"data_dir": self.data_dir, "amp": self.amp}
         changes = {name: value for name, value in options.items() if value is not None}
-        evaluation = evaluate_checkpoint(self.folder, self.checkpoint, device=self.device, **changes)
+        with ProgressDisplay() as display:
+            evaluation = evaluate_checkpoint(
+                self.folder, self.checkpoint, device=self.device, on_progress=display.show, **changes
+            )
         show_notes(evaluation.notes)
         if self.json:
-            print(json.dumps(evaluation.to_json()))
+            print(dump_json(evaluation.to_json()))
         else:
-            show_evaluation(evaluation, Console(highlight=False))
+            show_evaluation(evaluation, make_console())
         return 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,10 @@ from rich.table import Table
 
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, new_folder, show_notes
 from fastcifar.config import LrFinderSettings, TrainConfig
+from fastcifar.progress import Progress
 from fastcifar.recipes import DEFAULT_RECIPE
+from fastcifar.report.progress import ProgressDisplay
+from fastcifar.report.terminal import make_console
 
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import LrCurve, Suggestion
@@ -49,7 +51,7 @@ class LrFind:
         found = find_lr(config, self.settings)
         folder = self.out or new_folder("lr-find")
         found.save(folder)
-        found.show(Console(highlight=False))
+        found.show(make_console())
         print(f"Figure and data: {folder / 'lr_finder.png'}, {folder / 'lr_finder.json'}")
         return 0
 
@@ -71,13 +73,12 @@ class LrFinderResult:
 
     def save(self, folder: Path) -> None:
         """Write lr_finder.png and lr_finder.json to a folder, and create it if it is missing."""
-        from fastcifar.files import atomic_write
+        from fastcifar.files import write_json
         from fastcifar.report.lr_plot import draw_lr_curve
 
         folder.mkdir(parents=True, exist_ok=True)
         draw_lr_curve(self.curve, self.suggestion, folder / "lr_finder.png")
-        with atomic_write(folder / "lr_finder.json") as temporary:
-            temporary.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
+        write_json(folder / "lr_finder.json", self.to_json())
 
     def show(self, console: Console) -> None:
         """Print the suggestions as a table."""
@@ -107,28 +108,28 @@ class LrFinderResult:
 
 
 def find_lr(config: TrainConfig, settings: LrFinderSettings | None = None) -> LrFinderResult:
-    """Run the range test for a training, with a progress bar on a terminal. Call `apply_process_settings` before.
+    """Run the range test for a training, and show its progress. Call `apply_process_settings` before.
 
     Raises:
         TrainingError: the loss diverged at once, or never fell.
         FastCifarError: bad input, as one of its other subclasses.
     """
-    from rich.progress import Progress
-
     from fastcifar.lr_finder.range_test import range_test
     from fastcifar.lr_finder.suggest import suggest
+    from fastcifar.report.units import format_lr
     from fastcifar.runs.folder import describe_environment
     from fastcifar.training.state import create_state
 
     settings = settings or LrFinderSettings()
-    console = Console(file=sys.stderr)  # the stream itself: the range test redirects `sys.stderr`
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("range test", total=settings.iterations)
+    steps = itertools.count(1)
 
     def show(lr: float, loss: float) -> None:
-        bar.update(task, advance=1, description=f"lr {lr:.1e}  loss {loss:.3f}")
+        detail = f"lr {format_lr(lr)}  loss {loss:.3f}"
+        display.show(
+            Progress(task="range test", done=next(steps), total=settings.iterations, unit="steps", detail=detail)
+        )
 
-    with create_state(config) as state, bar:
+    with ProgressDisplay() as display, create_state(config) as state:
         curve = range_test(state, settings, on_loss=show)
         environment = describe_environment(state.runtime, state.manifest)
     return LrFinderResult(curve=curve, suggestion=suggest(curve), config=config, environment=environment)

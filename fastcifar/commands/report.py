@@ -1,13 +1,14 @@
 """`fastcifar report`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from fastcifar.commands.shared import apply_settings_of
-from fastcifar.errors import ConfigError
+from fastcifar.commands.shared import apply_settings_of, show_notes
+from fastcifar.errors import CheckpointError, ConfigError
 from fastcifar.settings import RuntimeSettings
 
 
@@ -16,7 +17,7 @@ class Report:
     """Write a run's figures and report.html, or one page that compares runs."""
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN...")]
-    """Run folder; with several, the page compares their curves, results and settings."""
+    """Run folder; with several, the page compares their curves, results and settings. What is no run is passed over."""
     out: Path | None = None
     """Folder to write to; if not given, RUN/report, or for several runs runs-report next to the first run folder."""
     top: int = 20
@@ -32,10 +33,11 @@ class Report:
         """Write the page and print its path."""
         if not self.folders:
             raise ConfigError("no run folder is given; name one, such as runs/20250101-120000-era")
-        if len(self.folders) == 1:
+        runs = self.folders if len(self.folders) == 1 else _only_runs(self.folders)
+        if len(runs) == 1:
             from fastcifar.report.run_page import write_report
 
-            run, device = self.folders[0], self.device
+            run, device = runs[0], self.device
             apply_settings_of(run, device)
             path = write_report(
                 run, out=self.out, checkpoint=self.checkpoint, top=self.top, device=device, data_dir=self.data_dir
@@ -43,6 +45,21 @@ class Report:
         else:
             from fastcifar.report.comparison import write_comparison
 
-            path = write_comparison(self.folders, out=self.out)
+            path = write_comparison(runs, out=self.out)
         print(f"Report: {path}")
         return 0
+
+
+def _only_runs(folders: Sequence[Path]) -> Sequence[Path]:
+    """Return the folders that are runs, and name the others, since runs/* also gives reports and other files.
+
+    Raises:
+        CheckpointError: none of them is a run.
+    """
+    from fastcifar.runs.record import find_runs
+
+    runs, errors = find_runs(folders)
+    show_notes(f"passed over {error}" for error in errors)
+    if not runs:
+        raise CheckpointError(f"none of these {len(folders)} folders is a run folder with a finished epoch")
+    return runs

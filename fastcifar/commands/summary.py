@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import tyro
 
 from fastcifar.checks import AT_LEAST_1, check
 from fastcifar.errors import ConfigError
+from fastcifar.files import dump_json
 from fastcifar.report.terminal import make_console
 from fastcifar.settings import ModelSettings
 
@@ -56,7 +56,7 @@ class Summary(ModelSettings):
             title, model, image_shape = self._from_run(self.folder)
         summary = summarize(model, image_shape, batch_size=self.batch_size)
         if self.json:
-            print(json.dumps(summary.to_json()))
+            print(dump_json(summary.to_json()))
         else:
             show_summary(title, summary, make_console())
         return 0

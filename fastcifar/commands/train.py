@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from fastcifar.commands.lr_find import find_lr
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, new_folder, take_flag
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError
+from fastcifar.files import dump_json
 from fastcifar.recipes import DEFAULT_RECIPE
+from fastcifar.report.terminal import make_console
 
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import Suggestion
@@ -61,7 +61,7 @@ class Train:
             raise ConfigError(f"--max-lr find and --min-lr find cannot be combined with {other}: give numbers")
         config = self.config.derived_from(None if self.recipe == "custom" else self.recipe)
         if self.dry_run:
-            print(json.dumps(self._with_lrs(config, None).to_json(), indent=2))
+            print(dump_json(self._with_lrs(config, None).to_json(), indent=2))
             return 0
         ensure_betons(config.data.data_dir, self.source)
         apply_process_settings(config.runtime)
@@ -114,7 +114,7 @@ def _find_for(config: TrainConfig, run_dir: Path) -> Suggestion:
 
     RunFolder(run_dir).require_empty()
     found = find_lr(config)
-    found.show(Console(highlight=False))
+    found.show(make_console())
     found.save(run_dir)
     return found.suggestion
 

@@ -19,6 +19,7 @@ from fastcifar.device import resolve_runtime
 from fastcifar.errors import CheckpointError
 from fastcifar.inference.model import ImageClassifier, predict
 from fastcifar.machine import give_back_freed_memory
+from fastcifar.progress import OnProgress, Progress
 from fastcifar.runs.checkpoint import CheckpointName, checkpoint_path, create_saved_model, read_checkpoint
 from fastcifar.settings import LoaderKind
 
@@ -90,9 +91,16 @@ class Evaluation:
 
 
 def evaluate_checkpoint(
-    run: Path, checkpoint: CheckpointName = "last", *, device: str = "auto", **changes: Any
+    run: Path,
+    checkpoint: CheckpointName = "last",
+    *,
+    device: str = "auto",
+    on_progress: OnProgress | None = None,
+    **changes: Any,
 ) -> Evaluation:
-    """Evaluate a run's checkpoint on the whole test set. The arguments are those of `load_classifier`.
+    """Evaluate a run's checkpoint on the whole test set. The other arguments are those of `load_classifier`.
+
+    `on_progress` is called after each batch.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or the data has other classes or another image size.
@@ -102,7 +110,7 @@ def evaluate_checkpoint(
     with open_test_loader(loaded) as loader:
         loader.warm_up()
         start = clock.now()
-        predictions = predict_all(loaded.classifier, loader)
+        predictions = predict_all(loaded.classifier, loader, on_progress)
         seconds = clock.now() - start
     give_back_freed_memory()
     confusion, runtime = predictions.confusion(), loaded.classifier.runtime
@@ -174,7 +182,15 @@ def open_test_loader(loaded: LoadedCheckpoint) -> BetonLoader:
     )
 
 
-def predict_all(classifier: ImageClassifier, loader: BetonLoader) -> Predictions:
+def predict_all(
+    classifier: ImageClassifier, loader: BetonLoader, on_progress: OnProgress | None = None
+) -> Predictions:
     """Compute the logits of every image of a loader, and copy them from the device once, at the end."""
-    logits, labels = zip(*predict(classifier, loader), strict=True)
+    logits, labels, done = [], [], 0
+    for batch_logits, batch_labels in predict(classifier, loader):
+        logits.append(batch_logits)
+        labels.append(batch_labels)
+        done += len(batch_labels)
+        if on_progress:
+            on_progress(Progress(task="evaluating", done=done, total=loader.samples))
     return Predictions(logits=torch.cat(logits).cpu(), labels=torch.cat(labels).cpu())

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fastcifar.report import html
+from fastcifar.report.fonts import show_missing_characters
 from fastcifar.report.style import FigureSpec, add_legend, new_axes, shorten
 from fastcifar.report.units import format_duration, format_percent
 from fastcifar.runs.record import RunRecord, read_record
@@ -48,6 +49,7 @@ def write_comparison(runs: Sequence[Path], *, out: Path | None = None) -> Path:
         curves=html.embed_figures(comparison_figures(records), out),
         differences=_differences(records),
     )
+    show_missing_characters(records)
     return out / "report.html"
 
 

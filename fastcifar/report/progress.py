@@ -160,11 +160,13 @@ def _no_facts() -> str:
 
 
 def _facts(progress: Progress, per_second: float | None) -> str:
-    """Return count, speed and time left; speed and time from the second report on."""
+    """Return count, speed, detail and time left; speed and time from the second report on."""
     total = "" if progress.total is None else f"/{progress.total:,.0f}"
     facts = [f"{progress.done:,.0f}{total} {progress.unit}"]
     if per_second is not None:
         facts.append(f"{per_second:,.{0 if per_second >= 10 else 1}f} {progress.unit}/s")
-        if progress.total is not None:
-            facts.append(f"{format_duration((progress.total - progress.done) / per_second)} left")
+    if progress.detail:
+        facts.append(progress.detail)
+    if per_second is not None and progress.total is not None:
+        facts.append(f"{format_duration((progress.total - progress.done) / per_second)} left")
     return "  ".join(facts)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcifar.analysis.mistakes import Analysis, analyze, draw_augmented
+from fastcifar.analysis.mistakes import Analysis, AugmentedSamples, analyze, draw_augmented
 from fastcifar.errors import ConfigError
 from fastcifar.inference.evaluate import LoadedCheckpoint, load_classifier
 from fastcifar.report import figures, html, image_figures
+from fastcifar.report.fonts import show_missing_characters
+from fastcifar.report.progress import ProgressDisplay
 from fastcifar.report.units import format_duration, format_percent
 from fastcifar.runs.checkpoint import CheckpointName
 from fastcifar.runs.record import RunRecord, read_record
@@ -47,8 +49,22 @@ def write_report(
     record = read_record(run)
     changes = {} if data_dir is None else {"data_dir": data_dir}
     saved = load_classifier(run, checkpoint, device=device, **changes)
-    analysis, samples = analyze(saved, top=top), draw_augmented(saved)
-    out = out or run / "report"
+    with ProgressDisplay() as display:
+        analysis, samples = analyze(saved, top=top, on_progress=display.show), draw_augmented(saved)
+        display.start("drawing the figures")
+        path = _write_page(out or run / "report", record, saved, analysis, samples, checkpoint)
+    show_missing_characters(analysis.class_names)
+    return path
+
+
+def _write_page(
+    out: Path,
+    record: RunRecord,
+    saved: LoadedCheckpoint,
+    analysis: Analysis,
+    samples: AugmentedSamples,
+    checkpoint: CheckpointName,
+) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     training = [figures.accuracy_curves(record), figures.loss_curves(record)]
     training += [figures.lr_schedule(record, saved.total_steps), image_figures.augmented_samples(samples)]

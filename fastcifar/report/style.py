@@ -12,10 +12,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rcParams, style
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
+
+from fastcifar.report.fonts import use_installed_fonts
 
 WIDTH = 5.0
 """Width of a figure in inches: half a laptop's page or a whole phone's, at a font size that suits both."""
@@ -44,6 +45,7 @@ class FigureSpec:
         with use_theme(theme):
             figure = self.draw()
             figure.draw_without_rendering()  # tick labels can change in the first layout: the second one fits them
+            use_installed_fonts(figure)
             figure.savefig(buffer, format="png")
         return buffer.getvalue()
 
@@ -57,8 +59,6 @@ def use_theme(theme: Theme) -> Iterator[None]:
     sheets = [STYLES / "common.mplstyle", STYLES / f"{theme}.mplstyle"]
     with style.context(sheets, after_reset=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from|Matplotlib currently does not support")
-        installed = set(get_font_names())  # Matplotlib logs a line for each text if a font is not installed
-        rcParams["font.family"] = [name for name in rcParams["font.family"] if name in installed]
         yield
 
 

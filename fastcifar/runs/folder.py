@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest
 from fastcifar.device import Runtime
 from fastcifar.errors import CheckpointError
-from fastcifar.files import atomic_write, flush, lock_folder, write_json
+from fastcifar.files import atomic_write, dump_json, flush, lock_folder, write_json
 from fastcifar.machine import usable_cores
 from fastcifar.migrations import migrate_config, migrate_result
 from fastcifar.runs.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
@@ -75,7 +74,7 @@ class RunFolder:
             write_json(self.path / "config.json", config.to_json(), only_writer=True)
             write_json(self.path / "environment.json", environment, only_writer=True)
             with atomic_write(self.metrics_path, only_writer=True) as temporary:
-                temporary.write_text("".join(json.dumps(result.to_json()) + "\n" for result in kept))
+                temporary.write_text("".join(dump_json(result.to_json()) + "\n" for result in kept))
             yield
 
     def require_empty(self) -> None:
@@ -96,7 +95,7 @@ class RunFolder:
         if result.best_epoch == result.epoch:
             link_checkpoint(checkpoint_path(self.path, "last"), checkpoint_path(self.path, "best"))
         with self.metrics_path.open("a") as file:
-            file.write(json.dumps(result.to_json()) + "\n")
+            file.write(dump_json(result.to_json()) + "\n")
             file.flush()
             flush(file.fileno())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -30,14 +31,16 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def check_types(values: dict[str, Any], kind: type[T]) -> T:
-    """Convert a JSON object to `kind`, a dataclass or a TypedDict.
+    """Convert a JSON object to `kind`, a dataclass or a TypedDict. A null that should be a float becomes NaN.
 
     Raises:
         ValueError: a key is missing or unknown, or a value has the wrong type; the message names the key.
     """
-    if unknown := sorted(values.keys() - get_type_hints(kind).keys()):
+    hints = get_type_hints(kind)
+    if unknown := sorted(values.keys() - hints.keys()):
         raise ValueError(f"unknown key {', '.join(unknown)}")
-    return msgspec.convert(values, kind)
+    numbers = {name: math.nan for name, value in values.items() if value is None and hints[name] is float}
+    return msgspec.convert({**values, **numbers}, kind)
 
 
 def unreadable(run: Path, file: str, error: OSError | ValueError, line: int | None = None) -> CheckpointError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,17 @@ class RunRecord:
     def first_at(self, accuracy: float) -> EpochResult | None:
         """Return the first result whose `final_accuracy` is at least `accuracy`; None if there is none."""
         return next((result for result in self.results if result.final_accuracy >= accuracy), None)
+
+
+def find_runs(folders: Iterable[Path]) -> tuple[list[Path], list[CheckpointError]]:
+    """Return the folders whose runs `read_record` can read, and the errors of the others."""
+    runs, errors = [], []
+    for folder in folders:
+        try:
+            runs.append(read_record(folder).path)
+        except CheckpointError as error:
+            errors.append(error)
+    return runs, errors
 
 
 def read_record(run: Path) -> RunRecord:

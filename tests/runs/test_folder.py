@@ -4,6 +4,7 @@ import errno
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import stat
 import warnings
@@ -152,7 +153,7 @@ def test_each_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("environment.json", "data", {"name": "a"}, r"environment\.json: .* missing required field `content_sha256`"),
         ("environment.json", "gpu", "none", r"environment\.json: unknown key gpu"),
         ("metrics.jsonl", "test_loss", "low", r"metrics\.jsonl, line 1: Expected `float`, got `str` - at `\$\.test_l"),
-        ("metrics.jsonl", "test_loss", None, r"metrics\.jsonl, line 1: Expected `float`, got `null` - at `\$\.test"),
+        ("metrics.jsonl", "epoch", None, r"metrics\.jsonl, line 1: Expected `int`, got `null` - at `\$\.epoch"),
         ("metrics.jsonl", "epoch", True, r"metrics\.jsonl, line 1: Expected `int`, got `bool` - at `\$\.epoch`"),
         ("metrics.jsonl", "eval_split", "dev", r"metrics\.jsonl, line 1: Invalid enum value 'dev' - at `\$\.eval_sp"),
         ("metrics.jsonl", "test_f1", 0.5, r"metrics\.jsonl, line 1: unknown key test_f1"),
@@ -232,3 +233,22 @@ def test_a_folder_without_the_files_is_not_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(CheckpointError, match=r"config\.json: cannot be read \(Is a directory\)"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_is_null_in_the_file_and_nan_when_it_is_read(tmp_path: Path, number: float) -> None:
+    run = write_run(tmp_path, results=[result(1, train_loss=number, test_loss=number)])
+    assert "NaN" not in (run / "metrics.jsonl").read_text()
+    assert json.loads((run / "metrics.jsonl").read_text())["train_loss"] is None
+    (read,) = read_metrics(run)
+    assert math.isnan(read.train_loss)
+    assert read.tta_accuracy is None
+
+
+def test_numbers_of_older_versions_that_are_not_json_are_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path, results=[result(1)])
+    line = json.loads((run / "metrics.jsonl").read_text()) | {"train_loss": math.nan, "test_loss": math.inf}
+    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (read,) = read_metrics(run)
+    assert math.isnan(read.train_loss)
+    assert read.test_loss == math.inf
