@@ -14,31 +14,32 @@ from fastcifar.data.images import Images, Labels
 from fastcifar.errors import DataError
 
 
-def as_images(path: Path, images: npt.ArrayLike) -> Images:
+def as_images(path: Path, images: npt.ArrayLike, name: str = "images") -> Images:
     """Return RGB images as uint8 [N, H, W, 3]; whole numbers from 0 to 255 of another type are converted.
 
     Raises:
-        DataError: they have another shape, or values that are not whole numbers from 0 to 255; it names `path`.
+        DataError: they have another shape, or values that are not whole numbers from 0 to 255; the message has
+            `path` and `name`.
     """
-    array = _as_array(path, "images", images)
+    array = _as_array(path, name, images)
     if array.ndim != 4 or array.shape[3] != 3 or not len(array) or array.dtype.kind not in "ui":
-        raise DataError(f"{path}: images must be uint8 [N, H, W, 3], not {array.dtype} {list(array.shape)}")
+        raise DataError(f"{path}: {name} must be uint8 [N, H, W, 3], not {array.dtype} {list(array.shape)}")
     if not 0 < array[0].size <= PAGE_SIZE:
         raise DataError(f"{path}: images of {array.shape[1]} × {array.shape[2]} pixels do not fit in a page")
     if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
-        raise DataError(f"{path}: images must be from 0 to 255; they are from {array.min()} to {array.max()}")
+        raise DataError(f"{path}: {name} must be from 0 to 255; they are from {array.min()} to {array.max()}")
     return array.astype(np.uint8, copy=False)
 
 
-def as_labels(path: Path, labels: npt.ArrayLike, count: int, classes: int) -> Labels:
+def as_labels(path: Path, labels: npt.ArrayLike, count: int, classes: int, name: str = "labels") -> Labels:
     """Return labels as int64 [count]; [count, 1] and floats that are whole numbers are converted.
 
     Raises:
-        DataError: they have another shape, or values that are not whole numbers from 0 to `classes` - 1; it names
-            `path`.
+        DataError: they have another shape, or values that are not whole numbers from 0 to `classes` - 1; the
+            message has `path` and `name`.
     """
-    array = _as_array(path, "labels", labels)
-    needed = f"labels must be {count} whole numbers from 0 to {classes - 1}, one per image"
+    array = _as_array(path, name, labels)
+    needed = f"{name} must be {count} whole numbers from 0 to {classes - 1}, one per image"
     if array.shape not in ((count,), (count, 1)) or array.dtype.kind not in "uif":
         raise DataError(f"{path}: {needed}, not {array.dtype} {list(array.shape)}")
     array = array.reshape(-1)
@@ -53,7 +54,7 @@ def as_class_names(path: Path, class_names: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the classes as a tuple.
 
     Raises:
-        DataError: they are not a list of different texts; it names `path`.
+        DataError: they are not a list of different texts.
     """
     names = () if isinstance(class_names, str) else tuple(class_names)
     if not names or not all(isinstance(name, str) for name in names):

@@ -1,31 +1,35 @@
-"""Open a data set: an official archive or folder of CIFAR-10, an image folder, a download, or synthetic images."""
+"""Open a data set: a file or folder of a known format, a download, or synthetic images."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 from pathlib import Path
 
 from fastcifar.data import cifar10
-from fastcifar.data.image_folder import open_image_folder
-from fastcifar.data.images import Source
+from fastcifar.data.formats import FORMATS, Found, find_data_set
+from fastcifar.data.images import Origin, Source
+from fastcifar.data.official import LabelKind
+from fastcifar.data.reading import ReadOptions
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.machine import usable_cores
 from fastcifar.progress import OnProgress
 
 ENV_VAR = "FASTCIFAR_DATA"
-SOURCE_HELP = (
-    f"a source is 'auto', 'download', 'synthetic', {cifar10.PYTHON_ARCHIVE} or {cifar10.BINARY_ARCHIVE}, a folder with "
-    f"one of them or with {cifar10.PYTHON_FOLDER} or {cifar10.BINARY_FOLDER}, or an image folder of "
-    "train/<class>/*.png|jpg and test/<class>/*.png|jpg"
-)
+DEFAULT_CACHE = Path("data/cifar10")
+"""The folder for the download."""
 
 
 def open_source(
     source: str | Path = "auto",
     *,
-    cache: Path = Path("data/cifar10"),
+    source_format: str | None = None,
+    cache: Path = DEFAULT_CACHE,
     resize: int | None = None,
+    labels: LabelKind = "fine",
+    test_fraction: float | None = None,
     workers: int | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
@@ -34,33 +38,43 @@ def open_source(
 
     Args:
         source: 'auto' (the path in FASTCIFAR_DATA if that is set, else a copy in `cache`, else a download),
-            'download', 'synthetic', or the path of an official archive, of a folder that is or contains an official
-            version, or of an image folder.
+            'download', 'synthetic', or the path of a file or folder that is or contains a data set of one of `FORMATS`.
+        source_format: the name of the format, where a folder has data sets of several.
         cache: the folder for the download, in which 'auto' also looks for an earlier one.
-        resize: resize every picture of an image folder to this many pixels per side.
-        workers: threads that decode an image folder, at most the usable cores; all of these if not given.
-        seed: the seed of the synthetic images.
-        on_progress: called while a download arrives and while the pictures of an image folder are read.
+        resize: resize every picture to this many pixels per side.
+        labels: which of CIFAR-100's labels to read.
+        test_fraction: the part of each class to hold out as the test split of a source that has none; a fifth if None.
+        workers: threads that decode pictures, at most the usable cores; all of these if not given.
+        seed: the seed of the synthetic images, and of the choice of the test split.
+        on_progress: called while a download arrives and while pictures are read.
 
     Raises:
-        DataError: the source is missing or damaged, or cannot be downloaded.
-        ConfigError: `workers` or `resize` is below 1, or `resize` differs from the size of a source that has its own.
+        DataError: the source is missing, damaged or ambiguous, or cannot be downloaded.
+        ConfigError: a number is out of range, or a value does not fit the source.
     """
-    if resize is not None and resize < 1:
-        raise ConfigError(f"resize is {resize}; it must be at least 1 pixel")
-    workers = clamp_workers(workers)
+    options = ReadOptions(
+        resize=resize,
+        workers=clamp_workers(workers),
+        labels=labels,
+        test_fraction=test_fraction,
+        seed=seed,
+        on_progress=on_progress,
+    )
     match source:
-        case "auto":
-            opened = _open_auto(cache, resize, workers, on_progress)
-        case "download":
-            opened = cifar10.open_python(cifar10.download(cache, on_progress))
         case "synthetic":
             train, test = draw_synthetic(seed=seed)
-            opened = Source(train=train, test=test, class_names=tuple(SHAPES), name="synthetic")
+            opened = options.make_source(train, test, class_names=tuple(SHAPES), name="synthetic")
+            opened = dataclasses.replace(opened, origin=synthetic_origin(seed))
+        case "download":
+            opened = _read(Found("cifar10", cifar10.download(cache, on_progress)), options)
+        case "auto":
+            opened = _open_auto(cache, source_format, options)
         case _:
-            opened = _open_path(Path(source).expanduser(), resize, workers, on_progress)
+            opened = _read(find_data_set(Path(os.path.expanduser(source)), source_format), options)
     if resize is not None and opened.train.images.shape[1:3] != (resize, resize):
-        raise ConfigError(f"resize is {resize}; only image folders can be resized: leave it out for {opened.name}")
+        raise ConfigError(f"resize is {resize}; only pictures can be resized: leave it out for {opened.name}")
+    if labels == "coarse" and opened.name not in ("cifar-100-python", "cifar-100-binary", "parquet"):
+        raise ConfigError(f"labels is 'coarse'; only CIFAR-100 has coarse labels: leave it out for {opened.name}")
     return opened
 
 
@@ -75,36 +89,35 @@ def clamp_workers(workers: int | None) -> int:
     return min(workers or usable_cores(), usable_cores())
 
 
-def _open_auto(cache: Path, resize: int | None, workers: int, on_progress: OnProgress | None) -> Source:
+def synthetic_origin(seed: int = 0) -> Origin:
+    """Return the origin of the synthetic images of a seed."""
+    return Origin(path="synthetic", fingerprint=f"synthetic, seed {seed}")
+
+
+def read_origin(path: Path) -> Origin:
+    """Return the origin of a data set at `path`, a file or folder, from the names, sizes and times of its files."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        line = f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return Origin(path=os.path.abspath(path), fingerprint=digest.hexdigest())
+
+
+def _open_auto(cache: Path, source_format: str | None, options: ReadOptions) -> Source:
     if named := os.environ.get(ENV_VAR):
         try:
-            return _open_path(Path(named).expanduser(), resize, workers, on_progress)
+            found = find_data_set(Path(os.path.expanduser(named)), source_format, preferred="cifar10")
+            return _read(found, options)
         except DataError as error:
             raise DataError(f"the environment variable {ENV_VAR} does not name a usable source: {error}") from error
     try:
-        return _open_path(cache, resize, workers, on_progress)
+        return _read(find_data_set(cache, source_format, preferred="cifar10"), options)
     except DataError:  # nothing there yet, or an incomplete copy, which the download completes
-        return cifar10.open_python(cifar10.download(cache, on_progress))
+        return _read(Found("cifar10", cifar10.download(cache, options.on_progress)), options)
 
 
-def _open_path(path: Path, resize: int | None, workers: int, on_progress: OnProgress | None) -> Source:
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; {SOURCE_HELP}")
-    if path.is_file():
-        return cifar10.open_archive(path)
-    for folder in (path, path / cifar10.PYTHON_FOLDER, path / cifar10.BINARY_FOLDER):
-        if _is_version(folder, cifar10.PYTHON_FOLDER, cifar10.PYTHON_FILES):
-            return cifar10.open_python(folder)
-        if _is_version(folder, cifar10.BINARY_FOLDER, cifar10.BINARY_FILES):
-            return cifar10.open_binary(folder)
-    for archive in (path / cifar10.PYTHON_ARCHIVE, path / cifar10.BINARY_ARCHIVE):
-        if archive.is_file():
-            return cifar10.open_archive(archive)
-    if (path / "train").is_dir() or (path / "test").is_dir():
-        return open_image_folder(path, resize, workers, on_progress)
-    raise DataError(f"{path}: this folder has neither class folders nor CIFAR-10; {SOURCE_HELP}")
-
-
-def _is_version(folder: Path, name: str, files: tuple[str, ...]) -> bool:
-    """Tell whether `folder` is an official version of CIFAR-10, complete or not."""
-    return (folder.name == name and folder.is_dir()) or any((folder / file).exists() for file in files)
+def _read(found: Found, options: ReadOptions) -> Source:
+    source = FORMATS[found.format_name].read(found.path, options)
+    return dataclasses.replace(source, origin=read_origin(found.path))

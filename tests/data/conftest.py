@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastcifar.data import cifar10
+from fastcifar.data.official import MD5
 from fastcifar.data.writer import write_beton
 from tests.data.cifar_files import BATCHES, Server, write_archive, write_python
 
@@ -65,7 +65,7 @@ def published(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
     # torchvision reads its keys as str, which the official Python 2 pickles give it
     monkeypatch.setattr(CIFAR10, "__init__", _download_only)
-    monkeypatch.setitem(cifar10.MD5, "cifar-10-python.tar.gz", md5)
+    monkeypatch.setitem(MD5, "cifar-10-python.tar.gz", md5)
     return server
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fastcifar.data import cifar10
+from fastcifar.data.official import MD5
 from fastcifar.data.sources import open_source
 from tests.data.cifar_files import (
     BATCHES,
@@ -89,7 +90,7 @@ def test_an_archive_is_read_by_its_path_or_its_folder_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, folder: str, archive: str
 ) -> None:
     md5 = write_archive(tmp_path / "root" / archive, write(tmp_path / folder))
-    monkeypatch.setitem(cifar10.MD5, archive, md5)
+    monkeypatch.setitem(MD5, archive, md5)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     assert_equals_records(open_source(tmp_path / "root" / archive))
@@ -110,14 +111,14 @@ def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*BATCHES, "batches.meta"])
 def test_a_missing_file_of_the_python_version_is_named(tmp_path: Path, name: str) -> None:
     (write_python(tmp_path / "py") / name).unlink()
-    assert refusal(tmp_path / "py").startswith(
-        f"{tmp_path / 'py' / name}: cannot be read (No such file or directory); unpack the official archive again"
+    assert refusal(tmp_path / "py") == (
+        f"{tmp_path / 'py'}: is CIFAR-10's python version without {name}; unpack the official archive again"
     )
 
 
 def test_an_empty_folder_of_the_python_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
-    assert "batches.meta: cannot be read (No such file or directory)" in refusal(tmp_path)
+    assert "is CIFAR-10's python version without data_batch_1, data_batch_2, " in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
@@ -171,7 +172,7 @@ def test_class_names_that_are_missing_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_of_the_binary_version_is_named(tmp_path: Path) -> None:
     (write_binary(tmp_path / "bin") / "data_batch_4.bin").unlink()
-    assert "data_batch_4.bin: cannot be read (No such file or directory)" in refusal(tmp_path / "bin")
+    assert "is CIFAR-10's binary version without data_batch_4.bin; unpack" in refusal(tmp_path / "bin")
 
 
 @pytest.mark.parametrize("size", [0, 1, 3072, 3074])
@@ -182,7 +183,7 @@ def test_records_of_a_wrong_size_are_refused(tmp_path: Path, size: int) -> None:
 
 def test_an_empty_folder_of_the_binary_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-bin").mkdir()
-    assert "data_batch_1.bin: cannot be read (No such file or directory)" in refusal(tmp_path)
+    assert "is CIFAR-10's binary version without data_batch_1.bin, " in refusal(tmp_path)
 
 
 def test_a_record_with_a_bad_label_is_refused(tmp_path: Path) -> None:

@@ -30,13 +30,13 @@ def test_the_error_for_a_missing_path_lists_the_accepted_sources(tmp_path: Path)
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
-    assert "this folder has neither class folders nor CIFAR-10" in refusal(tmp_path)
+    assert "there is no data set in this folder" in refusal(tmp_path)
 
 
 def test_resize_is_refused_for_images_with_a_fixed_size(tmp_path: Path) -> None:
     write_binary(tmp_path / "bin")
     assert_equals_records(open_source(tmp_path / "bin", resize=32))
-    with pytest.raises(ConfigError, match=r"resize is 16; only image folders can be resized"):
+    with pytest.raises(ConfigError, match=r"resize is 16; only pictures can be resized"):
         open_source(tmp_path / "bin", resize=16)
     with pytest.raises(ConfigError, match="resize is 0"):
         open_source(tmp_path, resize=0)
