@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
 from fastcifar.progress import Progress
 from fastcifar.report.progress import ProgressDisplay
 from fastcifar.settings import DataSettings
-
-if TYPE_CHECKING:
-    from fastcifar.data.images import ImageSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,40 +17,54 @@ class WriteBeton:
     """Convert a data set to train.beton and test.beton, each with a manifest."""
 
     source: str = "auto"
-    """Data source: a torchvision root, a folder with CIFAR-10's python or binary version, its archive, an image folder
-    (train/<class>/*.png, test/<class>/*.png), 'download', or 'synthetic' for drawn shapes. 'auto' uses the folder in
-    the environment variable FASTCIFAR_DATA, or else an earlier download, or else downloads CIFAR-10."""
+    """Data source: the path of a data set or of a folder that contains one at any depth, 'download', or 'synthetic' for
+    drawn shapes. 'auto' uses the path in the environment variable FASTCIFAR_DATA, or else an earlier download, or else
+    downloads CIFAR-10."""
+    source_format: str | None = None
+    """Format of the source, if a folder has several data sets: cifar10, cifar100, parquet (Hugging Face), kaggle, npz
+    (NumPy arrays) or image-folder (train/<class>/, test/<class>/)."""
     out: Path = DataSettings.data_dir
     """Folder to write to."""
     resize: int | None = None
-    """Side in pixels to which the images of an image folder are resized; if not given, all must have one size."""
+    """Side in pixels to which pictures are resized; if not given, all must have one size."""
+    labels: Literal["fine", "coarse"] = "fine"
+    """Labels of CIFAR-100: its 100 fine or its 20 coarse classes."""
+    test_fraction: float | None = None
+    """Fraction of each class to hold out for test.beton, for a source without a test split; 0.2 if not given."""
     workers: int | None = None
-    """Threads that decode the images of an image folder; at most one per core."""
+    """Threads that decode pictures; at most one per core."""
     cache: Path = Path("data/cifar10")
     """Folder for the download."""
     seed: int = 0
-    """Seed of the synthetic images."""
+    """Seed of the synthetic images, and of the choice of the test images."""
 
     def run(self) -> int:
         """Write both files."""
         from fastcifar.data.sources import open_source
+        from fastcifar.data.writer import write_pair
 
-        options: dict[str, Any] = {"cache": self.cache, "resize": self.resize, "workers": self.workers, "seed": self.seed}
         with ProgressDisplay() as display:
             display.start("reading the images")
-            source = open_source(self.source, on_progress=display.show, **options)
-            for split, images in (("train", source.train), ("test", source.test)):
-                _write_split(self.out / f"{split}.beton", images, source.class_names, source.name, display)
+            source = open_source(
+                self.source,
+                source_format=self.source_format,
+                cache=self.cache,
+                resize=self.resize,
+                labels=self.labels,
+                test_fraction=self.test_fraction,
+                workers=self.workers,
+                seed=self.seed,
+                on_progress=display.show,
+            )
+            for note in source.notes:
+                print(note, file=sys.stderr)
+            total = len(source.train.images) + len(source.test.images)
+
+            def show(done: int) -> None:
+                display.show(Progress(task=f"writing {self.out}", done=done, total=total))
+
+            manifests = write_pair(self.out, source, show)
+        for split, manifest in zip(("train", "test"), manifests, strict=True):
+            size = f"{manifest.file_size / 1e6:.1f} MB"
+            print(f"{self.out / split}.beton: {manifest.samples:,} images of {manifest.name}, {size}", flush=True)
         return 0
-
-
-def _write_split(
-    path: Path, images: ImageSet, class_names: tuple[str, ...], name: str, display: ProgressDisplay
-) -> None:
-    from fastcifar.data.writer import write_beton
-
-    def show(done: int) -> None:
-        display.show(Progress(task=f"writing {path}", done=done, total=len(images.images)))
-
-    manifest = write_beton(path, images.images, images.labels, class_names=class_names, name=name, progress=show)
-    print(f"{path}: {manifest.samples:,} images of {manifest.name}, {manifest.file_size / 1e6:.1f} MB", flush=True)
