@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastcifar import machine as machine  # before torch: it reads the cores that this process may use
 from fastcifar.version import __version__ as __version__
 
 if TYPE_CHECKING:

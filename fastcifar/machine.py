@@ -1,21 +1,96 @@
-"""Facts about the machine that Linux gives without torch, and how glibc's malloc treats freed memory."""
+"""Facts about the machine that the system gives without torch, and how glibc's malloc treats freed memory."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import platform
-import resource
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's `mallopt`, from its malloc.h."""
 
 
+def _affinity() -> frozenset[int]:
+    """Return the cores that this thread may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))  # macOS and Windows
+
+
+AFFINITY = _affinity()
+"""The cores that this process may run on, from before torch is imported: if OMP_PROC_BIND is set, torch's OpenMP then
+binds the main thread, and all threads that this one starts later, to a single core."""
+
+
 def usable_cores() -> int:
-    """The number of cores that this process may run on, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0))
+    """The number of cores that this process may keep busy, which can be fewer than the machine has.
+
+    It is limited by the affinity (as with `taskset`) and by the quotas of control groups (as in a container with
+    `--cpus`), which are rounded up.
+    """
+    return max(1, math.ceil(min(len(AFFINITY), cpu_quota())))
+
+
+def decoding_threads() -> int:
+    """The most threads that may decode images: one per usable core, and at most NUMBA_NUM_THREADS if that is set."""
+    limit = os.environ.get("NUMBA_NUM_THREADS", "")
+    return min(usable_cores(), max(1, int(limit))) if limit.isdecimal() else usable_cores()
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """The cores' worth of time that the control groups of this process allow: the lowest quota, infinity if none.
+
+    `root` is the folder that contains /proc and /sys.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # no Linux
+        return math.inf
+    return min((quota for line in lines for quota in _quotas(line, root / "sys/fs/cgroup")), default=math.inf)
+
+
+def _quotas(line: str, mounted: Path) -> Iterator[float]:
+    """Yield the quotas of a control group, and of those that contain it, given its line in /proc/self/cgroup."""
+    _, controllers, name = line.split(":", 2)
+    is_v1 = "cpu" in controllers.split(",")
+    if not is_v1 and controllers:
+        return
+    hierarchies = {controllers, "cpu", "cpu,cpuacct", "cpuacct,cpu"} if is_v1 else {"", "unified"}
+    read = _read_v1_quota if is_v1 else _read_v2_quota
+    group = PurePosixPath(name)
+    # inside a container, the name can be the one outside: then only the top of the hierarchy is there, with the quota
+    for folder in (group, *group.parents):
+        for hierarchy in hierarchies:
+            try:
+                yield read(mounted / hierarchy / str(folder).strip("/"))
+            except (OSError, ValueError):
+                continue
+
+
+def _read_v2_quota(group: Path) -> float:
+    quota, period = (group / "cpu.max").read_text().split()
+    return math.inf if quota == "max" else int(quota) / int(period)
+
+
+def _read_v1_quota(group: Path) -> float:
+    quota, period = (int((group / f"cpu.cfs_{part}_us").read_text()) for part in ("quota", "period"))
+    return quota / period if quota > 0 else math.inf
+
+
+def unbind() -> None:
+    """Let this thread, and the threads that it will start, run on every core of `AFFINITY` again."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, AFFINITY)
 
 
 @functools.cache
@@ -54,7 +129,7 @@ def keep_freed_memory() -> None:
     Each training step frees and allocates about a gigabyte. Once returned, it is zeroed page by page by the kernel when
     it is allocated again, which took a third of a step's time. Does nothing with another C library.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _c_function("mallopt")
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -66,9 +141,14 @@ def give_back_freed_memory() -> None:
     Otherwise the process would keep the gigabyte that a training needs, and a little more with each training, since
     small allocations fragment the heap.
     """
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    malloc_trim = _c_function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def _c_function(name: str) -> Any:
+    """Return a function of the C library; None if it has none of that name, or if this is Windows."""
+    return None if os.name == "nt" else getattr(ctypes.CDLL(None), name, None)
 
 
 def anonymous_bytes() -> int:
@@ -86,13 +166,20 @@ def anonymous_bytes() -> int:
 def peak_memory_bytes() -> int:
     """Peak resident memory of this process in bytes (VmHWM).
 
-    If the kernel does not report it, the value is getrusage's, which includes the peak of the parent process.
+    If the kernel does not report it, the value is getrusage's, which includes the peak of the parent process; 0 on
+    Windows.
     """
-    return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if (peak := _status_bytes("VmHWM")) is not None:
+        return peak
+    if resource is None:
+        return 0
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _status_bytes(name: str) -> int | None:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    path = Path("/proc/self/status")
+    for line in path.read_text().splitlines() if path.exists() else ():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return None

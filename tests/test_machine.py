@@ -1,12 +1,28 @@
 from __future__ import annotations
 
+import math
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 import torch
 
-from fastcifar.machine import anonymous_bytes, give_back_freed_memory, keep_freed_memory, peak_memory_bytes
+from fastcifar import device, machine
+from fastcifar.device import apply_process_settings
+from fastcifar.machine import (
+    anonymous_bytes,
+    cpu_quota,
+    decoding_threads,
+    give_back_freed_memory,
+    keep_freed_memory,
+    peak_memory_bytes,
+    usable_cores,
+)
+from fastcifar.settings import RuntimeSettings
 
 PAGES = 16_384  # of 4 KiB: 64 MiB
 
@@ -38,3 +54,110 @@ def test_freed_memory_is_returned_on_request() -> None:
     give_back_freed_memory()
     assert anonymous_bytes() - before < 8 << 20
     assert len(small) == 32
+
+
+V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/cpu,cpuacct"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {}, math.inf),
+        ("0::/job\n", {f"{V2}/job/cpu.max": "max 100000"}, math.inf),
+        ("0::/job\n", {f"{V2}/job/cpu.max": "150000 100000"}, 1.5),
+        ("0::/job/step\n", {f"{V2}/job/cpu.max": "50000 100000", f"{V2}/job/step/cpu.max": "max 100000"}, 0.5),
+        ("0::/docker/abc\n", {f"{V2}/cpu.max": "200000 100000"}, 2),
+        ("2:cpu,cpuacct:/\n0::/\n", {f"{V1}/cpu.cfs_quota_us": "-1", f"{V1}/cpu.cfs_period_us": "100000"}, math.inf),
+        (
+            "12:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n",
+            {f"{V1}/cpu.cfs_quota_us": "100000", f"{V1}/cpu.cfs_period_us": "100000"},
+            1,
+        ),
+        (
+            "1:cpu:/job\n0::/\n",
+            {f"{V2}/cpu/job/cpu.cfs_quota_us": "300000", f"{V2}/cpu/job/cpu.cfs_period_us": "100000"},
+            3,
+        ),
+        ("0::/\n", {f"{V2}/cpu.max": "damaged"}, math.inf),
+    ],
+)
+def test_the_quota_is_the_lowest_one_of_the_control_groups(
+    tmp_path: Path, groups: str, files: dict[str, str], expected: float
+) -> None:
+    for name, content in {"proc/self/cgroup": groups, **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert cpu_quota(tmp_path) == expected
+
+
+def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) == math.inf
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(0.2, 1), (1, 1), (1.5, 2), (4, 4), (9, 8), (math.inf, 8)])
+def test_the_usable_cores_are_those_of_the_affinity_up_to_the_quota(
+    monkeypatch: pytest.MonkeyPatch, quota: float, cores: int
+) -> None:
+    monkeypatch.setattr(machine, "AFFINITY", frozenset(range(8)))
+    monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
+    assert usable_cores() == cores
+
+
+@pytest.mark.parametrize(("limit", "threads"), [("1", 1), ("3", 3), ("99", 8), ("0", 1), ("many", 8), ("", 8)])
+def test_numbas_number_of_threads_limits_the_decoding(
+    monkeypatch: pytest.MonkeyPatch, limit: str, threads: int
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", limit)
+    assert decoding_threads() == threads
+
+
+@pytest.fixture
+def group_of_one_core() -> Iterator[Path]:
+    """A control group with a quota of one core."""
+    group = Path("/sys/fs/cgroup/cpu") / f"fastcifar-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text("100000")
+    except OSError as error:
+        pytest.skip(f"control groups of version 1 cannot be made here ({error})")
+    yield group
+    group.rmdir()
+
+
+def _run(code: str, **environment: str) -> list[str]:
+    """Return what a new process prints, without the variables of this one that set a number of threads."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "NUMBA_"))}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=others | environment)
+    return done.stdout.split()
+
+
+def test_a_process_in_a_control_group_with_a_quota_of_one_core_uses_one(group_of_one_core: Path) -> None:
+    code = f"import os; open({str(group_of_one_core / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
+    assert _run(f"{code}import fastcifar; print(fastcifar.machine.usable_cores())") == ["1"]
+
+
+def test_threads_that_openmp_has_bound_to_one_core_use_all_again() -> None:
+    code = """
+import os, threading, fastcifar, torch
+bound = len(os.sched_getaffinity(0))
+fastcifar.machine.unbind()
+import numba
+print(bound, fastcifar.machine.usable_cores(), numba.config.NUMBA_NUM_THREADS, flush=True)
+threading.Thread(target=lambda: print(len(os.sched_getaffinity(0)))).start()
+"""
+    cores = str(len(os.sched_getaffinity(0)))
+    assert _run(code, OMP_PROC_BIND="true", OMP_NUM_THREADS="1") == ["1", str(usable_cores()), cores, cores]
+
+
+def test_torchs_threads_are_at_most_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        for cores, expected in ((1, 1), (4, 3)):
+            torch.set_num_threads(3)
+            monkeypatch.setattr(device, "usable_cores", lambda cores=cores: cores)
+            apply_process_settings(RuntimeSettings(device="cpu"))
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

@@ -217,6 +217,7 @@ class FFCVDecoder:
     """Decodes a .beton with FFCV's compiled code; see `Decoder`. Its threads share each batch."""
 
     def __init__(self, index: BetonIndex, *, batch_size: int, workers: int, device: torch.device) -> None:
+        workers = min(workers, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self._loader = MappedLoader(index.path, batch_size=batch_size, workers=workers)
         self._device = device
 

@@ -17,6 +17,7 @@ import ffcv.reader
 import numba.typed
 import numpy as np
 import pytest
+import torch
 from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
@@ -29,6 +30,7 @@ from numba.core import event
 
 from fastcifar import create_loader
 from fastcifar.data import ffcv_compat
+from fastcifar.data.beton_format import read_index
 from fastcifar.data.ffcv_compat import FFCV_VERSION, MappedLoader, SafeEpochIterator, preserve_torch_threads
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import DataError
@@ -135,6 +137,15 @@ def test_loaders_with_one_thread_and_with_several_have_their_own_code(betons: Pa
     assert codes[0] is codes[2]
     assert codes[1] is codes[3]
     assert codes[0] is not codes[1]
+
+
+def test_numbas_number_of_threads_is_the_most_that_ffcv_uses(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)
+    decoder = ffcv_compat.FFCVDecoder(
+        read_index(betons / "train.beton"), batch_size=50, workers=64, device=torch.device("cpu")
+    )
+    order = np.arange(100, dtype=np.uint64)
+    assert sum(len(labels) for _, labels in decoder.batches(order)) == 100
 
 
 def test_a_loader_takes_a_few_bytes_of_memory_per_image(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fastcifar.data.beton_format import read_index
 from fastcifar.data.decoder import BATCHES_AHEAD
 from fastcifar.data.loader import BetonLoader
 from fastcifar.data.memmap import MemmapDecoder
-from fastcifar.errors import ConfigError, DataError
+from fastcifar.errors import ConfigError, DataError, FastCifarWarning
 from fastcifar.machine import usable_cores
 
 
@@ -266,10 +266,14 @@ def test_warming_up_changes_no_batch(betons: Path) -> None:
     assert torch.equal(_all(warm)[0], _all(cold)[0])
 
 
-def test_more_workers_than_cores_are_refused(betons: Path) -> None:
-    with pytest.raises(ConfigError, match=f"choose at most {usable_cores()}"):
-        create_loader(betons / "train.beton", batch_size=8, train=True, workers=usable_cores() + 1)
-    create_loader(betons / "train.beton", batch_size=8, train=True, workers=usable_cores())
+def test_more_workers_than_cores_become_as_many_as_the_cores(betons: Path) -> None:
+    cores = usable_cores()
+    with pytest.warns(
+        FastCifarWarning, match=f"workers is 64, and this process may use {cores}: decoding with {cores}"
+    ):
+        many = create_loader(betons / "train.beton", batch_size=8, train=True, workers=64)
+    few = create_loader(betons / "train.beton", batch_size=8, train=True, workers=cores)
+    assert torch.equal(_all(many)[0], _all(few)[0])
 
 
 def test_a_training_batch_larger_than_the_data_set_is_refused(betons: Path) -> None:
