@@ -3,9 +3,11 @@
 import contextlib
 import io
 import itertools
+import os
 import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, Union
 
@@ -23,7 +25,7 @@ from fastcifar.commands.report import Report
 from fastcifar.commands.summary import Summary
 from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
-from fastcifar.errors import ConfigError, FastCifarError, closest
+from fastcifar.errors import ConfigError, FastCifarError, FastCifarWarning, closest
 from fastcifar.report.terminal import replace_unprintable
 from fastcifar.version import __version__
 
@@ -67,6 +69,9 @@ COMMANDS: dict[str, type[Command]] = {re.sub(r"\B(?=[A-Z])", "-", kind.__name__)
 DEFAULTS: dict[str, Callable[[list[str]], Command]] = {"lr-find": lr_find_default, "train": train_default}
 """Commands whose flags have defaults that depend on the arguments."""
 
+OTHER_NAMES = {"--betons": "--data-dir"}
+"""Other names of flags, which every command with the flag takes."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for wrong usage, 128 + a signal's number, 1 for other errors."""
@@ -78,7 +83,8 @@ def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
     """Return the result of `work`; after bad input, a failing machine or Ctrl-C, print one line and return the code."""
     replace_unprintable()
     try:
-        return work()
+        with _warnings_as_lines(program):
+            return work()
     except FastCifarError as error:
         return _fail(program, str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -90,6 +96,23 @@ def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
         return _fail(program, f"{error.filename or 'a file'}: {error.strerror or error}", 1)
 
 
+@contextlib.contextmanager
+def _warnings_as_lines(program: str) -> Iterator[None]:
+    """In the block, print each `FastCifarWarning` as one line, once, without its place in the code."""
+    show, shown = warnings.showwarning, set()
+
+    def show_line(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if not issubclass(category, FastCifarWarning):
+            show(message, category, *place, **options)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            print(f"{program}: warning: {message}", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_line
+        yield
+
+
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -97,7 +120,13 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"fastcifar {__version__}")
         return 0
-    return _parse(arguments[0], arguments[1:]).run()
+    return _parse(arguments[0], [_normalize(argument) for argument in arguments[1:]]).run()
+
+
+def _normalize(argument: str) -> str:
+    """Expand ~ at the start of a path, also in --flag=~/path, where shells leave it; use the own name of a flag."""
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return OTHER_NAMES.get(flag, flag) + equals + os.path.expanduser(value)
 
 
 def _parse(name: str, arguments: list[str]) -> Command:

@@ -110,17 +110,17 @@ def _write_files(
     content = {path: manifest.dataset_sha256(*split) for path, split in files.items()}
     held = f"{folder}: another process writes to this folder; wait, or choose another folder"
     written: dict[Path, manifest.Manifest] = {}
-    with lock_folder(folder, DataError(held)):
+    with lock_folder(folder, DataError(held)) as locked:
         with ExitStack() as stack:
             done = 0
             for path, split in files.items():
-                temporary = stack.enter_context(atomic_write(path, only_writer=True))
+                temporary = stack.enter_context(atomic_write(path, only_writer=locked))
                 _write_verified(temporary, split, content[path], _shifted(progress, done))
                 done += len(split.images)
                 other = next((content[another] for another in files if another != path), None)
                 written[path] = _describe(temporary, split, class_names, name, content[path], other, origin)
             for path, values in written.items():
-                write_json(manifest.next_manifest_path(path), dataclasses.asdict(values), only_writer=True)
+                write_json(manifest.next_manifest_path(path), dataclasses.asdict(values), only_writer=locked)
         for path in written:
             os.replace(manifest.next_manifest_path(path), manifest.manifest_path(path))
     return written
