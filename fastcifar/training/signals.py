@@ -1,6 +1,6 @@
 """Graceful stop: a run that receives a signal stops between two batches.
 
-Source: Lightning's SIGTERM handling, which also waits for the batch boundary. A second signal interrupts at once.
+Source: Lightning's SIGTERM handling, which also waits for the batch boundary. A second Ctrl-C interrupts at once.
 """
 
 import signal
@@ -10,8 +10,16 @@ from types import FrameType
 
 from fastcifar.errors import StoppedError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, the request of a batch system, and a terminal that disappears."""
+
+def _existing(*names: str) -> frozenset[signal.Signals]:
+    """Return the signals with these names; Windows has only some of them."""
+    return frozenset(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+REQUEUE_SIGNALS = _existing("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""The signals with which batch systems announce a time limit or a preemption, after which the run should go on."""
+SIGNALS = REQUEUE_SIGNALS | _existing("SIGINT", "SIGHUP")
+"""All signals that stop a run; these two are Ctrl-C and a terminal that disappears."""
 
 
 class GracefulStop:
@@ -30,21 +38,23 @@ class GracefulStop:
             raise StoppedError(signal.Signals(self.signal))
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:  # the second signal
+        if self.signal is None:
+            self.signal = number
+        elif number == signal.SIGINT:  # somebody does not want to wait
             raise KeyboardInterrupt
-        self.signal = number
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[GracefulStop]:
-    """In the block, the first signal only requests a stop; a second one interrupts at once.
+    """In the block, the first signal only requests a stop. A Ctrl-C after it interrupts at once.
 
-    If SIGHUP is ignored (nohup), it stays ignored. SIGINT is handled even if it is ignored: shells start background
-    jobs that way, and whoever sends it means it.
+    Other signals may come again without effect: a batch system sends SIGTERM after its warning, and the kernel sends
+    SIGXCPU every second. If SIGHUP is ignored (nohup), it stays ignored. SIGINT is handled even if it is ignored:
+    shells start background jobs that way, and whoever sends it means it.
     """
     stop = GracefulStop()
-    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
-    before = {number: signal.signal(number, stop._receive) for number in {*SIGNALS} - ignored}
+    ignored = {number for number in _existing("SIGHUP") if signal.getsignal(number) == signal.SIG_IGN}
+    before = {number: signal.signal(number, stop._receive) for number in SIGNALS - ignored}
     try:
         yield stop
     finally:

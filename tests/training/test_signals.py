@@ -18,8 +18,8 @@ def _hangup_is_heard() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", sorted(SIGNALS))
+def test_the_first_signal_asks_and_ctrl_c_after_it_interrupts(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_on_signals() as request:
         request.check()
@@ -28,8 +28,17 @@ def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals)
             request.check()
         assert stopped.value.exit_code == 128 + number
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", sorted(SIGNALS - {signal.SIGINT}))
+def test_signals_that_come_again_leave_time_for_the_checkpoint(number: signal.Signals) -> None:
+    with stop_on_signals() as request:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert request.signal == signal.SIGUSR1
 
 
 @pytest.mark.parametrize(("number", "heard"), [(signal.SIGHUP, False), (signal.SIGINT, True)])
