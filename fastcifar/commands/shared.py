@@ -10,7 +10,7 @@ from pathlib import Path
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.config import TrainConfig
 from fastcifar.recipes import DEFAULT_RECIPE, get_recipe
-from fastcifar.settings import RuntimeSettings
+from fastcifar.settings import DataSettings, RuntimeSettings
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
@@ -27,9 +27,20 @@ def chosen_recipe(arguments: list[str]) -> TrainConfig:
 
 
 def ensure_betons(folder: Path, source: str) -> None:
-    """Write train.beton and test.beton if one of them is missing."""
-    if not all((folder / f"{split}.beton").exists() for split in ("train", "test")):
+    """Write train.beton and test.beton if one of them is missing; otherwise check that they hold the named source.
+
+    Raises:
+        DataError: the source cannot be read, or the files hold something else.
+    """
+    from fastcifar.data.pair import has_pair
+    from fastcifar.data.source_check import check_source, note_unused_source
+
+    if not has_pair(folder):
         WriteBeton(source=source, out=folder).run()
+    elif source != "auto":
+        check_source(folder, source)
+    elif folder == DataSettings.data_dir and (note := note_unused_source(folder)):
+        show_notes([note])
 
 
 def apply_settings_of(run: Path, device: str) -> None:

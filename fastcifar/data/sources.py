@@ -64,7 +64,8 @@ def open_source(
         case "synthetic":
             train, test = draw_synthetic(seed=seed)
             opened = options.make_source(train, test, class_names=tuple(SHAPES), name="synthetic")
-            opened = dataclasses.replace(opened, origin=synthetic_origin(seed))
+            origin = Origin(path="synthetic", fingerprint=f"synthetic, seed {seed}")
+            opened = dataclasses.replace(opened, origin=origin)
         case "download":
             opened = _read(Found("cifar10", cifar10.download(cache, on_progress)), options)
         case "auto":
@@ -87,11 +88,6 @@ def clamp_workers(workers: int | None) -> int:
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; it must be at least 1")
     return min(workers or usable_cores(), usable_cores())
-
-
-def synthetic_origin(seed: int = 0) -> Origin:
-    """Return the origin of the synthetic images of a seed."""
-    return Origin(path="synthetic", fingerprint=f"synthetic, seed {seed}")
 
 
 def read_origin(path: Path) -> Origin:
