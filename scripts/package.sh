@@ -4,6 +4,7 @@
 #   bash scripts/package.sh [ENVIRONMENT]        the folder of that environment, if it is to be kept
 #
 # The new environment holds only the wheel. It takes the other packages from the environment that scripts/setup.sh made.
+# Another one is without FFCV and OpenCV: there, a short training runs from pictures to the report.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements-dev.txt
@@ -24,10 +25,22 @@ for kind in wheel sdist; do
   diff "$work/expected" "$work/$kind" || fail "The files of the package (<) are not those of the $kind (>)."
 done
 
-python -m venv --without-pip "$environment"
-python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path('\''purelib'\'')!r})")' \
-  >"$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/requirements.pth"
-python -m pip --python "$environment/bin/python" install --quiet --no-index --no-deps dist/fastcifar-*.whl
+# Make an environment in the folder $1 with the wheel; it takes the other packages from the folder $2.
+install_wheel() {
+  local find_packages='import sysconfig; print(sysconfig.get_path("purelib"))'
+  python -m venv --without-pip "$1"
+  printf 'import site; site.addsitedir("%s")\n' "$2" >"$("$1/bin/python" -c "$find_packages")/requirements.pth"
+  python -m pip --python "$1/bin/python" install --quiet --no-index --no-deps dist/fastcifar-*.whl
+}
+
+site_packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+install_wheel "$environment" "$site_packages"
+
+# where FFCV cannot be built: the same packages, without FFCV and OpenCV
+mkdir "$work/packages"
+find "$site_packages" -mindepth 1 -maxdepth 1 ! -name '*.pth' ! -name 'fastcifar*' ! -name 'ffcv*' ! -name 'cv2*' \
+  ! -name 'opencv*' -exec ln --symbolic --target-directory "$work/packages" {} +
+install_wheel "$work/without-ffcv" "$work/packages"
 
 cd "$work" # where the checkout cannot be imported
 for arguments in --version --help doctor recipes; do
@@ -36,3 +49,26 @@ for arguments in --version --help doctor recipes; do
 done
 [[ $("$environment/bin/python" -c 'import fastcifar; print(fastcifar.__file__)') == "$environment"/* ]] ||
   fail "The environment imports fastcifar from elsewhere."
+
+say "The wheel without FFCV, from pictures to a report:"
+PATH=$work/without-ffcv/bin:$PATH
+python - <<'PYTHON'
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image
+
+from fastcifar.data.synthetic import SHAPES, draw_synthetic
+
+assert find_spec("ffcv") is None
+assert find_spec("cv2") is None
+for split, (images, labels) in zip(("train", "test"), draw_synthetic(train=400, test=100)):
+    for number, (image, label) in enumerate(zip(images, labels)):
+        path = Path("pictures", split, list(SHAPES)[label], f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+PYTHON
+fastcifar write-beton --source pictures --out betons
+fastcifar train --recipe quick --model dilated_cnn --epochs 1 --data-dir betons --run-dir run
+fastcifar evaluate run
+[[ -s run/report/report.html ]] || fail "The training without FFCV wrote no report."
