@@ -3,51 +3,44 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from fastcifar.data.beton_format import PAGE_SIZE
 from fastcifar.data.images import Images, ImageSet, Source
-from fastcifar.data.picture_files import PictureFiles, is_hidden, list_pictures, sort_files
-from fastcifar.data.pictures import decode_pictures, readable_path
+from fastcifar.data.picture_files import is_hidden, list_pictures, note_others
+from fastcifar.data.pictures import decode_picture, decode_pictures, readable_path
 from fastcifar.errors import DataError
 from fastcifar.progress import OnProgress, Progress
 
-BATCH = 256
+BATCH = 128
 """Pictures that the threads decode between two reports of progress."""
 SHOWN_NAMES = 5
 """Names of classes in a note."""
 
 
-@dataclass(frozen=True)
-class _Split:
-    """The picture files of the training set or the test set."""
+class _Split(NamedTuple):
+    """The files of the training set or the test set."""
 
-    folder: Path
-    classes: dict[str, PictureFiles]
-    """The files of each class folder, by the name of the class."""
-    strays: PictureFiles
-    """Files beside the class folders."""
+    classes: dict[str, list[Path]]
+    """The pictures of each class folder, by the name of the class."""
+    others: list[Path]
+    """Files that are no pictures, or beside the class folders."""
 
     @property
     def filled(self) -> set[str]:
         """The classes with pictures."""
-        return {name for name, files in self.classes.items() if files.pictures}
-
-    def files(self, names: Sequence[str]) -> tuple[list[Path], list[int]]:
-        """Return the pictures in the order of the names of their classes, and the positions of these as labels."""
-        found = [self.classes.get(name, PictureFiles()).pictures for name in names]
-        labels = [label for label, pictures in enumerate(found) for _ in pictures]
-        return [file for pictures in found for file in pictures], labels
+        return {name for name, pictures in self.classes.items() if pictures}
 
 
 def open_image_folder(path: Path, resize: int | None, workers: int, on_progress: OnProgress | None = None) -> Source:
     """Read the pictures in train/<class>/ and test/<class>/, with classes and files in sorted order.
 
-    A class that one of the splits lacks, and files that are no pictures, become notes of the source. Names of folders
-    that only differ in how Unicode composes their characters (NFC and NFD) are one class.
+    Names of folders that only differ in how Unicode composes their characters (NFC and NFD) are one class. A class that
+    one of the splits lacks, and files that are no pictures, become notes of the source.
 
     Args:
         path: the folder that contains train/ and test/.
@@ -57,47 +50,45 @@ def open_image_folder(path: Path, resize: int | None, workers: int, on_progress:
 
     Raises:
         DataError: a folder or a picture is missing or damaged, or two pictures have different sizes.
+        OSError: a folder cannot be read.
     """
-    train, test = _find_split(path / "train"), _find_split(path / "test")
-    for name in sorted(train.classes.keys() - train.filled):
-        raise DataError(f"{train.folder / name}: this class has no pictures; add pictures or remove the folder")
+    splits = train, test = _find_split(path / "train"), _find_split(path / "test")
+    if empty := train.classes.keys() - train.filled:
+        raise DataError(f"{path / 'train' / min(empty)}: this class has no pictures; add some or remove the folder")
     if len(train.classes) < 2:
         count = len(train.classes)
-        raise DataError(f"{train.folder}: it has {count} class folders; make at least 2, with pictures in them")
+        raise DataError(f"{path / 'train'}: it has {count} class folders; make at least 2, with pictures in them")
     if not test.filled:
-        raise DataError(f"{test.folder}: it has no pictures in class folders; move some of the training pictures there")
+        raise DataError(f"{path / 'test'}: no class has pictures; move a part of each class from train to test")
     names = tuple(sorted(train.filled | test.filled))
-    files, labels = zip(train.files(names), test.files(names), strict=True)
-    images = _read(sum(files, []), resize, workers, on_progress)
-    numbers = [np.array(split, dtype=np.int64) for split in labels]
-    count = len(files[0])
+    files = [file for split in splits for name in names for file in split.classes.get(name, ())]
+    labels = [[label for label, name in enumerate(names) for _ in split.classes.get(name, ())] for split in splits]
+    images, count = _read(files, resize, workers, on_progress), len(labels[0])
     return Source(
-        train=ImageSet(images[:count], numbers[0]),
-        test=ImageSet(images[count:], numbers[1]),
+        train=ImageSet(images[:count], np.array(labels[0], dtype=np.int64)),
+        test=ImageSet(images[count:], np.array(labels[1], dtype=np.int64)),
         class_names=names,
         name="image-folder",
-        notes=tuple(_notes(train, test)),
+        notes=(*_note_classes(train.filled, test.filled), *note_others(train.others + test.others)),
     )
 
 
 def _find_split(folder: Path) -> _Split:
-    """List the pictures of each class; folders whose names are equal in NFC are one class."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; an image folder has train/<class>/ and test/<class>/")
-    classes: dict[str, PictureFiles] = {}
-    strays = []
-    for entry in sorted(folder.iterdir()):
-        if is_hidden(entry.name):
+    split = _Split({}, [])
+    for entry in sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name)):
+        if not entry.is_dir():
+            split.others.append(entry)
             continue
-        if entry.is_dir():
-            name = _class_name(entry)
-            classes[name] = classes.get(name, PictureFiles()) + list_pictures(entry)
-        else:
-            strays.append(entry)
-    return _Split(folder, classes, sort_files(strays))
+        found = list_pictures(entry)
+        split.classes.setdefault(_class_name(entry), []).extend(found.pictures)
+        split.others.extend(found.others)
+    return split
 
 
 def _class_name(folder: Path) -> str:
+    """Return the name of a class folder in NFC."""
     try:
         folder.name.encode()
     except UnicodeEncodeError:
@@ -105,40 +96,39 @@ def _class_name(folder: Path) -> str:
     return unicodedata.normalize("NFC", folder.name)
 
 
-def _notes(train: _Split, test: _Split) -> Iterator[str]:
-    if untested := train.filled - test.filled:
-        yield f"warning: no test pictures of {_shown(untested)}; the accuracy of this class is not measured"
-    if untrained := test.filled - train.filled:
-        yield f"warning: no training pictures of {_shown(untrained)}; the network cannot learn this class"
-    files = [split_files for split in (train, test) for split_files in split.classes.values()]
-    others = [file for each in files for file in each.others]
-    strays = [file for split in (train, test) for file in (*split.strays.pictures, *split.strays.others)]
-    yield from PictureFiles(others=others + strays).notes
+def _note_classes(trained: set[str], tested: set[str]) -> Iterator[str]:
+    if names := trained - tested:
+        yield f"warning: classes without test pictures, whose accuracy is not measured: {_list_names(names)}"
+    if names := tested - trained:
+        yield f"warning: classes without training pictures, which the network cannot learn: {_list_names(names)}"
 
 
-def _shown(names: Iterable[str]) -> str:
-    """Return a list of names, of which only the first few are shown."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - SHOWN_NAMES:,} more" if len(ordered) > SHOWN_NAMES else ""
-    return ", ".join(ordered[:SHOWN_NAMES]) + more
+def _list_names(names: set[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(sorted(names)[:SHOWN_NAMES]) + more
 
 
-def _read(files: list[Path], resize: int | None, workers: int, on_progress: OnProgress | None) -> Images:
+def _read(files: Sequence[Path], resize: int | None, workers: int, on_progress: OnProgress | None) -> Images:
     """Decode pictures of one size, or resized ones, to uint8 [N, H, W, 3]."""
     size = None if resize is None else (resize, resize)
-    images: Images | None = None
+    first = decode_picture(files[0], size)
+    if first.nbytes > PAGE_SIZE:
+        raise DataError(f"{files[0]}: {_size(first)} pixels are too many for a .beton; use --resize 32")
+    images = np.empty((len(files), *first.shape), dtype=np.uint8)
     for start in range(0, len(files), BATCH):
         decoded = decode_pictures(files[start : start + BATCH], size, workers)
         for index, image in enumerate(decoded, start=start):
             if isinstance(image, DataError):
                 raise image
-            if images is None:
-                images = np.empty((len(files), *image.shape), dtype=np.uint8)
-            if image.shape != images.shape[1:]:
-                sizes = [f"{width}x{height}" for height, width, _ in (images.shape[1:], image.shape)]
-                raise DataError(f"{files[0]} is {sizes[0]} pixels, {files[index]} is {sizes[1]}; use --resize 32")
+            if image.shape != first.shape:
+                sizes = f"{files[0]} is {_size(first)} pixels, {files[index]} is {_size(image)}"
+                raise DataError(f"{sizes}; use --resize 32")
             images[index] = image
         if on_progress:
             on_progress(Progress(task="reading pictures", done=start + len(decoded), total=len(files)))
-    assert images is not None
     return images
+
+
+def _size(image: Images) -> str:
+    """Return width and height, such as 40x30."""
+    return f"{image.shape[1]}x{image.shape[0]}"

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from fastcifar.data.image_folder import PICTURES as TRAINING_PICTURES
-from fastcifar.data.image_folder import decode_picture
 from fastcifar.data.images import Images
+from fastcifar.data.picture_files import PictureFiles, list_pictures
+from fastcifar.data.pictures import decode_pictures, readable_path
 from fastcifar.errors import DataError
 from fastcifar.inference.evaluate import LoadedCheckpoint
+from fastcifar.machine import usable_cores
 
-PICTURES = TRAINING_PICTURES | {".webp", ".bmp"}
-"""Extensions of the files that are read from a folder. A file that is given by its own path may have any extension."""
 STANDARD_INPUT = Path("-")
 BATCH = 64
 
@@ -47,43 +46,64 @@ class PicturePrediction:
         return {"image": self.image, "predictions": likely}
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """List the given files and, for each folder, the image files in it and in its subfolders, sorted.
+def find_pictures(paths: Sequence[Path]) -> PictureFiles:
+    """List the given files and, for each folder, the pictures in it and in its subfolders, sorted by path.
+
+    A file that is given by its own path counts as a picture, whatever its suffix.
 
     Raises:
-        DataError: a file does not exist, or a folder contains no image file.
+        DataError: a file does not exist, or a folder contains no picture.
     """
-    found: list[Path] = []
+    found = PictureFiles([], [])
     for path in paths:
         if path.is_dir():
-            files = (file for file in path.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
-            pictures = sorted(file for file in files if not file.name.startswith("."))
+            pictures, others = list_pictures(path)
             if not pictures:
-                raise DataError(f"{path}: the folder has no {', '.join(sorted(PICTURES))} file; choose another folder")
-            found += pictures
+                raise DataError(f"{path}: the folder has no picture that can be read; choose another folder")
+            found.pictures.extend(pictures)
+            found.others.extend(others)
         elif path == STANDARD_INPUT or path.exists():
-            found.append(path)
+            found.pictures.append(path)
         else:
             raise DataError(f"{path}: no such file or folder; check the path")
     return found
 
 
 def predict_pictures(
-    loaded: LoadedCheckpoint, pictures: Sequence[Path], *, top: int = 5
+    loaded: LoadedCheckpoint,
+    pictures: Sequence[Path],
+    *,
+    top: int = 5,
+    on_unreadable: Callable[[DataError], None] | None = None,
 ) -> Iterator[PicturePrediction]:
     """Read images, resize them to the network's input size, and yield each one's `top` most likely classes, in order.
 
-    Images of the input size are not changed. Others are resized to it without keeping their aspect ratio.
+    Images of the input size are not changed. Others are resized to it without keeping their aspect ratio. All usable
+    cores decode, and at most `BATCH` images are in memory.
+
+    Args:
+        loaded: the network.
+        pictures: image files; "-" is the standard input.
+        top: number of classes.
+        on_unreadable: called with the error of each file that cannot be read, which is then left out.
 
     Raises:
-        DataError: a file cannot be read as an image.
+        DataError: a file cannot be read as an image, and `on_unreadable` is not given.
     """
     height, width, _ = loaded.image_shape
     for start in range(0, len(pictures), BATCH):
         files = pictures[start : start + BATCH]
-        images = np.stack([_read(file, (width, height)) for file in files])
-        for file, likely in zip(files, classify(loaded, images, top=top), strict=True):
-            yield PicturePrediction(image=str(file), likely=likely)
+        decoded = decode_pictures([_open(file) for file in files], (width, height), usable_cores())
+        for image in decoded:
+            if isinstance(image, DataError):
+                if on_unreadable is None:
+                    raise image
+                on_unreadable(image)
+        images = [image for image in decoded if not isinstance(image, DataError)]
+        names = [file for file, image in zip(files, decoded, strict=True) if not isinstance(image, DataError)]
+        if images:
+            for file, likely in zip(names, classify(loaded, np.stack(images), top=top), strict=True):
+                yield PicturePrediction(image=readable_path(file), likely=likely)
 
 
 @torch.no_grad()
@@ -98,5 +118,5 @@ def classify(loaded: LoadedCheckpoint, images: Images, *, top: int = 5) -> list[
     ]
 
 
-def _read(file: Path, size: tuple[int, int]) -> Images:
-    return decode_picture(io.BytesIO(sys.stdin.buffer.read()) if file == STANDARD_INPUT else file, size)
+def _open(file: Path) -> Path | BinaryIO:
+    return io.BytesIO(sys.stdin.buffer.read()) if file == STANDARD_INPUT else file

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -106,15 +107,13 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def show_predictions(predictions: Iterable[PicturePrediction], console: Console) -> None:
-    """Print one section per picture with one row per class."""
-    table = Table(Column("image", overflow="fold"), "class", Column("probability", justify="right"))
+    """Print each picture's path, and one line per class with its probability, as soon as it is predicted."""
     for prediction in predictions:
-        name = prediction.image
+        console.print(prediction.image, markup=False, soft_wrap=True)
+        width = max(cell_len(each.class_name) for each in prediction.likely)
         for each in prediction.likely:
-            table.add_row(Text(name), Text(each.class_name), format_percent(each.probability))
-            name = ""
-        table.add_section()
-    console.print(table)
+            name = set_cell_size(each.class_name, width)
+            console.print(f"  {name}  {format_percent(each.probability):>8}", markup=False, soft_wrap=True)
 
 
 def show_beton(path: Path, console: Console, *, verify: bool = True) -> None:
