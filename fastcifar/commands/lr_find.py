@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fastcifar.commands.shared import chosen_recipe, ensure_betons, new_folder, show_notes
+from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folder, show_notes
 from fastcifar.config import LrFinderSettings, TrainConfig
 from fastcifar.progress import Progress
 from fastcifar.recipes import DEFAULT_RECIPE
@@ -45,12 +45,12 @@ class LrFind:
         from fastcifar.device import apply_process_settings, resolve_runtime
 
         config = self.config.derived_from(self.recipe)
-        ensure_betons(config.data.data_dir, self.source)
         apply_process_settings(config.runtime)
+        ensure_betons(config.data.data_dir, self.source)
         show_notes(resolve_runtime(config.runtime).notes)
         found = find_lr(config, self.settings)
-        folder = self.out or new_folder("lr-find")
-        found.save(folder)
+        with output_folder(self.out, "lr-find") as folder:
+            found.save(folder)
         found.show(make_console())
         print(f"Figure and data: {folder / 'lr_finder.png'}, {folder / 'lr_finder.json'}")
         return 0
@@ -95,12 +95,24 @@ class LrFinderResult:
         ):
             table.add_row(name, format_lr(value, 2), where, style="bold" if name else "")
         console.print(table)
+        if len(found_lrs := self.lrs) > 1:
+            flags = " ".join(f"--{name.replace('_', '-')} {value:.3g}" for name, value in found_lrs.items())
+            console.print(f"The test changed all groups of Muon in proportion: train with {flags}", soft_wrap=True)
+
+    @property
+    def lrs(self) -> dict[str, float]:
+        """The learning rates of a training with LRMAX as it was tested: max_lr, and with Muon those of all groups."""
+        from fastcifar.lr_finder.suggest import use_max_lr
+
+        optim = use_max_lr(self.config, self.suggestion.max_lr).optim
+        names = ("max_lr", "bias_lr", "head_lr") if optim.optimizer == "muon" else ("max_lr",)
+        return {name: getattr(optim, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """Return learning rates, losses, suggestions, settings and environment as plain JSON values, without paths."""
         config = self.config.to_json()
         return {
-            "suggestion": self.suggestion.to_json(),
+            "suggestion": {**self.suggestion.to_json(), **self.lrs},
             "curve": self.curve.to_json(),
             "config": {name: value for name, value in config.items() if name not in ("data_dir", "run_dir")},
             "environment": self.environment,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fastcifar.checks import check
 from fastcifar.commands.lr_find import find_lr
-from fastcifar.commands.shared import chosen_recipe, ensure_betons, new_folder, take_flag
+from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folder, take_flag
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError
 from fastcifar.files import dump_json
@@ -30,7 +32,8 @@ class Train:
     """Train a network. The recipe gives the defaults of all other options.
 
     With --resume, the settings are those of the run that is continued. With --max-lr find or --min-lr find, a range
-    test finds the learning rate first, as `fastcifar lr-find` does, and the run folder keeps its curve.
+    test finds the learning rate first, as `fastcifar lr-find` does, and the run folder keeps its curve. With Muon,
+    bias_lr and head_lr change in proportion to the learning rate that --max-lr find finds.
     """
 
     recipe: str = DEFAULT_RECIPE
@@ -48,12 +51,20 @@ class Train:
     --val-fraction, since they use the test set."""
     log_dir: Path | None = None
     """Also write the settings and the results of each epoch as TensorBoard events to this folder."""
+    requeue_exit_code: int | None = None
+    """Exit code, from 1 to 255, of a run that a batch system stops with SIGTERM, SIGUSR1, SIGUSR2 or SIGXCPU, for a job
+    script that then submits the job again; 128 + the signal's number if not given."""
     source: str = "auto"
     """Data source if the .beton files are missing, as in `fastcifar write-beton --source`."""
 
+    def __post_init__(self) -> None:
+        check(self, requeue_exit_code=(lambda code: 1 <= code <= 255, "from 1 to 255"))
+
     def run(self) -> int:
         """Write missing .beton files, find learning rates if requested, train, and write the report."""
+        from fastcifar.data.pair import SPLITS
         from fastcifar.device import apply_process_settings
+        from fastcifar.runs.data import require_betons
 
         finds = self.find_max_lr or self.min_lr == "find"
         if finds and (self.dry_run or self.resume is not None):
@@ -63,22 +74,40 @@ class Train:
         if self.dry_run:
             print(dump_json(self._with_lrs(config, None).to_json(), indent=2))
             return 0
-        ensure_betons(config.data.data_dir, self.source)
+        _require_one_process()
         apply_process_settings(config.runtime)
-        run_dir = self.resume or config.run_dir or new_folder(config.name)
-        config = self._with_lrs(config, _find_for(config, run_dir) if finds else None).replace(run_dir=run_dir)
-        _train(config, resume=self.resume is not None, log_dir=self.log_dir)
+        if self.resume is None:
+            ensure_betons(config.data.data_dir, self.source)
+        else:
+            require_betons(self.resume, config.data.data_dir, ["train"] if config.data.val_fraction else SPLITS)
+        with output_folder(self.resume or config.run_dir, config.name) as run_dir:
+            found = _find_for(config, run_dir) if finds else None
+            self._train_in(run_dir, self._with_lrs(config, found).replace(run_dir=run_dir))
+        return 0
+
+    def _train_in(self, run_dir: Path, config: TrainConfig) -> None:
+        """Train, and write the report."""
+        from fastcifar.training.signals import REQUEUE_SIGNALS
+
+        try:
+            _train(config, resume=self.resume is not None, log_dir=self.log_dir)
+        except StoppedError as stopped:
+            if self.requeue_exit_code is not None and stopped.signal in REQUEUE_SIGNALS:
+                stopped.exit_code = self.requeue_exit_code
+            raise
         if self.report and not config.data.val_fraction:
             from fastcifar.report.run_page import write_report
 
-            print(f"Report: {write_report(run_dir, device=config.runtime.device)}")
-        return 0
+            page = write_report(run_dir, device=config.runtime.device, data_dir=config.data.data_dir)
+            print(f"Report: {page}")
 
     def _with_lrs(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
         """Return the configuration with the learning rates that were given or found."""
         min_lr = self.min_lr
         if found is not None and self.find_max_lr:
-            config = config.replace(max_lr=found.max_lr)
+            from fastcifar.lr_finder.suggest import use_max_lr
+
+            config = use_max_lr(config, found.max_lr)
         if found is not None and min_lr == "find":
             min_lr = found.min_lr
         if min_lr is None:
@@ -87,6 +116,17 @@ class Train:
         if not 0 < first <= highest:
             raise ConfigError(f"min_lr is {first!r}; it must be above 0 and at most max_lr, {highest!r}")
         return config.replace(div_factor=highest / first)
+
+
+def _require_one_process() -> None:
+    """Refuse to start as one of several processes, since each would train the whole run.
+
+    Raises:
+        ConfigError: a launcher such as torchrun has started this process with others.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdecimal() and int(processes) > 1:
+        raise ConfigError(f"WORLD_SIZE is {processes}; a run trains in one process: start it without torchrun")
 
 
 def train_arguments(arguments: list[str]) -> list[str]:
@@ -136,7 +176,7 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
             if damage:
                 console.say(f"{damage}. Resuming from the checkpoint before it, {_where(state)}")
         console.header(_header(state))
-        for note in state.runtime.notes:
+        for note in state.notes:
             console.say(note)
         consumers = [console.epoch]
         if log_dir is not None:
@@ -145,7 +185,7 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
             for result in read_metrics(config.run_dir)[: state.epochs_done]:
                 for consume in consumers:
                     consume(result)
-        if config.runtime.compile:
+        if state.runtime.compile_mode:
             console.say("Compiling network and augmentation, before the clock starts")
         stop = stack.enter_context(stop_on_signals())
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastcifar.config import MIN_POINTS, LrFinderSettings
+from fastcifar.config import MIN_POINTS, LrFinderSettings, TrainConfig
 from fastcifar.errors import TrainingError
 
 START_OF_DESCENT = 0.05
@@ -74,6 +74,19 @@ class Suggestion:
         return {
             "max_lr": self.max_lr, "min_lr": self.min_lr, **dataclasses.asdict(self), "max_lr_tenth": self.max_lr_tenth
         }  # fmt: skip
+
+
+def use_max_lr(config: TrainConfig, max_lr: float) -> TrainConfig:
+    """Return a configuration that trains with `max_lr` as the range test tested it.
+
+    The test gives Muon's parameter groups learning rates in the ratios of `config`, so bias_lr and head_lr change in
+    proportion to max_lr.
+    """
+    optim = config.optim
+    if optim.optimizer != "muon":
+        return config.replace(max_lr=max_lr)
+    factor = max_lr / optim.max_lr
+    return config.replace(max_lr=max_lr, bias_lr=optim.bias_lr * factor, head_lr=optim.head_lr * factor)
 
 
 def suggest(curve: LrCurve) -> Suggestion:

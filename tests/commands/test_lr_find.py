@@ -116,6 +116,26 @@ def test_only_one_of_the_two_learning_rates_may_be_found(betons: Path, tmp_path:
     assert config.optim.div_factor == pytest.approx(0.9 / found["suggestion"]["min_lr"])
 
 
+def test_muon_trains_all_groups_at_the_ratios_that_the_range_test_tested(
+    betons: Path, tmp_path: Path, tiny: None, capsys: Capture
+) -> None:
+    recipe = ["--recipe", "era", "--optimizer", "muon", "--max-lr", "0.2", "--bias-lr", "4", "--head-lr", "6"]
+    groups = ("max_lr", "bias_lr", "head_lr")
+    assert main(_command("lr-find", betons, *recipe, "--start-lr", "1e-4", "--out", str(tmp_path / "found"))) == 0
+    suggestion = json.loads((tmp_path / "found" / "lr_finder.json").read_text())["suggestion"]
+    assert suggestion["bias_lr"] == pytest.approx(20 * suggestion["max_lr"])
+    assert suggestion["head_lr"] == pytest.approx(30 * suggestion["max_lr"])
+    flags = [f"--{name.replace('_', '-')} {suggestion[name]:.3g}" for name in groups]
+    assert " ".join(flags) in capsys.readouterr().out
+
+    recipe = ["--recipe", "era", "--optimizer", "muon", "--max-lr", "find", "--bias-lr", "0.04", "--head-lr", "0.06"]
+    assert main(_command("train", betons, "--epochs", "1", "--run-dir", str(tmp_path / "run"), *recipe)) == 0
+    optim = read_config(tmp_path / "run").optim
+    found = json.loads((tmp_path / "run" / "lr_finder.json").read_text())["suggestion"]
+    assert [getattr(optim, name) for name in groups] == [found[name] for name in groups]
+    assert (optim.bias_lr / optim.max_lr, optim.head_lr / optim.max_lr) == pytest.approx((20, 30)), "of era, 2e-3"
+
+
 def test_min_lr_sets_the_first_learning_rate(capsys: Capture) -> None:
     assert main(["train", "--max-lr", "0.01", "--min-lr", "0.002", "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["div_factor"] == pytest.approx(5)
