@@ -57,10 +57,11 @@ def _colour_values(picture: Image.Image) -> npt.NDArray[np.uint32]:
 
     Pillow keeps the high byte of each value. Decoded in the other byte order, it keeps the low byte.
     """
-    with Image.open(picture.fp, formats=(picture.format,)) as other:  # type: ignore[attr-defined]
+    with Image.open(picture.fp, formats=(str(picture.format),)) as other:  # type: ignore[attr-defined]
         other.tile = [_in_other_order(tile) for tile in other.tile]
         low = np.asarray(other)
-    return np.asarray(picture).astype(np.uint32) * 256 + low
+    high: npt.NDArray[np.uint32] = np.asarray(picture).astype(np.uint32)
+    return high * 256 + low
 
 
 def _raw_mode(tile: Any) -> str:

@@ -103,10 +103,6 @@ def _find_image_folder(listing: Listing) -> list[Path]:
     return [] if other or not listing.folders.intersection(("train", "test")) else [listing.folder]
 
 
-def _read_image_folder(path: Path, options: ReadOptions) -> Source:
-    return open_image_folder(path, options.resize, options.workers, options.on_progress)
-
-
 FORMATS = {
     "cifar10": _official((cifar10.PYTHON, cifar10.BINARY), "cifar-10-"),
     "cifar100": _official((cifar100.PYTHON, cifar100.BINARY), "cifar-100-"),
@@ -126,7 +122,7 @@ FORMATS = {
     "image-folder": SourceFormat(
         looks="train/<class>/ and test/<class>/ with pictures",
         find=_find_image_folder,
-        read=_read_image_folder,
+        read=open_image_folder,
         has_pictures=True,
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,15 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastcifar.data.beton_format import PAGE_SIZE
-from fastcifar.data.images import Images, ImageSet, Source
+from fastcifar.data.images import ImageSet, Labels, Source
+from fastcifar.data.picture_arrays import stack_pictures
 from fastcifar.data.picture_files import is_hidden, list_pictures, note_others
-from fastcifar.data.pictures import decode_picture, decode_pictures, readable_path
+from fastcifar.data.pictures import readable_path
+from fastcifar.data.reading import ReadOptions
 from fastcifar.errors import DataError
-from fastcifar.progress import OnProgress, Progress
 
-BATCH = 128
-"""Pictures that the threads decode between two reports of progress."""
 SHOWN_NAMES = 5
 """Names of classes in a note."""
 
@@ -35,42 +34,53 @@ class _Split(NamedTuple):
         """The classes with pictures."""
         return {name for name, pictures in self.classes.items() if pictures}
 
+    def in_order(self, names: Sequence[str]) -> tuple[list[Path], Labels]:
+        """Return the pictures in the order of the names of their classes, and their labels, which count these."""
+        found = [self.classes.get(name, []) for name in names]
+        labels = np.repeat(np.arange(len(names)), [len(pictures) for pictures in found])
+        return [file for pictures in found for file in pictures], labels
 
-def open_image_folder(path: Path, resize: int | None, workers: int, on_progress: OnProgress | None = None) -> Source:
+
+def open_image_folder(path: Path, options: ReadOptions) -> Source:
     """Read the pictures in train/<class>/ and test/<class>/, with classes and files in sorted order.
 
-    Names of folders that only differ in how Unicode composes their characters (NFC and NFD) are one class. A class that
-    one of the splits lacks, and files that are no pictures, become notes of the source.
-
-    Args:
-        path: the folder that contains train/ and test/.
-        resize: the number of pixels per side to which pictures are resized; if None, all must have one size.
-        workers: the number of threads that decode.
-        on_progress: called while pictures are read.
+    Without the folder test, a part of each class becomes the test split. Names of folders that only differ in how
+    Unicode composes their characters (NFC and NFD) are one class. A class that one of the splits lacks, and files that
+    are no pictures, become notes of the source.
 
     Raises:
         DataError: a folder or a picture is missing or damaged, or two pictures have different sizes.
+        ConfigError: `test_fraction` is given although there is a test split.
         OSError: a folder cannot be read.
     """
-    splits = train, test = _find_split(path / "train"), _find_split(path / "test")
+    train = _find_split(path / "train")
+    test = _find_split(path / "test") if (path / "test").exists() else None
     if empty := train.classes.keys() - train.filled:
         raise DataError(f"{path / 'train' / min(empty)}: this class has no pictures; add some or remove the folder")
     if len(train.classes) < 2:
         count = len(train.classes)
         raise DataError(f"{path / 'train'}: it has {count} class folders; make at least 2, with pictures in them")
-    if not test.filled:
-        raise DataError(f"{path / 'test'}: no class has pictures; move a part of each class from train to test")
-    names = tuple(sorted(train.filled | test.filled))
-    files = [file for split in splits for name in names for file in split.classes.get(name, ())]
-    labels = [[label for label, name in enumerate(names) for _ in split.classes.get(name, ())] for split in splits]
-    images, count = _read(files, resize, workers, on_progress), len(labels[0])
-    return Source(
-        train=ImageSet(images[:count], np.array(labels[0], dtype=np.int64)),
-        test=ImageSet(images[count:], np.array(labels[1], dtype=np.int64)),
+    if test and not test.filled:
+        raise DataError(f"{path / 'test'}: no class has pictures; add some or remove the folder")
+    return _read_splits(train, test, options)
+
+
+def _read_splits(train: _Split, test: _Split | None, options: ReadOptions) -> Source:
+    names = tuple(sorted(train.filled | (test.filled if test else set())))
+    train_files, train_labels = train.in_order(names)
+    test_files, test_labels = test.in_order(names) if test else ([], train_labels[:0])
+    images = stack_pictures(train_files + test_files, options.resize, options.workers, options.on_progress)
+    count = len(train_files)
+    source = options.make_source(
+        ImageSet(images[:count], train_labels),
+        ImageSet(images[count:], test_labels) if test else None,
         class_names=names,
         name="image-folder",
-        notes=(*_note_classes(train.filled, test.filled), *note_others(train.others + test.others)),
     )
+    notes = [*note_others(train.others + (test.others if test else [])), *source.notes]
+    if test:
+        notes += _note_classes(train.filled, test.filled)
+    return dataclasses.replace(source, notes=tuple(notes))
 
 
 def _find_split(folder: Path) -> _Split:
@@ -106,29 +116,3 @@ def _note_classes(trained: set[str], tested: set[str]) -> Iterator[str]:
 def _list_names(names: set[str]) -> str:
     more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
     return ", ".join(sorted(names)[:SHOWN_NAMES]) + more
-
-
-def _read(files: Sequence[Path], resize: int | None, workers: int, on_progress: OnProgress | None) -> Images:
-    """Decode pictures of one size, or resized ones, to uint8 [N, H, W, 3]."""
-    size = None if resize is None else (resize, resize)
-    first = decode_picture(files[0], size)
-    if first.nbytes > PAGE_SIZE:
-        raise DataError(f"{files[0]}: {_size(first)} pixels are too many for a .beton; use --resize 32")
-    images = np.empty((len(files), *first.shape), dtype=np.uint8)
-    for start in range(0, len(files), BATCH):
-        decoded = decode_pictures(files[start : start + BATCH], size, workers)
-        for index, image in enumerate(decoded, start=start):
-            if isinstance(image, DataError):
-                raise image
-            if image.shape != first.shape:
-                sizes = f"{files[0]} is {_size(first)} pixels, {files[index]} is {_size(image)}"
-                raise DataError(f"{sizes}; use --resize 32")
-            images[index] = image
-        if on_progress:
-            on_progress(Progress(task="reading pictures", done=start + len(decoded), total=len(files)))
-    return images
-
-
-def _size(image: Images) -> str:
-    """Return width and height, such as 40x30."""
-    return f"{image.shape[1]}x{image.shape[0]}"

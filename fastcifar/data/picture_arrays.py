@@ -14,7 +14,7 @@ from fastcifar.data.pictures import decode_picture, decode_pictures, picture_nam
 from fastcifar.errors import DataError
 from fastcifar.progress import OnProgress, Progress
 
-BATCH = 1024
+BATCH = 128
 """Pictures that are decoded before the progress is reported."""
 
 
