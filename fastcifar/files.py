@@ -39,14 +39,14 @@ still runs: containers that share a volume have separate process ids (PID namesp
 def lock_folder(
     folder: Path, held: Exception | None = None, *, on_wait: Callable[[], None] = lambda: None, name: str = ".lock"
 ) -> Iterator[bool]:
-    """Lock an existing folder during the block; if another process holds the lock, raise `held` or wait for the lock.
+    """Lock a folder during the block; if another process holds the lock, raise `held` or wait for the lock.
 
     The lock is a file in the folder, which is removed at the end, so that it also holds between the hosts that share a
     network file system. The kernel releases it if the process ends. Yields whether there is a lock: on a file system
     without locks there is a warning instead.
 
     Args:
-        folder: the folder to lock.
+        folder: the folder to lock, which is created if it is missing.
         held: the error to raise if another process holds the lock; if None, call `on_wait` and wait.
         on_wait: called before waiting.
         name: the name of the lock file. Locks with different names do not affect each other.
@@ -67,6 +67,7 @@ def lock_folder(
 def _open_locked(path: Path, held: Exception | None, on_wait: Callable[[], None]) -> tuple[int, bool]:
     """Open and lock the file at `path`; also return whether its file system has locks."""
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             locked = _lock(file, held, on_wait)

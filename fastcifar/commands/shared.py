@@ -1,13 +1,16 @@
 """Helpers that several commands share: one flag's value, the .beton files, process-wide settings, notes, folders."""
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from fastcifar.commands.write_beton import WriteBeton
+from fastcifar.commands.write_beton import WriteBeton, only_writer
 from fastcifar.config import TrainConfig
 from fastcifar.recipes import DEFAULT_RECIPE, get_recipe
 from fastcifar.settings import DataSettings, RuntimeSettings
@@ -29,6 +32,8 @@ def chosen_recipe(arguments: list[str]) -> TrainConfig:
 def ensure_betons(folder: Path, source: str) -> None:
     """Write train.beton and test.beton if one of them is missing; otherwise check that they hold the named source.
 
+    If another process is writing them, wait and use its files.
+
     Raises:
         DataError: the source cannot be read, or the files hold something else.
     """
@@ -36,8 +41,11 @@ def ensure_betons(folder: Path, source: str) -> None:
     from fastcifar.data.source_check import check_source, note_unused_source
 
     if not has_pair(folder):
-        WriteBeton(source=source, out=folder).run()
-    elif source != "auto":
+        with only_writer(folder):
+            if not has_pair(folder):  # which may have changed while this process was waiting
+                WriteBeton(source=source, out=folder).write()
+                return
+    if source != "auto":
         check_source(folder, source)
     elif folder == DataSettings.data_dir and (note := note_unused_source(folder)):
         show_notes([note])
@@ -58,6 +66,24 @@ def show_notes(notes: Iterable[str]) -> None:
         print(note, file=sys.stderr)
 
 
-def new_folder(name: str) -> Path:
-    """Return the path of a new run folder, such as runs/20260102-030405-era, without creating it."""
-    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+@contextmanager
+def output_folder(given: Path | None, name: str) -> Iterator[Path]:
+    """Yield the folder that is given, or create one, such as runs/20260102-030405-era, if it is None.
+
+    Of several processes that start in the same second, each gets a folder of its own, with -2, -3, … at the end. It is
+    removed again if the block leaves it empty.
+    """
+    if given is not None:
+        yield given
+        return
+    first = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    for number in itertools.count(1):
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()

@@ -24,6 +24,7 @@ from fastcifar.report.terminal import make_console
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import Suggestion
     from fastcifar.report.console import RunHeader
+    from fastcifar.runs.results import EpochResult
     from fastcifar.training.state import TrainState
 
 
@@ -171,21 +172,21 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
     assert config.run_dir is not None
     with TrainingConsole(target_accuracy=config.target_accuracy) as console, ExitStack() as stack:
         state = stack.enter_context(create_state(config))
-        if resume:
-            damage = restore(config.run_dir, state)
-            if damage:
-                console.say(f"{damage}. Resuming from the checkpoint before it, {_where(state)}")
+        if resume and (damage := restore(config.run_dir, state)):
+            console.say(f"{damage}. Resuming from the checkpoint before it, {_where(state)}")
         console.header(_header(state))
         for note in state.notes:
             console.say(note)
         consumers = [console.epoch]
         if log_dir is not None:
             consumers.append(stack.enter_context(TensorBoardLog(log_dir, config)).epoch)
-        if resume:
-            for result in read_metrics(config.run_dir)[: state.epochs_done]:
-                for consume in consumers:
-                    consume(result)
-        if state.runtime.compile_mode:
+        earlier = read_metrics(config.run_dir)[: state.epochs_done] if resume else []
+        for result in earlier:
+            for consume in consumers:
+                consume(result)
+        if state.is_finished:
+            console.say(_why_finished(state, earlier))
+        elif state.runtime.compile_mode:
             console.say("Compiling network and augmentation, before the clock starts")
         stop = stack.enter_context(stop_on_signals())
         try:
@@ -200,6 +201,15 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
             stopped.args = (f"stopped {_where(state)}; resume with `fastcifar train --resume {config.run_dir}`",)
             raise stopped from error
         console.summary(config.run_dir)
+
+
+def _why_finished(state: TrainState, results: list[EpochResult]) -> str:
+    """Say why nothing is left to train in a run with these results."""
+    target = state.config.target_accuracy
+    if target is None or state.best_accuracy < target:
+        return f"All {state.epochs} epochs are done: nothing is left to train"
+    epoch = next((result.epoch for result in results if result.test_accuracy >= target), state.best_epoch)
+    return f"The run met its target of {100 * target:.4g} % in epoch {epoch}: nothing is left to train"
 
 
 def _lost_terminal(error: OSError) -> bool:

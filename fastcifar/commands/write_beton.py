@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fastcifar.files import lock_folder
 from fastcifar.progress import Progress
 from fastcifar.report.progress import ProgressDisplay
 from fastcifar.settings import DataSettings
@@ -39,7 +43,13 @@ class WriteBeton:
     """Seed of the synthetic images, and of the choice of the test images."""
 
     def run(self) -> int:
-        """Write both files."""
+        """Write both files; if another process writes to the folder, after that."""
+        with only_writer(self.out):
+            self.write()
+        return 0
+
+    def write(self) -> None:
+        """Write both files, and show the progress."""
         from fastcifar.data.sources import open_source
         from fastcifar.data.writer import write_pair
 
@@ -67,4 +77,20 @@ class WriteBeton:
         for split, manifest in zip(("train", "test"), manifests, strict=True):
             size = f"{manifest.file_size / 1e6:.1f} MB"
             print(f"{self.out / split}.beton: {manifest.samples:,} images of {manifest.name}, {size}", flush=True)
-        return 0
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other commands from writing a data set to a folder during the block; wait for one that does.
+
+    Folders that were created for the lock are removed again if the block leaves them empty.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    waiting = f"{folder}: waiting for another process that writes to this folder"
+    try:
+        with lock_folder(folder, on_wait=lambda: print(waiting, file=sys.stderr, flush=True), name=".write-beton.lock"):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for path in created:
+                path.rmdir()

@@ -21,6 +21,7 @@ from fastcifar.data.official import (
     read_records,
 )
 from fastcifar.errors import DataError
+from fastcifar.files import lock_folder
 from fastcifar.progress import OnProgress, Progress
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -77,11 +78,11 @@ def download(cache: Path, on_progress: OnProgress | None = None) -> Path:
 
     folder, batches = cache / str(CIFAR10.base_folder), (*CIFAR10.train_list, *CIFAR10.test_list)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        if not all(check_integrity(folder / name, md5) for name, md5 in batches):
-            fetch(CIFAR10.url, cache / CIFAR10.filename, CIFAR10.tgz_md5, on_progress)
-        with contextlib.redirect_stdout(io.StringIO()):  # torchvision checks and unpacks the archive, and prints
-            CIFAR10(cache, download=True)
+        with lock_folder(cache):  # another process that downloads is waited for
+            if not all(check_integrity(folder / name, md5) for name, md5 in batches):
+                fetch(CIFAR10.url, cache / CIFAR10.filename, CIFAR10.tgz_md5, on_progress)
+            with contextlib.redirect_stdout(io.StringIO()):  # torchvision checks and unpacks the archive, and prints
+                CIFAR10(cache, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             f"CIFAR-10 cannot be downloaded from {CIFAR10.url} to {cache} ({error}); try again, which resumes the "

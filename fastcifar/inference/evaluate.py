@@ -21,6 +21,7 @@ from fastcifar.inference.model import ImageClassifier, predict
 from fastcifar.machine import give_back_freed_memory
 from fastcifar.progress import OnProgress, Progress
 from fastcifar.runs.checkpoint import CheckpointName, checkpoint_path, create_saved_model, read_checkpoint
+from fastcifar.runs.data import require_betons, warn_of_other_data
 from fastcifar.settings import LoaderKind
 
 
@@ -41,6 +42,8 @@ class LoadedCheckpoint:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """The training set's mean and standard deviation per channel, for pixels in [0, 1]."""
+    content_sha256: str
+    """The SHA-256 of the training set's images and labels."""
     classifier: ImageClassifier
 
 
@@ -157,6 +160,7 @@ def load_classifier(
         image_shape=tuple(values["image_shape"]),
         mean=tuple(values["mean"]),
         std=tuple(values["std"]),
+        content_sha256=values["content_sha256"],
         classifier=classifier,
     )
 
@@ -167,14 +171,19 @@ def open_test_loader(loaded: LoadedCheckpoint) -> BetonLoader:
     Raises:
         CheckpointError: the test set has other classes or another image size than the training set had.
         DataError: the .beton is missing or damaged.
+
+    Warns:
+        FastCifarWarning: the test set belongs to another training set.
     """
     data, test = loaded.config.data, loaded.config.data.data_dir / "test.beton"
+    require_betons(loaded.path, data.data_dir, ["test"])
     manifest = read_manifest(test)
     if manifest.class_names != loaded.class_names or manifest.image_shape != loaded.image_shape:
         raise CheckpointError(
             f"{loaded.path}: was trained on images of shape {list(loaded.image_shape)} and the classes "
-            f"{', '.join(loaded.class_names)}; {test} has others"
+            f"{', '.join(loaded.class_names)}; {test.absolute()} has others"
         )
+    warn_of_other_data(loaded.path, data.data_dir, loaded.content_sha256)
     device, size = loaded.classifier.runtime.device, data.test_batch_size
     kind: LoaderKind = "memmap" if data.loader == "memmap" else "auto"  # this machine may have no FFCV
     return create_loader(

@@ -70,6 +70,8 @@ def fit_epochs(
     if model is not None or augmentation is not None:
         raise ConfigError("a run's state has its own model and augmentation; pass them with a configuration instead")
     state, config, stop, save = run, run.config, stop or GracefulStop(), None
+    if state.is_finished:
+        return
     with ExitStack() as stack:
         folder = None if config.run_dir is None else RunFolder(config.run_dir)
         if folder is not None:
@@ -78,14 +80,12 @@ def fit_epochs(
             save = functools.partial(_save, state, folder)
         with explain_out_of_memory(state):
             warmed_up = warm_up(state)
-        while state.epochs_done < state.epochs:
+        while not state.is_finished:
             with explain_out_of_memory(state):
                 result = run_epoch(state, warmed_up, on_step, stop, save)
             if folder:
                 folder.record(result, state.state_dict())
             yield result
-            if config.target_accuracy is not None and result.test_accuracy >= config.target_accuracy:
-                return
 
 
 def run_epoch(

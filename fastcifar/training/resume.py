@@ -7,6 +7,7 @@ from fastcifar.config import SETTINGS, TrainConfig
 from fastcifar.errors import CheckpointError
 from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint
 from fastcifar.training.state import TrainState
+from fastcifar.runs.data import NAME_FOLDER
 
 RESUME_OVERRIDABLE = (
     {"data_dir", "eval_batch_size", "loader", "workers", "cache_on_device", "verify"}
@@ -25,7 +26,9 @@ def restore(run: Path, state: TrainState) -> CheckpointError | None:
         CheckpointError: there is none, or its settings, data or number of steps differ from those of `state`.
     """
     path, values, damage = newest_checkpoint(run)
-    _require_equal(path, "the data", values["content_sha256"], state.manifest.content_sha256)
+    if values["content_sha256"] != state.manifest.content_sha256:
+        folder = state.config.data.data_dir.absolute()
+        raise CheckpointError(f"{path}: was trained on other data than that in {folder}; {NAME_FOLDER}")
     saved, now = TrainConfig.from_json(values["config"]).to_json(), state.config.to_json()
     _require_equal(path, "--recipe", saved["base_recipe"], now["base_recipe"])
     for name in SETTINGS.keys() - RESUME_OVERRIDABLE:

@@ -70,6 +70,12 @@ class TrainState:
     @property
     def total_steps(self) -> int:
         """Number of steps in the whole run, all of which the learning-rate schedule covers."""
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train: all epochs are done, or an evaluation has met the target accuracy."""
+        target = self.config.target_accuracy
+        return self.epochs_done >= self.epochs or (target is not None and self.best_accuracy >= target)
+
         return max(1, round(self.config.epochs * len(self.train_loader)))
 
     @property
