@@ -20,6 +20,9 @@ CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
 """Per channel of the 50,000 training images, with pixels in [0, 1]."""
 
+MIN_STD = 1 / 255
+"""The standard deviation below which a channel counts as constant: one grey level."""
+
 Params = dict[str, Tensor]
 Flags = dict[str, Any]
 
@@ -82,7 +85,10 @@ class GatherCropFlip(K.GeometricAugmentationBase2D):
 
 
 class PixelNormalize(K.IntensityAugmentationBase2D):
-    """Normalise uint8 images [B, 3, H, W]: (pixel / 255 - mean) / std per channel in float32, converted to `dtype`."""
+    """Normalise uint8 images [B, 3, H, W]: (pixel / 255 - mean) / std per channel in float32, converted to `dtype`.
+
+    A channel without variance is not scaled (`normalization_scale`).
+    """
 
     mean: Tensor
     std: Tensor
@@ -90,7 +96,7 @@ class PixelNormalize(K.IntensityAugmentationBase2D):
     def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> None:
         super().__init__(p=1.0, same_on_batch=True)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(normalization_scale(std)).view(1, -1, 1, 1), persistent=False)
         self.out_dtype = dtype
 
     def validate_tensor(self, input: Tensor) -> None:
@@ -140,6 +146,20 @@ class Augmentation(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):  # otherwise Kornia casts the result back to uint8
             return self.stages(images) if self.training else self.normalize(images)  # type: ignore[no-any-return]
+
+
+def is_constant(std: float) -> bool:
+    """Tell whether a channel of this standard deviation, for pixels in [0, 1], is constant but for rounding errors."""
+    return std < MIN_STD
+
+
+def normalization_scale(std: Sequence[float]) -> list[float]:
+    """Return what to divide each channel by: its standard deviation, or 1 for a constant channel.
+
+    Division by a standard deviation of almost 0 would turn padding, and other pixels in a test image, into huge inputs.
+    Source: scikit-learn's StandardScaler.
+    """
+    return [1.0 if is_constant(value) else value for value in std]
 
 
 def hflip(images: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from fastcifar.analysis.grad_cam import grad_cam
-from fastcifar.augment import create_augmentation, hflip
+from fastcifar.augment import create_augmentation, hflip, normalization_scale
 from fastcifar.data.beton_format import read_index
 from fastcifar.data.images import Images
 from fastcifar.data.manifest import open_beton
@@ -161,7 +161,8 @@ def draw_augmented(loaded: LoadedCheckpoint, *, samples: int = 6, variants: int 
         torch.default_generator.manual_seed(loaded.config.runtime.seed)
         drawn = augmentation(batch).permute(0, 2, 3, 1).float().numpy()
     names = tuple(manifest.class_names[label] for label in labels[:samples])
-    pixels = np.rint(255 * (drawn * np.array(manifest.std) + np.array(manifest.mean))).clip(0, 255).astype(np.uint8)
+    scale, mean = np.array(normalization_scale(manifest.std)), np.array(manifest.mean)
+    pixels = np.rint(255 * (drawn * scale + mean)).clip(0, 255).astype(np.uint8)
     return AugmentedSamples(
         names=names, originals=originals, variants=pixels.reshape(len(originals), variants, *originals.shape[1:])
     )

@@ -66,6 +66,7 @@ class BetonLoader:
         self.batch_size, self.train, self.device, self.seed = batch_size, train, torch.device(device), seed
         chosen = np.arange(index.samples) if indices is None else indices
         self.indices: npt.NDArray[np.uint64] = np.array(chosen, dtype=np.uint64)
+        self.labels = index.labels[chosen]
         self._decoder = decoder_class(loader)(index, batch_size=batch_size, workers=workers, device=self.device)
         self._running: Generator[Batch, None, None] | None = None
 

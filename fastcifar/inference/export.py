@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastcifar.augment import normalization_scale
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, ExportError
 from fastcifar.files import atomic_write, write_json
@@ -45,7 +46,7 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.model = model
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(normalization_scale(std)).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits of images."""

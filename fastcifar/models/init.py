@@ -61,7 +61,8 @@ def whitening_filters(images: Tensor, size: int) -> Tensor:
     covariance = patches.T @ patches / len(patches)
     variances, directions = torch.linalg.eigh(covariance.cpu())  # faster than on a GPU for such a small matrix
     variances, directions = variances.to(images.device), directions.to(images.device)
-    filters: Tensor = directions.T / (variances[:, None] + EPSILON).sqrt()
+    # rounding errors make the variance of a constant channel negative
+    filters: Tensor = directions.T / (variances[:, None].clamp(min=0) + EPSILON).sqrt()
     return filters.flip(0).view(-1, channels, size, size)
 
 
