@@ -60,7 +60,7 @@ class StoppedError(FastCifarError):
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__("stopped")
-        self.exit_code = 128 + number
+        self.signal, self.exit_code = number, 128 + number
 
 
 class ExportError(FastCifarError):
