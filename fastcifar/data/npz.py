@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ def read_npz(path: Path, options: ReadOptions) -> Source:
         DataError: the file is damaged, or an array is missing or of another form.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name.lower(): file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name.lower(): np.asarray(archive[name]) for name in archive.files}
+    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as a .npz file of arrays ({error}); save it again") from error
     train, test = (_read_split(path, arrays, split) for split in KEYS)
     if train is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import pickle
 import tarfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +22,8 @@ from fastcifar.errors import DataError
 
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 PER_BATCH = 4
+FINE_NAMES = [f"fine{number}".encode() for number in range(100)]
+COARSE_NAMES = [f"coarse{number}".encode() for number in range(20)]
 
 
 def records() -> np.ndarray:
@@ -51,6 +55,85 @@ def write_binary(folder: Path) -> Path:
     for name, batch in zip(BATCHES, records(), strict=True):
         (folder / f"{name}.bin").write_bytes(batch.tobytes())
     (folder / "batches.meta.txt").write_text("\n".join(cifar10.CLASSES) + "\n\n")
+    return folder
+
+
+def write_cifar100_python(folder: Path) -> Path:
+    """Write CIFAR-100's python version: the images of `records`, each class 10 times a fine one."""
+    folder.mkdir(parents=True)
+    made = records()
+    for split, batches in (("train", made[:5]), ("test", made[5:])):
+        flat = batches.reshape(-1, 3073)
+        content = {b"data": flat[:, 1:].copy(), b"fine_labels": [10 * label for label in flat[:, 0].tolist()]}
+        content[b"coarse_labels"] = flat[:, 0].tolist()
+        (folder / split).write_bytes(pickle.dumps(content, protocol=2))
+    meta = {b"fine_label_names": FINE_NAMES, b"coarse_label_names": COARSE_NAMES}
+    (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
+    return folder
+
+
+def write_cifar100_binary(folder: Path) -> Path:
+    """Write CIFAR-100's binary version of the same images."""
+    folder.mkdir(parents=True)
+    made = records()
+    for split, batches in (("train", made[:5]), ("test", made[5:])):
+        flat = batches.reshape(-1, 3073)
+        (folder / f"{split}.bin").write_bytes(np.column_stack([flat[:, :1], 10 * flat[:, :1], flat[:, 1:]]).tobytes())
+    (folder / "fine_label_names.txt").write_bytes(b"\n".join(FINE_NAMES) + b"\n\n")
+    (folder / "coarse_label_names.txt").write_bytes(b"\n".join(COARSE_NAMES) + b"\n\n")
+    return folder
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> Path:
+    """Write a .npz file as Keras has it, of the images of `records` or of other arrays."""
+    made = records()
+    standard = {
+        "x_train": as_images(made[:5]), "y_train": made[:5, ..., 0].reshape(-1, 1),
+        "x_test": as_images(made[5:]), "y_test": made[5:, ..., 0].reshape(-1, 1),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **(arrays or standard))
+    return path
+
+
+def as_png(image: np.ndarray) -> bytes:
+    """Encode uint8 [H, W, 3] as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write_kaggle(folder: Path) -> Path:
+    """Write Kaggle's form of the training images of `records`."""
+    (folder / "train").mkdir(parents=True)
+    made = records()[:5].reshape(-1, 3073)
+    rows = ["id,label"]
+    for number, (image, label) in enumerate(zip(as_images(made), made[:, 0], strict=True), start=1):
+        (folder / "train" / f"{number}.png").write_bytes(as_png(image))
+        rows.append(f"{number},{cifar10.CLASSES[label]}")
+    (folder / "trainLabels.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def write_parquet(
+    folder: Path, *, image: str = "img", label: str = "label", names: list[str] | None = None, shards: int = 2
+) -> Path:
+    """Write Hugging Face's form of the images of `records`, with the training split in several files."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    features = {image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})} if names else {}
+    for split, batches, count in (("train", records()[:5], shards), ("test", records()[5:], 1)):
+        flat = batches.reshape(-1, 3073)
+        rows = [{"bytes": as_png(one), "path": None} for one in as_images(flat)]
+        table = pyarrow.table({image: rows, label: pyarrow.array(flat[:, 0].tolist())})
+        table = table.replace_schema_metadata(metadata)
+        each = -(-len(flat) // count)
+        for number in range(count):
+            file = folder / f"{split}-{number:05d}-of-{count:05d}.parquet"
+            pyarrow.parquet.write_table(table.slice(number * each, each), file)
     return folder
 
 
