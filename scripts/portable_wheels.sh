@@ -6,8 +6,8 @@
 # On the host, `bash FOLDER/install.sh [ENVIRONMENT]` makes a virtual environment. The host needs that Python version, no
 # compiler and no system libraries, and a C library (glibc) that is not older than here. The versions are those of
 # requirements.txt. FFCV is compiled here and takes its libraries with it (auditwheel); it is compiled for the stable
-# ABI, so one wheel serves every Python version. With --without-torch, the kit is 250 MB instead of 3 GB and takes PyTorch
-# from the host's Python.
+# ABI, so one wheel serves every Python version. With --without-torch, the kit is 250 MB instead of 3 GB, and the
+# environment uses the PyTorch of the host's Python.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt

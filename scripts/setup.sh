@@ -65,7 +65,8 @@ install_packages() {
   command -v apt-get >/dev/null ||
     fail "Missing: ${packages[*]} (names of Debian packages). Install them or their equivalents, and run this again."
   if ((EUID)); then
-    sudo -n true 2>/dev/null || fail "Missing: ${packages[*]}. Run this command, then run this script again: $typed"
+    sudo -n true 2>/dev/null || fail "Missing: ${packages[*]}. Run this command, then run this script again: $typed" \
+      $'\n'"If you may not, 'pip install .' installs fastcifar without FFCV, which needs none of them."
     as_root=(sudo)
   fi
   say "Installing ${packages[*]} with apt, which takes a minute or two."
@@ -95,7 +96,7 @@ install_python_packages() {
 
 set_up() {
   local packages python
-  [[ $(uname -s) == Linux ]] || fail "FFCV runs on Linux only: use WSL 2 on Windows, a container on macOS."
+  [[ $(uname -s) == Linux ]] || fail "FFCV runs on Linux only. Elsewhere, 'pip install .' does without it."
   mapfile -t packages < <(missing_packages)
   if ((${#packages[@]})); then
     install_packages "${packages[@]}"
