@@ -5,14 +5,23 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from fastcifar import gpu
+from fastcifar.compiler import compiler_problem
 from fastcifar.errors import ConfigError, DeviceError
-from fastcifar.machine import cpu_name, has_fast_bfloat16, keep_freed_memory, unbind, usable_cores
+from fastcifar.machine import (
+    cpu_name,
+    has_fast_bfloat16,
+    keep_freed_memory,
+    require_threads,
+    unbind,
+    usable_cores,
+)
 from fastcifar.settings import RuntimeSettings
 
 P = ParamSpec("P")
@@ -27,10 +36,20 @@ size, in training and evaluation. torch's default is 8; above it, torch silently
 NO_BFLOAT16_ON_CPU = (
     "This CPU has no bfloat16 instructions: computing in float32 (to force bfloat16: train --amp-dtype bfloat16)"
 )
-NO_BFLOAT16_ON_GPU = (
-    "This GPU has no bfloat16 instructions: computing in float16 with loss scaling, without CUDA graphs"
+NO_TENSOR_CORES = (
+    "This GPU ({}) has no tensor cores: computing in float32 (to force float16: train --amp-dtype float16)"
 )
-NO_GRAPHS_IN_FLOAT16 = "CUDA graphs are off: they cannot capture the loss scaling that float16 needs"
+
+
+class Precision(NamedTuple):
+    """The precision of a run."""
+
+    amp_dtype: torch.dtype | None
+    """None for float32."""
+    reason: str
+    """Why this one, in a few words; empty for float32 that was asked for."""
+    note: str | None = None
+    """A sentence if mixed precision was asked for and is not used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +59,15 @@ class Runtime:
     device: torch.device
     amp_dtype: torch.dtype | None
     """Precision of automatic mixed precision; None if it is off."""
+    precision_reason: str = ""
+    """Why it was chosen, in a few words."""
     memory_format: torch.memory_format
     compile_mode: str | None
     """Mode of torch.compile; None if it is off."""
     cuda_graphs: bool = False
     """Whether steps are replayed as CUDA graphs; never on the CPU."""
+    unavailable: tuple[str, ...] = ()
+    """Names of the settings of speed that were asked for and cannot be used on this machine."""
     notes: tuple[str, ...] = ()
     """A sentence, without a final full stop, for each setting that was asked for and is not used, and why."""
 
@@ -84,31 +107,41 @@ class Runtime:
         return f"CPU: {cpu_name()}, {torch.get_num_threads()} threads"
 
     def describe_precision(self) -> str:
-        """Such as "bfloat16 (AMP), channels-last, compiled"."""
-        precision = "float32" if self.amp_dtype is None else f"{str(self.amp_dtype).removeprefix('torch.')} (AMP)"
+        """Such as "float16 (AMP, no bfloat16 on sm_75), channels-last, CUDA graphs"."""
+        reason = f" ({self.precision_reason})" if self.precision_reason else ""
         layout = "channels-last" if self.memory_format == torch.channels_last else "contiguous"
-        compiled = ["compiled"] if self.compile_mode else []
-        return ", ".join([precision, layout, *compiled, *(["CUDA graphs"] if self.cuda_graphs else [])])
+        speed = [*(["compiled"] if self.compile_mode else []), *(["CUDA graphs"] if self.cuda_graphs else [])]
+        return ", ".join([self.dtype_name + reason, layout, *speed, *(f"no {name}" for name in self.unavailable)])
+
+    @property
+    def dtype_name(self) -> str:
+        """The precision's name: "float32", "bfloat16" or "float16"."""
+        return str(self.amp_dtype or torch.float32).removeprefix("torch.")
 
 
 def resolve_runtime(settings: RuntimeSettings) -> Runtime:
-    """The settings as they apply on this machine. Changes nothing in the process.
+    """The settings as they apply on this machine.
 
     Raises:
         ConfigError: the device's name cannot be read, or the process is not set up for deterministic algorithms.
-        DeviceError: the device is not available.
+        DeviceError: the device is not available, or this process was forked from one that has computed.
     """
-    device = _resolve_device(settings.device)
+    require_threads(torch.get_num_threads())
+    device, fallback = _resolve_device(settings.device)
     if settings.deterministic and device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         raise ConfigError("deterministic is set; call fastcifar.apply_process_settings(config.runtime) before training")
-    amp_dtype, cuda_graphs, notes = choose_precision(settings, device.type, has_bfloat16(device))
+    precision = choose_precision(settings, device)
+    no_graphs = settings.cuda_graphs and device.type == "cpu"
+    no_compiler = compiler_problem(device.type) if settings.compile else None
     return Runtime(
         device=device,
-        amp_dtype=amp_dtype,
+        amp_dtype=precision.amp_dtype,
+        precision_reason=precision.reason,
         memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
-        compile_mode=settings.compile_mode if settings.compile else None,
-        cuda_graphs=cuda_graphs,
-        notes=notes,
+        compile_mode=settings.compile_mode if settings.compile and no_compiler is None else None,
+        cuda_graphs=settings.cuda_graphs and not no_graphs,
+        unavailable=(*(["torch.compile"] if no_compiler else []), *(["CUDA graphs"] if no_graphs else [])),
+        notes=tuple(filter(None, (fallback, precision.note, no_compiler and f"torch.compile is off: {no_compiler}"))),
     )
 
 
@@ -127,7 +160,7 @@ def apply_process_settings(settings: RuntimeSettings) -> None:
     unbind()
     if torch.get_num_threads() > usable_cores():  # torch does not know the quotas of control groups
         torch.set_num_threads(usable_cores())
-    if _resolve_device(settings.device).type == "cpu":
+    if _resolve_device(settings.device)[0].type == "cpu":
         keep_freed_memory()
         return
     torch.backends.cudnn.benchmark = not settings.deterministic  # shapes do not change within a run
@@ -136,31 +169,33 @@ def apply_process_settings(settings: RuntimeSettings) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to run without it
 
 
-def choose_precision(
-    settings: RuntimeSettings, device_type: str, bfloat16: bool
-) -> tuple[torch.dtype | None, bool, tuple[str, ...]]:
-    """The dtype of AMP (None for float32), whether to use CUDA graphs, and notes on settings that are not used.
-
-    `device_type` is 'cpu' or 'cuda'; `bfloat16` says whether the device multiplies bfloat16 in hardware.
-    """
-    cuda_graphs = settings.cuda_graphs and device_type == "cuda"
+def choose_precision(settings: RuntimeSettings, device: torch.device) -> Precision:
+    """Choose the precision: with `amp`, the fastest one that the device computes in hardware, unless one is named."""
     if not settings.amp:
-        return None, cuda_graphs, ()
-    if settings.amp_dtype == "bfloat16" or (settings.amp_dtype == "auto" and bfloat16):
-        return torch.bfloat16, cuda_graphs, ()
-    if settings.amp_dtype == "auto" and device_type == "cpu":  # few processors have fast float16 kernels
-        return None, False, (NO_BFLOAT16_ON_CPU,)
-    if not cuda_graphs:
-        return torch.float16, False, ()
-    # Loss scaling reads from the device whether to skip a step, which a CUDA graph cannot do.
-    return torch.float16, False, (NO_BFLOAT16_ON_GPU if settings.amp_dtype == "auto" else NO_GRAPHS_IN_FLOAT16,)
+        return Precision(None, "")
+    if settings.amp_dtype != "auto":
+        return Precision(getattr(torch, settings.amp_dtype), "AMP, --amp-dtype")
+    native = native_dtype(device)
+    if native is torch.bfloat16:
+        return Precision(native, "AMP, native")
+    if device.type == "cpu":  # few processors have fast float16 kernels
+        return Precision(None, "no bfloat16 on this CPU", NO_BFLOAT16_ON_CPU)
+    name = gpu.architecture_name(device.index)
+    if native is torch.float16:
+        return Precision(native, f"AMP, no bfloat16 on {name}")
+    return Precision(None, f"no tensor cores on {name}", NO_TENSOR_CORES.format(name))
+
+
+def native_dtype(device: torch.device) -> torch.dtype | None:
+    """The 16-bit type that a device multiplies fastest in hardware; None if it has none."""
+    if device.type == "cuda":
+        return gpu.native_dtype(device.index or 0)
+    return torch.bfloat16 if has_fast_bfloat16() else None
 
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 in hardware. Elsewhere torch emulates it, several times slower."""
-    if device.type == "cuda":  # only on a GPU
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return has_fast_bfloat16()
+    return native_dtype(device) is torch.bfloat16
 
 
 def seed_everything(seed: int, device: torch.device = CPU) -> None:
@@ -204,19 +239,43 @@ def preserve_random_state(device: torch.device = CPU) -> Iterator[None]:
         set_random_state(state, device)
 
 
-def _resolve_device(name: str) -> torch.device:
+def _resolve_device(name: str) -> tuple[torch.device, str | None]:
+    """The device of that name, and a note if 'auto' had to pass over a GPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _choose_device()
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device is {name!r}; it must be 'auto', 'cpu', 'cuda' or 'cuda:N'")
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
+    return (_require_cuda(name, device), None) if device.type == "cuda" else (device, None)
+
+
+def _choose_device() -> tuple[torch.device, str | None]:
+    """The current or the first CUDA device that torch has kernels for; the CPU if there is none."""
+    if not torch.cuda.is_available():
+        return CPU, None
+    current = torch.cuda.current_device()
+    indices = sorted(range(torch.cuda.device_count()), key=lambda index: index != current)
+    missing = {index: gpu.missing_kernels(index) for index in indices}
+    usable = next((torch.device("cuda", index) for index in indices if missing[index] is None), CPU)
+    passed_over = missing[indices[0]]
+    return usable, f"Computing on {'the CPU' if usable == CPU else usable}: {passed_over}" if passed_over else None
+
+
+def _require_cuda(name: str, device: torch.device) -> torch.device:
+    """The CUDA device with its index; an error if torch cannot use it."""
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        hidden = gpu.hidden_devices()
         raise DeviceError(
-            f"device {name} is not available: torch {torch.__version__} sees {count} CUDA devices; "
+            f"device {name} is not available: torch {torch.__version__} sees {count} CUDA devices"
+            f"{f', since {hidden}' if hidden else ''}; "
             "use --device cpu, or run `fastcifar doctor` to find the cause"
         )
-    return device
+    index = torch.cuda.current_device() if device.index is None else device.index
+    missing = gpu.missing_kernels(index)
+    if missing is not None:
+        raise DeviceError(f"device {name} cannot be used: {missing}; or use --device cpu")
+    return torch.device("cuda", index)

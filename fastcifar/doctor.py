@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from fastcifar.compiler import compiler_command, compiler_problem
 from fastcifar.machine import cpu_name, has_fast_bfloat16, usable_cores
 from fastcifar.settings import DataSettings
 
@@ -159,11 +160,22 @@ def _cpu() -> list[Finding]:
     return [_finding(True, "CPU", f"{cpu_name()}, {usable_cores()} usable cores, bfloat16 {bfloat16}", "")]
 
 
+def _compiler() -> list[Finding]:
+    problem = compiler_problem("cpu")
+    if problem is None:
+        return [_finding(True, "compiler", f"{compiler_command('cpu')} works: training can use --compile", "")]
+    detail = f"{problem.what}: training runs without --compile"
+    return [Finding(name="compiler", status="warning", detail=detail, remedy=problem.remedy)]
+
+
 def _cuda() -> list[Finding]:
     try:
-        torch = import_module("torch")
+        torch, gpu = import_module("torch"), import_module("fastcifar.gpu")
         if torch.cuda.is_available():
             return [_cuda_device(index) for index in range(torch.cuda.device_count())]
+        if torch.version.cuda and (hidden := gpu.hidden_devices()):
+            remedy = "unset CUDA_VISIBLE_DEVICES, to train on a GPU"
+            return [Finding(name="CUDA", status="warning", detail=f"no device is visible: {hidden}", remedy=remedy)]
         reason = "torch sees no CUDA device" if torch.version.cuda else "this torch is built for the CPU only"
     except Exception as error:
         reason = f"torch cannot query it ({type(error).__name__})"
@@ -174,12 +186,14 @@ def _cuda() -> list[Finding]:
 
 
 def _cuda_device(index: int) -> Finding:
-    cuda = import_module("torch").cuda
-    properties = cuda.get_device_properties(index)
-    # Ampere (compute capability 8) is the first generation with bfloat16 in hardware; torch also counts emulation
-    bfloat16 = "in hardware" if properties.major >= 8 else "emulated: --amp trains in float16"
-    detail = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, bfloat16 {bfloat16}"
-    return _finding(True, f"cuda:{index}", detail, "")
+    torch, gpu = import_module("torch"), import_module("fastcifar.gpu")
+    properties = torch.cuda.get_device_properties(index)
+    missing = gpu.missing_kernels(index)
+    if missing is not None:
+        return Finding(name=f"cuda:{index}", status="warning", detail=missing.what, remedy=missing.remedy)
+    amp = str(gpu.native_dtype(index) or torch.float32).removeprefix("torch.")
+    name = f"{properties.name} ({gpu.architecture_name(index)})"
+    return _finding(True, f"cuda:{index}", f"{name}, {properties.total_memory / 1e9:.0f} GB, --amp trains in {amp}", "")
 
 
 def _disk() -> list[Finding]:
@@ -206,4 +220,6 @@ def _betons() -> list[Finding]:
     return [_finding(not absent, str(BETONS), detail, remedy, "warning")]
 
 
-CHECKS: tuple[Callable[[], list[Finding]], ...] = (_system, _packages, _cpu, _cuda, _disk, _source, _betons)
+CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+    _system, _packages, _cpu, _compiler, _cuda, _disk, _source, _betons,
+)  # fmt: skip

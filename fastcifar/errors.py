@@ -15,6 +15,7 @@
 import difflib
 import signal
 from collections.abc import Iterable
+from typing import NamedTuple
 
 
 def closest(name: str, candidates: Iterable[str], cutoff: float = 0.0) -> str | None:
@@ -27,6 +28,16 @@ class FastCifarError(Exception):
 
     exit_code = 1
     """The exit code of the command line after this error."""
+
+
+class Problem(NamedTuple):
+    """What does not work on this machine, and what to do about it; as text, both."""
+
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}"
 
 
 class FastCifarWarning(UserWarning):

@@ -6,8 +6,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -50,6 +52,27 @@ def no_wait_for_the_device() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+BUILT_FOR = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
+"""The architectures in the wheels of torch 2.15."""
+
+
+def imitate_gpus(
+    monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int], built_for: tuple[str, ...] = BUILT_FOR
+) -> None:
+    """Make torch's queries answer as on a machine with GPUs of these compute capabilities. Nothing can run on them."""
+    answers: dict[str, Any] = {
+        "is_available": lambda: True,
+        "device_count": lambda: len(capabilities),
+        "current_device": lambda: 0,
+        "get_arch_list": lambda: list(built_for),
+        "get_device_capability": lambda index=0: capabilities[index],
+        "get_device_name": lambda index=0: "GPU of a test",
+        "get_device_properties": lambda index=0: SimpleNamespace(name="GPU of a test", total_memory=16e9),
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
 
 
 def tiny_state(config: TrainConfig) -> TrainState:

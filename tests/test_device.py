@@ -8,29 +8,34 @@ import pytest
 import torch
 
 from fastcifar import TrainConfig, fit, fit_epochs, get_recipe
+from fastcifar.config import LrFinderSettings
 from fastcifar.device import (
     NO_BFLOAT16_ON_CPU,
-    NO_BFLOAT16_ON_GPU,
-    NO_GRAPHS_IN_FLOAT16,
+    NO_TENSOR_CORES,
     RECOMPILE_LIMIT,
     apply_process_settings,
-    choose_precision,
     preserve_random_state,
     resolve_runtime,
+    set_random_state,
 )
+from fastcifar.errors import DeviceError
+from fastcifar.gpu import missing_kernels
+from fastcifar.lr_finder.range_test import range_test
 from fastcifar.training.resume import restore
 from fastcifar.training.state import create_state
-from tests.helpers import TinyNet, tiny_state
+from tests.helpers import TinyNet, imitate_gpus, tiny_state
 
 
 def test_precision_is_resolved_from_settings_and_machine(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastcifar.device.has_fast_bfloat16", lambda: True)
+    monkeypatch.setattr("fastcifar.device.compiler_problem", lambda device_type: None)
     assert resolve_runtime(config.runtime).amp_dtype is None
     assert resolve_runtime(config.replace(amp=True).runtime).amp_dtype is torch.bfloat16
-    forced = config.replace(amp=True, amp_dtype="float16")
-    assert resolve_runtime(forced.runtime).amp_dtype is torch.float16
+    forced = resolve_runtime(config.replace(amp=True, amp_dtype="float16").runtime)
+    assert forced.amp_dtype is torch.float16
+    assert forced.describe_precision() == "float16 (AMP, --amp-dtype), channels-last"
     described = resolve_runtime(config.replace(amp=True, compile=True).runtime).describe_precision()
-    assert described == "bfloat16 (AMP), channels-last, compiled"
+    assert described == "bfloat16 (AMP, native), channels-last, compiled"
 
 
 def test_a_cpu_without_bfloat16_computes_in_float32_and_says_so(
@@ -40,40 +45,91 @@ def test_a_cpu_without_bfloat16_computes_in_float32_and_says_so(
     assert resolve_runtime(config.runtime).notes == ()
     runtime = resolve_runtime(config.replace(amp=True).runtime)
     assert (runtime.amp_dtype, runtime.notes) == (None, (NO_BFLOAT16_ON_CPU,))
-    assert runtime.describe_precision() == "float32, channels-last"
+    assert runtime.describe_precision() == "float32 (no bfloat16 on this CPU), channels-last"
     forced = resolve_runtime(config.replace(amp=True, amp_dtype="bfloat16").runtime)
     assert (forced.amp_dtype, forced.notes) == (torch.bfloat16, ())
 
 
 @pytest.mark.parametrize("recipe", ["speedrun", "era-fast"])
 @pytest.mark.parametrize(
-    ("changes", "device_type", "bfloat16", "dtype", "graphs", "notes"),
+    ("capability", "changes", "dtype", "described"),
     [
-        ({}, "cpu", True, torch.bfloat16, False, ()),
-        ({}, "cpu", False, None, False, (NO_BFLOAT16_ON_CPU,)),
-        ({}, "cuda", True, torch.bfloat16, True, ()),
-        ({}, "cuda", False, torch.float16, False, (NO_BFLOAT16_ON_GPU,)),
-        ({"amp": False}, "cpu", False, None, False, ()),
-        ({"amp": False}, "cuda", False, None, True, ()),
-        ({"amp_dtype": "bfloat16"}, "cpu", False, torch.bfloat16, False, ()),
-        ({"amp_dtype": "bfloat16"}, "cuda", False, torch.bfloat16, True, ()),
-        ({"amp_dtype": "float16"}, "cpu", False, torch.float16, False, ()),
-        ({"amp_dtype": "float16"}, "cuda", True, torch.float16, False, (NO_GRAPHS_IN_FLOAT16,)),
-        ({"amp_dtype": "float16", "cuda_graphs": False}, "cuda", True, torch.float16, False, ()),
-        ({"cuda_graphs": False}, "cuda", False, torch.float16, False, ()),
+        ((9, 0), {}, torch.bfloat16, "bfloat16 (AMP, native)"),
+        ((8, 0), {}, torch.bfloat16, "bfloat16 (AMP, native)"),
+        ((7, 5), {}, torch.float16, "float16 (AMP, no bfloat16 on sm_75)"),
+        ((7, 0), {}, torch.float16, "float16 (AMP, no bfloat16 on sm_70)"),
+        ((6, 1), {}, None, "float32 (no tensor cores on sm_61)"),
+        ((7, 5), {"amp_dtype": "bfloat16"}, torch.bfloat16, "bfloat16 (AMP, --amp-dtype)"),
+        ((8, 0), {"amp_dtype": "float16"}, torch.float16, "float16 (AMP, --amp-dtype)"),
+        ((7, 5), {"amp": False}, None, "float32"),
     ],
 )
-def test_the_precision_follows_from_settings_and_device(
+def test_a_gpu_computes_in_its_fastest_precision_with_cuda_graphs(
+    monkeypatch: pytest.MonkeyPatch,
     recipe: str,
+    capability: tuple[int, int],
     changes: dict[str, Any],
-    device_type: str,
-    bfloat16: bool,
     dtype: torch.dtype | None,
-    graphs: bool,
-    notes: tuple[str, ...],
+    described: str,
 ) -> None:
-    settings = get_recipe(recipe, **changes).runtime
-    assert choose_precision(settings, device_type, bfloat16) == (dtype, graphs, notes)
+    imitate_gpus(monkeypatch, capability, built_for=("sm_60", "sm_70", "sm_75", "sm_80", "sm_90"))
+    runtime = resolve_runtime(get_recipe(recipe, **changes).runtime)
+    assert (runtime.device, runtime.amp_dtype) == (torch.device("cuda", 0), dtype)
+    assert runtime.describe_precision() == f"{described}, channels-last, CUDA graphs"
+    assert runtime.scales_loss == (dtype is torch.float16)
+    assert runtime.notes == ((NO_TENSOR_CORES.format("sm_61"),) if capability == (6, 1) else ())
+
+
+@pytest.mark.parametrize("recipe", ["speedrun", "era-fast"])
+def test_a_cpu_trains_a_recipe_for_gpus_without_their_graphs_and_says_so(recipe: str) -> None:
+    runtime = resolve_runtime(get_recipe(recipe, device="cpu").runtime)
+    assert not runtime.cuda_graphs
+    assert runtime.describe_precision().endswith(", channels-last, no CUDA graphs")
+
+
+@pytest.mark.parametrize("capability", [(6, 0), (7, 0), (13, 0)], ids=["P100", "V100", "newer than torch"])
+def test_a_gpu_without_kernels_is_passed_over_or_refused_with_the_same_words(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    imitate_gpus(monkeypatch, capability)
+    runtime = resolve_runtime(config.replace(device="auto", amp=True).runtime)
+    assert runtime.device == torch.device("cpu")
+    assert not runtime.cuda_graphs
+    words = str(missing_kernels(0))
+    assert runtime.notes[0] == f"Computing on the CPU: {words}"
+    with pytest.raises(DeviceError) as refused:
+        resolve_runtime(config.replace(device="cuda").runtime)
+    assert str(refused.value) == f"device cuda cannot be used: {words}; or use --device cpu"
+
+
+def test_auto_takes_the_first_gpu_that_has_kernels(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    imitate_gpus(monkeypatch, (6, 0), (7, 5))
+    runtime = resolve_runtime(config.replace(device="auto").runtime)
+    assert runtime.device == torch.device("cuda", 1)
+    assert runtime.notes == (f"Computing on cuda:1: {missing_kernels(0)}",)
+    imitate_gpus(monkeypatch, (7, 5), (6, 0))
+    assert resolve_runtime(config.replace(device="auto").runtime).notes == ()
+
+
+def test_a_gpu_that_is_not_there_is_refused(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    imitate_gpus(monkeypatch, (8, 0))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(
+        DeviceError, match=r"device cuda:1 is not available.* sees 1 CUDA .*CUDA_VISIBLE_DEVICES is '0'"
+    ):
+        resolve_runtime(config.replace(device="cuda:1").runtime)
+
+
+def test_training_goes_on_uncompiled_where_nothing_can_be_compiled(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    state = tiny_state(config.replace(compile=True, epochs=1))
+    assert state.runtime.compile_mode is None
+    assert state.runtime.describe_precision() == "float32, channels-last, no torch.compile"
+    (note,) = state.notes
+    assert note.startswith("torch.compile is off: the compiler /bin/false fails; install a C++ compiler")
+    assert fit(state)[0].train_loss > 0
 
 
 def test_a_speed_recipe_trains_in_float16_with_loss_scaling(betons: Path) -> None:
@@ -83,16 +139,6 @@ def test_a_speed_recipe_trains_in_float16_with_loss_scaling(betons: Path) -> Non
         (result,) = fit(state)
     (plain,) = fit(get_recipe("speedrun", **shared, amp=False))
     assert result.train_loss == pytest.approx(plain.train_loss, rel=0.1)
-
-
-def test_a_bfloat16_run_resumes_in_float16(config: TrainConfig) -> None:
-    saved = tiny_state(config.replace(amp=True, amp_dtype="bfloat16")).state_dict()
-    state = tiny_state(config.replace(amp=True, amp_dtype="float16"))
-    state.load_state_dict(saved)
-    assert next(fit_epochs(state)).train_loss < 10
-    again = tiny_state(state.config)
-    again.load_state_dict(state.state_dict())
-    assert again.scaler.state_dict() == state.scaler.state_dict()
 
 
 def test_a_bfloat16_run_resumes_in_float32_on_a_cpu_without_bfloat16(
@@ -125,3 +171,39 @@ def test_the_random_state_is_restored_after_an_error() -> None:
         torch.rand(3)
         raise RuntimeError("any")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_cpu_run_never_touches_cuda(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    imitate_gpus(monkeypatch, (8, 0))
+
+    touched: list[str] = []  # an exception would be caught
+    for name in ("_lazy_init", "_lazy_call", "current_stream", "Stream", "get_rng_state", "set_rng_state"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name, **__: touched.append(name))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: touched.append("pin_memory") or tensor)
+    with create_state(config.replace(epochs=1, optimizer="sgd"), model=TinyNet()) as state:
+        fit(state)
+        range_test(state, LrFinderSettings(iterations=10))
+        saved = state.state_dict()
+        state.load_state_dict(saved)
+    assert saved["random"]["cuda"] == []
+    assert touched == []
+
+
+@pytest.mark.parametrize(
+    ("saved", "device", "expected"),
+    [
+        (["a"], "cuda:0", ("a", "cuda:0")),
+        (["a"], "cuda:1", ("a", "cuda:1")),
+        (["a", "b", "c"], "cuda:1", ("b", "cuda:1")),
+        (["a", "b", "c"], "cuda:0", ("a", "cuda:0")),
+        ([], "cuda:0", None),
+        (["a", "b"], "cpu", None),
+    ],
+)
+def test_the_random_state_is_restored_on_a_machine_with_other_gpus(
+    monkeypatch: pytest.MonkeyPatch, saved: list[str], device: str, expected: tuple[str, str] | None
+) -> None:
+    restored: list[tuple[str, str]] = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append((state, str(device))))
+    set_random_state({"cpu": torch.get_rng_state(), "cuda": saved}, torch.device(device))
+    assert restored == ([] if expected is None else [expected])

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from fastcifar import doctor
 from fastcifar.doctor import Finding, examine, show
+from fastcifar.gpu import missing_kernels
+from tests.helpers import imitate_gpus
 
 UNHEALTHY = [
     Finding(name="Python", status="ok", detail="3.11.2"),
@@ -106,20 +108,62 @@ def test_ffcv_without_its_libraries_says_which_to_install(monkeypatch: pytest.Mo
 def test_a_gpu_that_torch_does_not_see_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert found("CUDA").status == "ok"
     (tmp_path / "nvidia-smi").touch(mode=0o755)
     assert found("CUDA").status == "warning"
     assert "driver" in found("CUDA").remedy
 
 
+@pytest.mark.parametrize("hidden", ["", "-1", "7"])
+def test_gpus_that_are_hidden_are_not_a_reason_to_install_torch_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hidden: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    (finding,) = doctor._cuda()
+    assert finding.detail == f"no device is visible: CUDA_VISIBLE_DEVICES is {hidden!r}"
+    assert finding.remedy == "unset CUDA_VISIBLE_DEVICES, to train on a GPU"
+
+
+@pytest.mark.parametrize(
+    ("capability", "detail"),
+    [
+        ((9, 0), "GPU of a test (sm_90), 16 GB, --amp trains in bfloat16"),
+        ((7, 5), "GPU of a test (sm_75), 16 GB, --amp trains in float16"),
+    ],
+)
+def test_a_gpu_is_described_with_the_precision_of_amp(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], detail: str
+) -> None:
+    imitate_gpus(monkeypatch, capability)
+    assert doctor._cuda() == [Finding(name="cuda:0", status="ok", detail=detail)]
+
+
+def test_a_gpu_without_kernels_is_a_warning_in_the_words_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    imitate_gpus(monkeypatch, (8, 0), (6, 0))
+    what, remedy = missing_kernels(1)
+    usable, unusable = doctor._cuda()
+    assert usable.status == "ok"
+    assert unusable == Finding(name="cuda:1", status="warning", detail=what, remedy=remedy)
+
+
+def test_a_missing_compiler_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    (finding,) = doctor._compiler()
+    assert finding.status == "warning"
+    assert finding.detail == "the compiler /bin/false fails: training runs without --compile"
+    assert finding.remedy.startswith("install a C++ compiler")
+
+
 @pytest.mark.gpu
 def test_every_cuda_device_is_described() -> None:
     torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     devices = [finding for finding in examine() if finding.name.startswith("cuda:")]
     assert len(devices) == torch.cuda.device_count()
-    assert all("GB, bfloat16" in device.detail for device in devices)
+    assert all("--amp trains in" in device.detail for device in devices)
 
 
 def test_betons_and_the_source_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def without_numba_dict() -> Iterator[None]:
 
     FFCV stores two constants in such a dictionary when it is imported, and numba takes over a second to compile the
     type. FFCV reads the constants from Python only, so a plain dictionary works. No subclass can change what happens
-    on import, so this is the one patch; it needs FFCV to be imported here first.
+    on import, so this is a patch; it needs FFCV to be imported here first.
     """
     typed = numba.typed.Dict
     numba.typed.Dict = dict
@@ -57,12 +57,26 @@ def without_numba_dict() -> Iterator[None]:
 with preserve_torch_threads(), without_numba_dict():
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-    from ffcv.loader import Loader
+    from ffcv.loader import Loader, epoch_iterator
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.memory_managers.os_cache import OSCacheContext, OSCacheManager
-    from ffcv.pipeline import Compiler, PipelineSpec
+    from ffcv.pipeline import Compiler, PipelineSpec, graph
+    from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.graph import Graph
     from ffcv.reader import Reader
+
+
+def allocate(query: AllocationQuery, batch_size: int, slots: int) -> npt.NDArray[Any]:
+    """Allocate the ring's buffers for one operation: [slots, batch size, ...], pinned if CUDA is in use.
+
+    FFCV always tries to pin them, which initialises CUDA also for a loader on the CPU.
+    """
+    buffers = torch.from_numpy(np.empty((slots, batch_size, *query.shape), dtype=query.dtype))
+    return (buffers.pin_memory() if torch.cuda.is_initialized() else buffers).numpy()
+
+
+graph.allocate_query = allocate
+epoch_iterator.IS_CUDA = False  # FFCV's streams, which are on the wrong device for "cuda:1"; `to_device` has its own
 
 BATCH_TIMEOUT_SECONDS = 300
 """Seconds to wait for a batch, which takes milliseconds, or for the thread to end."""
@@ -119,7 +133,7 @@ class MappedLoader(Loader):  # type: ignore[misc]
         self.code: Any = None
         self.reader = MappedReader(self.fname)
         self.memory_manager = MappedManager(self.reader)
-        decoders = {"image": SimpleRGBImageDecoder(), "label": IntDecoder()}
+        decoders = dict(zip(self.reader.field_names, (SimpleRGBImageDecoder(), IntDecoder()), strict=True))
         self.graph = Graph(
             {field: PipelineSpec(field, decoder=decoder) for field, decoder in decoders.items()},
             self.reader.handlers,

@@ -26,23 +26,24 @@ WARMUP_ITERATIONS = 2
 T = TypeVar("T")
 
 
-class CudaGraph(Generic[T]):  # only on a GPU
+class CudaGraph(Generic[T]):
     """A captured function of tensors; later calls take tensors of the same shapes and replay the graph."""
 
-    def __init__(self, function: Callable[..., T], inputs: Sequence[Tensor], pool: Any) -> None:
+    def __init__(
+        self, function: Callable[..., T], inputs: Sequence[Tensor], *, stream: torch.cuda.Stream, pool: Any
+    ) -> None:
         """Warm up and capture `function`, which must not wait for the device, with `inputs` as example arguments.
 
-        `pool`, from `torch.cuda.graph_pool_handle`, is memory shared by graphs that never run at the same time.
+        Both are done on `stream`. The graph's memory comes from `pool`, of `torch.cuda.graph_pool_handle`.
         """
         self._inputs = [example.clone() for example in inputs]
-        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARMUP_ITERATIONS):
                 function(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream):
             self._result = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> T:
@@ -53,8 +54,22 @@ class CudaGraph(Generic[T]):  # only on a GPU
         return self._result
 
 
+class GraphCapture:
+    """Captures functions on one CUDA device. The graphs share memory, since they never run at the same time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):  # a stream belongs to the device that is current when it is created
+            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[..., T], inputs: Sequence[Tensor]) -> CudaGraph[T]:
+        """Capture a function, with example arguments."""
+        with torch.cuda.device(self._device):
+            return CudaGraph(function, inputs, stream=self._stream, pool=self._pool)
+
+
 Capture = Callable[[Callable[..., Any], Sequence[Tensor]], Callable[..., Any]]
-"""Captures a function with example arguments, and returns the captured function, such as a `CudaGraph`."""
+"""Captures a function with example arguments, and returns the captured function, such as `GraphCapture`."""
 
 
 def capture_train_steps(
@@ -65,7 +80,7 @@ def capture_train_steps(
     Images, uint8 [B, 3, H, W], labels, int64 [B], and the flip mask, bool [B] or None, are a dummy batch. The state's
     counter must let no update through meanwhile (`NonFiniteCounter.no_updates`).
     """
-    capture = capture or functools.partial(CudaGraph, pool=torch.cuda.graph_pool_handle())
+    capture = capture or GraphCapture(state.runtime.device)
     table = lr_table(state.optimizer, state.total_steps, state.config.optim)
     for group in state.optimizer.param_groups:
         if "capturable" in group:  # torch's Adam: counts its steps on the device
@@ -104,7 +119,7 @@ def capture_evaluations(
 
     Images, uint8 [B, 3, H, W], are a dummy batch.
     """
-    capture = capture or functools.partial(CudaGraph, pool=torch.cuda.graph_pool_handle())
+    capture = capture or GraphCapture(classifier.runtime.device)
     count = torch.full((), len(images), device=images.device)
     classifier.train(False)
     graphs = {
