@@ -86,7 +86,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch's warnings about a damaged file
             values = torch.load(path, map_location="cpu", weights_only=True)
         version = values["format_version"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path}: no such checkpoint; is {path.parent.parent} a run folder?") from None
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -74,6 +74,10 @@ def test_a_missing_or_damaged_checkpoint_or_another_network_is_an_error(config: 
     assert isinstance(load_checkpoint(tmp_path / "run", model=TinyNet())[0], TinyNet)
     with pytest.raises(CheckpointError, match=r"no such checkpoint; is .*elsewhere a run folder"):
         load_checkpoint(tmp_path / "elsewhere")
+    picture = tmp_path / "cat.jpg"  # the arguments of `predict` in the wrong order
+    picture.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no such checkpoint; is .*cat\.jpg a run folder"):
+        load_checkpoint(picture)
     with pytest.raises(CheckpointError, match="checkpoint is 'first'; a run has 'best', 'last' and 'previous'"):
         load_checkpoint(tmp_path / "run", "first")  # type: ignore[arg-type]
     path = checkpoint_path(tmp_path / "run", "last")
