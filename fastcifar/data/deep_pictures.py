@@ -60,8 +60,8 @@ def _colour_values(picture: Image.Image) -> npt.NDArray[np.uint32]:
     with Image.open(picture.fp, formats=(str(picture.format),)) as other:  # type: ignore[attr-defined]
         other.tile = [_in_other_order(tile) for tile in other.tile]
         low = np.asarray(other)
-    high: npt.NDArray[np.uint32] = np.asarray(picture).astype(np.uint32)
-    return high * 256 + low
+    values: npt.NDArray[np.uint32] = np.asarray(picture).astype(np.uint32) * 256 + low
+    return values
 
 
 def _raw_mode(tile: Any) -> str:

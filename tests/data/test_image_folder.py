@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fastcifar.cli import main
 from fastcifar.data.sources import open_source
+from fastcifar.progress import Progress
 from tests.data.cifar_files import refusal, write_image_folder, write_picture
 
+Capture = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.usefixtures("no_source_variable")
 
 
@@ -77,12 +83,135 @@ def test_a_class_without_pictures_is_named(tmp_path: Path) -> None:
     write_image_folder(tmp_path)
     (tmp_path / "train" / "bee").mkdir()
     (tmp_path / "test" / "bee").mkdir()
-    assert refusal(tmp_path).startswith(f"{tmp_path / 'train' / 'bee'}: this class has no .png, .jpg or .jpeg file")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'train' / 'bee'}: this class has no pictures")
 
 
-def test_classes_that_differ_between_the_splits_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make_folder", [True, False])
+def test_a_class_without_test_pictures_is_allowed_and_named(tmp_path: Path, make_folder: bool) -> None:
+    write_picture(write_image_folder(tmp_path) / "train" / "bee" / "a.png")
+    if make_folder:
+        (tmp_path / "test" / "bee").mkdir()
+    opened = open_source(tmp_path)
+    assert opened.class_names == ("ant", "bee", "moth", "zebra")
+    assert opened.train.labels.tolist() == [0, 0, 1, 2, 2, 3, 3]
+    assert opened.test.labels.tolist() == [0, 2, 3]
+    assert "warning: classes without test pictures, whose accuracy is not measured: bee" in opened.notes
+
+
+def test_a_class_without_training_pictures_is_allowed_and_named(tmp_path: Path) -> None:
     write_picture(write_image_folder(tmp_path) / "test" / "bee" / "a.png")
-    assert "different classes (bee)" in refusal(tmp_path)
+    opened = open_source(tmp_path)
+    assert opened.train.labels.tolist() == [0, 0, 2, 2, 3, 3]
+    assert opened.test.labels.tolist() == [0, 1, 2, 3]
+    assert "warning: classes without training pictures, which the network cannot learn: bee" in opened.notes
+
+
+def test_a_note_shows_only_a_few_of_many_names(tmp_path: Path) -> None:
+    write_image_folder(tmp_path)
+    for number in range(8):
+        write_picture(tmp_path / "train" / f"bee{number}" / "a.png")
+    (note,) = (note for note in open_source(tmp_path).notes if "test pictures" in note)
+    assert note.endswith("bee0, bee1, bee2, bee3, bee4 and 3 more")
+
+
+def test_an_empty_test_set_is_refused(tmp_path: Path) -> None:
+    for file in (write_image_folder(tmp_path) / "test").glob("*/*"):
+        file.unlink()
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'test'}: no class has pictures")
+
+
+def test_names_in_nfc_and_nfd_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    write_image_folder(tmp_path)
+    write_picture(tmp_path / "train" / decomposed / "a.png", 1)
+    write_picture(tmp_path / "train" / composed / "b.png", 2)
+    write_picture(tmp_path / "test" / composed / "c.png", 3)
+    opened = open_source(tmp_path)
+    assert opened.class_names == ("ant", composed, "moth", "zebra")
+    assert opened.train.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert opened.train.images[2:4, 0, 0, 0].tolist() == [1, 2]
+    assert opened.test.labels.tolist() == [0, 1, 2, 3]
+    assert not any("warning" in note for note in opened.notes)
+
+
+def test_a_class_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    write_picture(write_image_folder(tmp_path) / "train" / "caf\udce9" / "a.png")
+    assert refusal(tmp_path) == f"{tmp_path}/train/caf\\xe9: the name of this folder is not UTF-8; rename it"
+
+
+def test_every_kind_of_picture_is_read_and_other_files_are_counted(tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path) / "train" / "ant"
+    names = ["c.webp", "d.bmp", "e.tif", "f.jfif", "g.gif", "h.JPE", "i.tga", "batch2/j.png"]
+    for number, name in enumerate(names):
+        write_picture(folder / name, 50 + number)
+    for name in ("k.heic", "l.xyz", "m.XYZ", "README", "table.h5"):
+        (folder / name).write_text("not a picture")
+    (tmp_path / "test" / "labels.csv").touch()
+    opened = open_source(tmp_path)
+    assert opened.train.labels.tolist() == [0] * 10 + [1, 1, 2, 2]
+    assert opened.notes == ("7 files passed over: .csv, .h5, .heic, .txt, .xyz, without suffix",)
+
+
+SYSTEM_FOLDERS = (
+    ".ipynb_checkpoints", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", ".git"
+)  # fmt: skip
+
+
+def test_hidden_files_and_those_of_systems_never_count(tmp_path: Path) -> None:
+    expected = open_source(write_image_folder(tmp_path))
+    for name in SYSTEM_FOLDERS:
+        for place in ("train", "test", "train/ant", "train/ant/nested"):
+            write_picture(tmp_path / place / name / "a.png", 99)
+    for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "Desktop.ini", "ehthumbs.db"):
+        for place in ("train", "train/moth", "test/zebra"):
+            (tmp_path / place / name).touch()
+    opened = open_source(tmp_path)
+    assert opened.class_names == expected.class_names
+    assert opened.notes == expected.notes == ("1 file passed over: .txt",)
+    np.testing.assert_array_equal(opened.train.images, expected.train.images)
+    np.testing.assert_array_equal(opened.test.images, expected.test.images)
+
+
+def test_reading_reports_its_progress(tmp_path: Path) -> None:
+    write_image_folder(tmp_path)
+    for number in range(140):
+        write_picture(tmp_path / "train" / "ant" / f"{number}.png", size=(4, 4))
+    reports: list[Progress] = []
+    open_source(tmp_path, resize=4, on_progress=reports.append)
+    assert [(report.done, report.total) for report in reports if "pictures" in report.task] == [(128, 149), (149, 149)]
+
+
+def test_pictures_too_large_for_a_beton_are_refused_before_the_others_are_read(tmp_path: Path) -> None:
+    write_picture(write_image_folder(tmp_path) / "train" / "ant" / "a.PNG", size=(2000, 1500))
+    assert "2000x1500 pixels are too many for a .beton; use --resize 32" in refusal(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_passed_over_and_a_broken_link_is_named(tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path) / "train" / "ant"
+    os.mkfifo(folder / "pipe.png")
+    assert open_source(tmp_path).notes == ("2 files passed over: .png, .txt",)
+    (folder / "link.png").symlink_to(tmp_path / "missing.png")
+    assert refusal(tmp_path).startswith(f"{folder / 'link.png'}: is not a picture that can be read")
+
+
+def test_the_train_command_trains_on_classes_that_one_split_has(tmp_path: Path, capsys: Capture) -> None:
+    write_image_folder(tmp_path / "pics")
+    write_picture(tmp_path / "pics" / "train" / "bee" / "a.png")
+    write_picture(tmp_path / "pics" / "test" / "wasp" / "a.png")
+    run = tmp_path / "run"
+    arguments = ["train", "--source", tmp_path / "pics", "--data-dir", tmp_path / "betons", "--run-dir", run]
+    options = ["--model", "dilated_cnn", "--batch-size", "4", "--epochs", "1", "--device", "cpu", "--no-report"]
+    assert main([*map(str, arguments), *options]) == 0
+    written = capsys.readouterr()
+    assert "classes without test pictures, whose accuracy is not measured: bee" in written.err
+    assert "classes without training pictures, which the network cannot learn: wasp" in written.err
+    assert main(["evaluate", str(run), "--device", "cpu", "--json"]) == 0
+    accuracies = json.loads(capsys.readouterr().out)["class_accuracy"]
+    assert list(accuracies) == ["ant", "bee", "moth", "wasp", "zebra"]
+    assert accuracies["bee"] is None
+    assert accuracies["wasp"] == 0
 
 
 @pytest.mark.parametrize("classes", [0, 1])
@@ -94,7 +223,16 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path, classes: int) -> Non
     assert f"it has {classes} class folders" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("missing", ["train", "test"])
-def test_an_image_folder_with_one_split_is_refused(tmp_path: Path, missing: str) -> None:
-    (write_image_folder(tmp_path) / missing).rename(tmp_path / "other")
-    assert f"{tmp_path / missing}: there is no such folder" in refusal(tmp_path)
+def test_an_image_folder_without_training_pictures_is_refused(tmp_path: Path) -> None:
+    (write_image_folder(tmp_path) / "train").rename(tmp_path / "other")
+    assert f"{tmp_path / 'train'}: there is no such folder" in refusal(tmp_path)
+
+
+def test_a_part_of_each_class_is_held_out_where_there_are_no_test_pictures(tmp_path: Path) -> None:
+    (write_image_folder(tmp_path) / "test").rename(tmp_path / "other")
+    for number in range(8):
+        write_picture(tmp_path / "train" / "moth" / f"{number}.png")
+    opened = open_source(tmp_path, test_fraction=0.3)
+    assert np.bincount(opened.test.labels).tolist() == [1, 3, 1]
+    assert np.bincount(opened.train.labels).tolist() == [1, 7, 1]
+    assert any("image-folder has no test split with labels: 5 of its 14 images" in note for note in opened.notes)

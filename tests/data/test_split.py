@@ -21,11 +21,16 @@ def test_the_split_is_the_one_that_settings_were_chosen_on() -> None:
     assert validation.tolist() == [4, 14, 15, 19, 20, 23, 25, 29, 32, 38]
 
 
-@pytest.mark.parametrize(("fraction", "left"), [(0.01, (20, 0)), (0.99, (0, 20))])
-def test_a_split_with_an_empty_side_is_an_error(fraction: float, left: tuple[int, int]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        stratified_split(np.repeat(np.arange(10), 2), fraction, seed=0)
-    assert str(caught.value) == (
-        f"val_fraction is {fraction}, which leaves {left[0]} images to train on and {left[1]} to validate on: choose "
-        "another fraction"
-    )
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 0.99])
+def test_a_class_of_two_images_or_more_is_on_both_sides(fraction: float) -> None:
+    labels = np.repeat(np.arange(5), [1, 2, 3, 4, 40])
+    training, validation = stratified_split(labels, fraction, seed=0)
+    assert np.bincount(labels[validation], minlength=5).tolist() == [
+        0, *(min(max(round(fraction * count), 1), count - 1) for count in (2, 3, 4, 40))
+    ]  # fmt: skip
+    assert (np.bincount(labels[training]) > 0).all(), "the only image of a class is trained on"
+
+
+def test_classes_of_one_image_cannot_be_split() -> None:
+    with pytest.raises(ConfigError, match=r"a fraction of 0\.1 of each class cannot be held out"):
+        stratified_split(np.arange(10), 0.1, seed=0)
