@@ -100,6 +100,12 @@ def test_auto_is_the_memory_map_where_ffcv_is_not_installed(no_ffcv: None, file:
     assert np.array_equal(decode_all(file).images, pictures)
 
 
+def test_the_file_is_unmapped_when_it_has_been_decoded(no_ffcv: None, file: Path) -> None:
+    """Windows refuses to rename a file that is mapped, which the writer does after it has verified the file."""
+    decode_all(file)
+    assert str(file) not in Path("/proc/self/maps").read_text()
+
+
 class _Broken(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == "ffcv":
