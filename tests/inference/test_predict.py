@@ -11,8 +11,9 @@ from PIL import Image
 
 from fastcifar.cli import main
 from fastcifar.data.loader import decode_all
+from fastcifar.errors import DataError
 from fastcifar.inference.evaluate import load_classifier, open_test_loader, predict_all
-from fastcifar.inference.predict import classify
+from fastcifar.inference.predict import BATCH, classify, find_pictures, predict_pictures
 
 Capture = pytest.CaptureFixture[str]
 
@@ -110,13 +111,63 @@ def test_a_picture_comes_from_the_standard_input(
     assert from_input == {"image": "-", "predictions": from_file["predictions"]}
 
 
-def test_the_table_has_each_picture_with_its_classes(run: Path, picture: Path, capsys: Capture) -> None:
+def test_each_picture_is_shown_with_its_classes(run: Path, picture: Path, capsys: Capture) -> None:
     (entry,) = _predictions(capsys, run, picture, "--checkpoint", "best")
     assert main(["predict", str(run), str(picture), "--checkpoint", "best", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     for each in entry["predictions"]:
         assert each["class"] in shown
         assert f"{100 * each['probability']:.2f} %" in shown
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_unreadable_pictures_are_named_after_the_rows_of_all_others(
+    json_lines: bool, run: Path, picture: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number:03}.png").write_bytes(picture.read_bytes())
+    (folder / "042b.png").write_bytes(picture.read_bytes()[:100])
+    (folder / "zzz.png").symlink_to(tmp_path / "missing.png")
+    capsys.readouterr()
+    assert main(["predict", str(run), str(folder), "--device", "cpu", *(["--json"] if json_lines else [])]) == 1
+    out, err = capsys.readouterr()
+    names = [json.loads(line)["image"] for line in out.splitlines()] if json_lines else out.splitlines()[::6]
+    assert names == [str(folder / f"{number:03}.png") for number in range(200)]
+    first, second = err.splitlines()
+    assert first.startswith(f"fastcifar: {folder / '042b.png'}: is not a picture that can be read (")
+    assert second.startswith(f"fastcifar: {folder / 'zzz.png'}: is not a picture that can be read (")
+
+
+def test_rows_come_before_later_pictures_are_read(run: Path, picture: Path, tmp_path: Path) -> None:
+    loaded = load_classifier(run, device="cpu", amp=False)
+    predictions = predict_pictures(loaded, [picture] * BATCH + [tmp_path / "missing.png"])
+    assert [next(predictions).image for _ in range(BATCH)] == [str(picture)] * BATCH
+    with pytest.raises(DataError, match=r"missing\.png"):
+        next(predictions)
+
+
+def test_hidden_files_and_those_of_systems_are_passed_over(run: Path, picture: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for name in ("good", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "good/$RECYCLE.BIN", "good/lost+found"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "a.png").write_bytes(picture.read_bytes())
+    (folder / "Thumbs.db").touch()
+    (folder / "photo.heic").touch()
+    found = find_pictures([folder])
+    assert found.pictures == [folder / "good" / "a.png"]
+    assert found.others == [folder / "photo.heic"]
+    assert find_pictures([folder / "__MACOSX" / "a.png"]).pictures == [folder / "__MACOSX" / "a.png"]
+
+
+def test_names_that_are_not_utf_8_are_shown(run: Path, picture: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "caf\udce9.png"
+    file.write_bytes(picture.read_bytes())
+    (entry,) = _predictions(capsys, run, file)
+    assert entry["image"] == f"{tmp_path}/caf\\xe9.png"
+    assert main(["predict", str(run), str(file), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/caf\\xe9.png\n")
 
 
 def test_bad_input_is_one_line_that_names_it(
@@ -127,9 +178,9 @@ def test_bad_input_is_one_line_that_names_it(
     cut.write_bytes(picture.read_bytes()[:500])
     empty.mkdir()
     for bad in (text, cut):
-        assert f"{bad}: is not a picture that can be read" in _error(capsys, run, picture, bad)
+        assert f"{bad}: is not a picture that can be read" in _error(capsys, run, picture, bad, "--device", "cpu")
     assert f"{tmp_path / 'none.png'}: no such file" in _error(capsys, run, tmp_path / "none.png")
-    assert f"{empty}: the folder has no .bmp, " in _error(capsys, run, empty)
+    assert f"{empty}: the folder has no picture that can be read" in _error(capsys, run, empty)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert "standard input: is not a picture that can be read (unknown format)" in _error(capsys, run, "-")
     assert "no such checkpoint" in _error(capsys, empty, picture)
