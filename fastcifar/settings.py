@@ -176,11 +176,11 @@ class OptimSettings:
     """Optimizer, learning rate and loss."""
 
     optimizer: Literal["adam", "sgd", "muon"] = "adam"
-    """Adam, SGD with momentum, or Muon for convolutions with Nesterov SGD for all other parameters."""
+    """Adam, SGD with momentum, or Muon for convolutions and hidden matrices with Nesterov SGD for other parameters."""
     max_lr: float = 5.34e-3
     """Highest learning rate of the one-cycle schedule (LRMAX)."""
     bias_lr: float = 50.0
-    """With Muon, SGD's highest learning rate for biases and norms."""
+    """With Muon, SGD's highest learning rate for biases, norms and embeddings."""
     head_lr: float = 500.0
     """With Muon, SGD's highest learning rate for the last layer."""
     div_factor: float = 10.0
@@ -223,16 +223,17 @@ class RuntimeSettings:
     seed: int = 0
     """Seed of the weights, the sample order, the augmentation and the validation split."""
     amp: bool = False
-    """Mixed precision: bfloat16; without hardware for it float16 on a GPU, float32 on a CPU."""
+    """Mixed precision: the fastest that the device computes in hardware: bfloat16; on GPUs before Ampere (sm_80)
+    float16; on GPUs without tensor cores, and on CPUs without bfloat16 instructions, float32."""
     amp_dtype: Literal["auto", "bfloat16", "float16"] = "auto"
     """Precision of --amp, to override the choice by device; float16 comes with loss scaling."""
     compile: bool = False
-    """Compile the network and the augmentation with torch.compile."""
+    """Compile the network and the augmentation with torch.compile; without a working compiler, run them as they are."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     """Mode of torch.compile."""
     cuda_graphs: bool = False
     """On CUDA, capture the training step and the evaluation of a batch as CUDA graphs before the clock starts, and
-    replay each with one launch, compiled or not. No effect with float16's loss scaling or on the CPU."""
+    replay each with one launch, compiled or not. A CPU runs without them."""
     channels_last: bool = True
     """Keep images and weights in the channels-last memory format, which is faster."""
     deterministic: bool = False

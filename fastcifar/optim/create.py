@@ -27,7 +27,7 @@ def create_optimizer(
     groups = [
         {**group, "schedule_fraction": fraction}
         for fraction, trained in by_fraction.items()
-        for group in (_muon_groups(trained, settings) if muon else [{"params": list(trained.values())}])
+        for group in (_muon_groups(model, trained, settings) if muon else [{"params": list(trained.values())}])
     ]
     if muon:
         return Muon(groups, lr=settings.max_lr, compiler=compiler)
@@ -37,17 +37,36 @@ def create_optimizer(
     return torch.optim.Adam(groups, **shared)
 
 
-def _muon_groups(trained: dict[str, nn.Parameter], settings: OptimSettings) -> list[dict[str, Any]]:
-    filters = [parameter for parameter in trained.values() if parameter.dim() == 4]
-    vectors = [parameter for parameter in trained.values() if parameter.dim() < 2]
-    matrices = [parameter for parameter in trained.values() if parameter.dim() == 2]
+def _muon_groups(model: nn.Module, trained: dict[str, nn.Parameter], settings: OptimSettings) -> list[dict[str, Any]]:
+    """Muon's group of matrices, and SGD's groups of other parameters and of the last layer's weight.
+
+    Source of the division: Jordan et al., *Muon*, 2024.
+    """
+    head = next((module.weight for module in reversed([*model.modules()]) if isinstance(module, nn.Linear)), None)
+    by_kind: dict[str, list[nn.Parameter]] = {"matrices": [], "others": [], "head": []}
+    for name, parameter in trained.items():
+        kind = "head" if parameter is head else "matrices" if _is_matrix(model, name, parameter) else "others"
+        by_kind[kind].append(parameter)
     sgd = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "use_muon": False}
     groups: list[dict[str, Any]] = [
-        {"params": filters, "momentum": settings.muon_momentum, "weight_decay": 0.0, "use_muon": True},
-        {"params": vectors, "lr_scale": settings.bias_lr / settings.max_lr, **sgd},
-        {"params": matrices, "lr_scale": settings.head_lr / settings.max_lr, **sgd},
+        {"params": by_kind["matrices"], "momentum": settings.muon_momentum, "weight_decay": 0.0, "use_muon": True},
+        {"params": by_kind["others"], "lr_scale": settings.bias_lr / settings.max_lr, **sgd},
+        {"params": by_kind["head"], "lr_scale": settings.head_lr / settings.max_lr, **sgd},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _is_matrix(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter multiplies activations, as convolution filters and hidden matrices do.
+
+    Biases, norms, embeddings and tables of positions do not. A table of positions is told apart by its shape, [1, ...],
+    or by its name, which lacks the "weight" that torch's layers have.
+    """
+    if parameter.dim() < 2 or parameter.numel() in (len(parameter), parameter[0].numel()):  # one row or one column
+        return False
+    owner, _, own_name = name.rpartition(".")
+    embedding = isinstance(model.get_submodule(owner), nn.Embedding | nn.EmbeddingBag)
+    return not embedding and (parameter.dim() >= 4 or "weight" in own_name)
 
 
 @torch.no_grad()
@@ -55,6 +74,8 @@ def add_l1_gradient(optimizer: torch.optim.Optimizer, scale: Callable[[Tensor], 
     """Add the gradient of an L1 penalty, `factor` times the sign of each weight, scaled by `scale` as the loss is."""
     for group in optimizer.param_groups:
         weights = [weight for weight in group["params"] if weight.grad is not None]
+        if not weights:  # the group is frozen
+            continue
         signs = torch._foreach_sign(weights)
         torch._foreach_mul_(signs, scale(torch.full((), factor, device=weights[0].device)))
         torch._foreach_add_([weight.grad for weight in weights], signs)

@@ -1,4 +1,4 @@
-"""Muon: momentum whose update is orthogonalised, for convolution filters."""
+"""Muon: momentum whose update is orthogonalised, for convolution filters and hidden matrices."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -13,11 +13,11 @@ Compiler = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum with an orthogonalised update for filters; SGD with Nesterov momentum for other parameters.
+    """Nesterov momentum with an orthogonalised update for matrices; SGD with Nesterov momentum for other parameters.
 
-    A filter bank [O, I, H, W] is treated as a matrix [O, I · H · W]. Before each step it is rescaled to the norm √O of
-    a matrix with orthogonal rows, so that the learning rate alone determines how far a step turns it. A group has
-    "use_muon", "momentum", "weight_decay" (an L2 penalty) and "lr".
+    A filter bank [O, I, H, W] is treated as a matrix [O, I · H · W], and one with fewer or more dimensions likewise.
+    Before each step it is rescaled to the norm √O of a matrix with orthogonal rows, so that the learning rate alone
+    determines how far a step turns it. A group has "use_muon", "momentum", "weight_decay" (an L2 penalty) and "lr".
 
     torch.optim.Muon takes only 2-D parameters, one at a time; this one processes filters together.
 

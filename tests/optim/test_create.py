@@ -24,6 +24,18 @@ def test_parameters_without_gradients_are_left_out() -> None:
         assert [len(group["params"]) for group in groups] == [1]
 
 
+def test_frozen_groups_get_no_l1_gradient() -> None:
+    config = get_recipe("era", freeze=("0",), freeze_at=(0.5,))
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizer = create_optimizer(model, config.optim, config.freezing)
+    model[0].requires_grad_(False)
+    model(torch.ones(1, 2)).sum().backward()
+    before = model[1].bias.grad.clone()
+    add_l1_gradient(optimizer, lambda loss: loss, 0.5)
+    assert torch.equal(model[1].bias.grad, before + 0.5 * model[1].bias.sign())
+    assert model[0].bias.grad is None
+
+
 @pytest.mark.parametrize("scale", [None, 256.0])
 def test_the_l1_gradient_is_that_of_the_penalty_scaled_like_the_loss(scale: float | None) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)

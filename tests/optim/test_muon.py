@@ -79,6 +79,57 @@ def test_muon_updates_filters_as_in_the_paper_and_other_parameters_with_nesterov
         torch.testing.assert_close(parameter, other)
 
 
+class Attention(nn.Module):
+    """A network with a parameter of every kind, and with two hidden matrices that are not in a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.randn(1, 16, 8))
+        self.positions = nn.Parameter(torch.randn(16, 8))
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.token = nn.Embedding(4, 8)
+        self.patches = nn.Conv2d(3, 8, 8, stride=8)
+        self.mix = nn.Conv1d(8, 8, 3, padding=1, groups=2)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+        self.hidden = nn.Linear(8, 12)
+        self.squeeze = nn.Linear(12, 1)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(images).flatten(2)
+        rows = self.mix(tokens).mT + self.pos_embed + self.positions + self.token.weight[0]
+        attended, _ = self.attention(rows, rows, rows)
+        hidden = self.hidden(self.norm(attended).mean(dim=1)).relu()
+        return self.head(hidden) * self.temperature + self.squeeze(hidden)
+
+
+def test_every_parameter_has_a_group_by_what_it_does() -> None:
+    config, model = get_recipe("speedrun"), Attention()
+    optimizer = create_optimizer(model, config.optim, config.freezing)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    matrices, others, head = ({names[weight] for weight in group["params"]} for group in optimizer.param_groups)
+    assert matrices == {
+        "patches.weight", "mix.weight", "attention.in_proj_weight", "attention.out_proj.weight", "hidden.weight",
+    }  # fmt: skip
+    assert head == {"head.weight"}
+    assert others == set(names.values()) - matrices - head
+    assert [group["use_muon"] for group in optimizer.param_groups] == [True, False, False]
+
+
+def test_every_parameter_trains_also_in_convolutions_of_one_dimension() -> None:
+    torch.manual_seed(0)
+    config, model = get_recipe("speedrun", bias_lr=0.1, head_lr=0.1), Attention()
+    optimizer = create_optimizer(model, config.optim, config.freezing)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    set_lr(optimizer, 0, 10, config.optim)
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+        assert parameter.isfinite().all(), name
+
+
 def test_muon_multiplies_in_float32_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.dtype] = []
 
