@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fastcifar.errors import DeviceError
+
 try:
     import resource
 except ImportError:  # Windows
@@ -93,6 +95,28 @@ def unbind() -> None:
         os.sched_setaffinity(0, AFFINITY)
 
 
+_process_with_threads: int | None = None
+"""The id of the process in which threads compute, or of the one that it was forked from."""
+
+
+def require_threads(count: int) -> None:
+    """Call this before `count` threads, of OpenMP, compute in this process.
+
+    Raises:
+        DeviceError: it was forked from a process in which they have computed. A fork does not copy threads, and OpenMP
+            would wait for them for ever.
+    """
+    global _process_with_threads  # noqa: PLW0603  # a fact about the process, which a fork copies
+    if count == 1:
+        return
+    if _process_with_threads not in (None, os.getpid()):
+        raise DeviceError(
+            "this process is a fork of one that has computed with torch, whose threads do not exist here: start it "
+            'with multiprocessing.get_context("spawn"), or call torch.set_num_threads(1) in it'
+        )
+    _process_with_threads = os.getpid()
+
+
 @functools.cache
 def cpu_info() -> dict[str, str]:
     """The first processor's entry in /proc/cpuinfo; empty if there is no such file."""
@@ -118,9 +142,19 @@ def has_amx() -> bool:
 
 
 def cpu_flags() -> set[str]:
-    """The instruction sets that /proc/cpuinfo lists."""
+    """The instruction sets that /proc/cpuinfo lists, without AVX-512 and AMX where torch is kept from using them."""
     info = cpu_info()
-    return set(info.get("flags", info.get("Features", "")).split())
+    flags = info.get("flags", info.get("Features", "")).split()
+    return {flag for flag in flags if not (is_limited_to_avx2() and flag.startswith(("avx512", "amx")))}
+
+
+def is_limited_to_avx2() -> bool:
+    """Whether an environment variable keeps torch's kernels, or oneDNN's, from using AVX-512 and AMX.
+
+    torch reads ATEN_CPU_CAPABILITY, and oneDNN ONEDNN_MAX_CPU_ISA.
+    """
+    capability, isa = (os.environ.get(name, "").upper() for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"))
+    return capability in ("AVX2", "DEFAULT") or (isa.startswith(("SSE", "AVX")) and not isa.startswith("AVX512"))
 
 
 def keep_freed_memory() -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fastcifar import TrainConfig, fit, fit_epochs, get_recipe
+from fastcifar import TrainConfig, fit, fit_epochs, get_recipe, machine
 from fastcifar.config import LrFinderSettings
 from fastcifar.device import (
     NO_BFLOAT16_ON_CPU,
@@ -21,6 +22,7 @@ from fastcifar.device import (
 from fastcifar.errors import DeviceError
 from fastcifar.gpu import missing_kernels
 from fastcifar.lr_finder.range_test import range_test
+from fastcifar.settings import RuntimeSettings
 from fastcifar.training.resume import restore
 from fastcifar.training.state import create_state
 from tests.helpers import TinyNet, imitate_gpus, tiny_state
@@ -207,3 +209,17 @@ def test_the_random_state_is_restored_on_a_machine_with_other_gpus(
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append((state, str(device))))
     set_random_state({"cpu": torch.get_rng_state(), "cuda": saved}, torch.device(device))
     assert restored == ([] if expected is None else [expected])
+
+
+def test_computing_in_a_fork_of_a_process_that_has_computed_is_an_error_that_names_spawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "_process_with_threads", None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    resolve_runtime(RuntimeSettings(device="cpu"))
+    resolve_runtime(RuntimeSettings(device="cpu"))
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as in a fork
+    with pytest.raises(DeviceError, match=r'start it with multiprocessing\.get_context\("spawn"\)'):
+        resolve_runtime(RuntimeSettings(device="cpu"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    resolve_runtime(RuntimeSettings(device="cpu"))
