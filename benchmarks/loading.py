@@ -38,6 +38,7 @@ from fastcifar.data.loader import decode_all
 from fastcifar.data.manifest import open_beton
 from fastcifar.data.writer import write_beton
 from fastcifar.device import Runtime
+from fastcifar.settings import LoaderKind
 
 ON_THE_CPU = v2.Compose(
     [
@@ -59,9 +60,9 @@ class Augmented(TensorDataset):
 def loaders(options: Timing, batch_size: int = 512) -> None:
     """Time epochs of data loaders, in turn; each ends with normalised, augmented float batches on the device.
 
-    FFCV, streaming or cached on the device, with the batched augmentation of `era`; and torchvision's transforms in a
-    DataLoader, per image on the CPU, as most projects load. The first batch is timed from the start of an epoch; the
-    first epoch, which starts threads or processes and compiles, is recorded separately.
+    FFCV, streaming or cached on the device, and the memory map, with the batched augmentation of `era`; and
+    torchvision's transforms in a DataLoader, per image on the CPU, as most projects load. The first batch is timed from
+    the start of an epoch; the first epoch, which starts threads or processes and compiles, is recorded separately.
 
     Args:
         options: the options of every benchmark.
@@ -72,9 +73,9 @@ def loaders(options: Timing, batch_size: int = 512) -> None:
     images, labels = (torch.from_numpy(array) for array in decode_all(beton))
     dataset = Augmented(images.permute(0, 3, 1, 2), labels)
 
-    def ours(cached: bool) -> Callable[[], Iterable[Any]]:
+    def ours(kind: LoaderKind, *, cached: bool = False) -> Callable[[], Iterable[Any]]:
         shared: dict[str, Any] = {"batch_size": batch_size, "train": True, "device": runtime.device}
-        loader = create_loader(beton, cache_on_device=cached, **shared)
+        loader = create_loader(beton, loader=kind, cache_on_device=cached, **shared)
         return lambda: (augment(batch) for batch, _ in loader.batches(next(epochs)))
 
     def torchvision(workers: int) -> Callable[[], Iterable[Any]]:
@@ -84,8 +85,9 @@ def loaders(options: Timing, batch_size: int = 512) -> None:
         return lambda: (batch.to(runtime.device, non_blocking=True) for batch, _ in loader)
 
     starts = {
-        "FFCV": ours(False),
-        "FFCV, cached on the device": ours(True),
+        "FFCV": ours("ffcv"),
+        "memory map, without FFCV": ours("memmap"),
+        "FFCV, cached on the device": ours("ffcv", cached=True),
         "torchvision DataLoader, 1 worker": torchvision(1),
         "torchvision DataLoader, 2 workers": torchvision(2),
     }

@@ -18,7 +18,8 @@ def test_loaders_are_compared_in_turn(options: Timing) -> None:
     loading.loaders(options, batch_size=50)
     runs = Results.read(options.out).runs
     assert [run["part"] for run in runs] == [
-        "FFCV", "FFCV, cached on the device", "torchvision DataLoader, 1 worker", "torchvision DataLoader, 2 workers",
+        "FFCV", "memory map, without FFCV", "FFCV, cached on the device",
+        "torchvision DataLoader, 1 worker", "torchvision DataLoader, 2 workers",
     ]  # fmt: skip
     for run in runs:
         assert 0 < run["first_batch_seconds"]["median"] < run["seconds"]["median"]
