@@ -94,6 +94,13 @@ def test_normalising_equals_kornias_bit_for_bit(images: torch.Tensor) -> None:
     assert torch.equal(PixelNormalize(CIFAR10_MEAN, CIFAR10_STD)(images), stock)
 
 
+def test_a_channel_without_variance_is_centred_and_not_scaled(images: torch.Tensor) -> None:
+    mean, std = (0.5, 7 / 255, 0.25), (0.0, 1e-17, 1 / 255)
+    for channel, scale in enumerate((1.0, 1.0, 1 / 255)):
+        expected = (images[:, channel].float() / 255 - mean[channel]) / scale
+        assert torch.allclose(PixelNormalize(mean, std)(images)[:, channel], expected)
+
+
 def test_the_pipeline_has_the_same_distribution_with_kornias_crop_and_flip() -> None:
     images = _coordinates(4000).contiguous()
     for padding_mode in ("constant", "reflect"):
