@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Protocol, Union
 
 import tyro
 
+from fastcifar.commands.adopt import Adopt
 from fastcifar.commands.doctor import Doctor
 from fastcifar.commands.evaluate import Evaluate
 from fastcifar.commands.export import Export
@@ -62,7 +63,21 @@ class Completion:
         return 0
 
 
-_ALL = (Doctor, WriteBeton, Inspect, Recipes, LrFind, Train, Evaluate, Report, Predict, Export, Summary, Completion)
+_ALL = (
+    Doctor,
+    WriteBeton,
+    Adopt,
+    Inspect,
+    Recipes,
+    LrFind,
+    Train,
+    Evaluate,
+    Report,
+    Predict,
+    Export,
+    Summary,
+    Completion,
+)
 COMMANDS: dict[str, type[Command]] = {re.sub(r"\B(?=[A-Z])", "-", kind.__name__).lower(): kind for kind in _ALL}
 """The commands by name, such as `write-beton` for WriteBeton."""
 

@@ -38,7 +38,8 @@ SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 FIELDS = {"image": 2, "label": 1}
-"""The names of the fields, in order, and FFCV's ids of their types: an RGB image and an integer."""
+"""The names of the fields, in order, and FFCV's ids of their types: an RGB image and an integer. A file of FFCV's own
+writer may have other names."""
 RAW = 1
 """FFCV's image mode for uncompressed pixels, height × width × RGB; 0 is JPEG."""
 
@@ -112,13 +113,18 @@ def read_index(path: Path) -> BetonIndex:
         raise DataError(f"{path}: there is no such file; `fastcifar write-beton` creates it") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if fields.tobytes() != field_descriptors().tobytes():
-        raise _damaged(path, "its fields are not one RGB image and one integer label")
+    if fields["type_id"].tolist() != [*FIELDS.values()] or fields["arguments"].any():
+        raise _unsupported(path, "its fields are not one RGB image and one integer label")
     return _check_samples(path, header, samples, allocations)
 
 
 def _damaged(path: Path, what: str) -> DataError:
     return DataError(f"{path}: {what}; write it again with `fastcifar write-beton`")
+
+
+def _unsupported(path: Path, what: str) -> DataError:
+    """Create the error for a file that FFCV can write, but that is not of the kind that is read here."""
+    return DataError(f"{path}: {what}; `fastcifar adopt {path} --rewrite NEW.beton` makes a copy that can be used")
 
 
 def _read(path: Path, data: bytes, dtype: np.dtype[np.void], count: int) -> npt.NDArray[np.void]:
@@ -128,13 +134,15 @@ def _read(path: Path, data: bytes, dtype: np.dtype[np.void], count: int) -> npt.
 
 
 def _check_header(path: Path, header: np.void, size: int) -> None:
-    if header["version"] != VERSION or header["num_fields"] != len(FIELDS):
-        raise _damaged(path, f"it is not a .beton of version {VERSION} with {len(FIELDS)} fields")
+    if header["version"] != VERSION:
+        raise _damaged(path, f"it is not a .beton of version {VERSION}")
     page_size, samples, table = int(header["page_size"]), int(header["num_samples"]), int(header["alloc_table_ptr"])
     if page_size == 0 or page_size & (page_size - 1):
         raise _damaged(path, f"its page size, {page_size}, is not a power of two")
     if table == 0:
         raise _damaged(path, "it is incomplete: it has no allocation table")
+    if header["num_fields"] != len(FIELDS):
+        raise _unsupported(path, f"it has {header['num_fields']} fields, not one RGB image and one integer label")
     if samples == 0 or samples * SAMPLE.itemsize > size or table + samples * ALLOCATION.itemsize != size:
         raise _damaged(path, f"its size, {size} bytes, does not fit the {samples} samples in its header")
 
@@ -145,7 +153,7 @@ def _check_samples(
     image = samples["image"]
     height, width = int(image["height"][0]), int(image["width"][0])
     if (image["mode"] != RAW).any() or (image["height"] != height).any() or (image["width"] != width).any():
-        raise _damaged(path, "its images are not all uncompressed and of the same size")
+        raise _unsupported(path, "its images are not all uncompressed and of the same size")
     image_bytes, page_size = height * width * 3, int(header["page_size"])
     if not 0 < image_bytes <= page_size:
         raise _damaged(path, f"its images are {height} × {width} pixels, which is not a valid size")

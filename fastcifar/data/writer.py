@@ -118,7 +118,7 @@ def _write_files(
                 _write_verified(temporary, split, content[path], _shifted(progress, done))
                 done += len(split.images)
                 other = next((content[another] for another in files if another != path), None)
-                written[path] = _describe(temporary, split, class_names, name, content[path], other, origin)
+                written[path] = describe(temporary, split, class_names, name, content[path], other, origin)
             for path, values in written.items():
                 write_json(manifest.next_manifest_path(path), dataclasses.asdict(values), only_writer=locked)
         for path in written:
@@ -138,7 +138,7 @@ def _write_verified(path: Path, split: ImageSet, content: str, progress: Progres
         raise DataError(f"{path}: reading it back gives different data; check the disk and try again")
 
 
-def _describe(
+def describe(
     path: Path,
     split: ImageSet,
     class_names: tuple[str, ...],
@@ -147,7 +147,10 @@ def _describe(
     other_split: str | None,
     origin: Origin | None,
 ) -> manifest.Manifest:
-    """Return the manifest of a file that has just been written to `path`."""
+    """Return the manifest of the file at `path`, which has the images and labels of `split` and their hash `content`.
+
+    `other_split` is the hash of the file that was written together with it.
+    """
     mean, std = channel_statistics(split.images)
     official = dict.fromkeys(manifest.CIFAR10_CONTENT.values(), "cifar10")
     return manifest.Manifest(

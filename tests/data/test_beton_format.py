@@ -50,7 +50,7 @@ FIRST_SAMPLE = HEADER.itemsize + 2 * FIELD.itemsize
     ("field", "value", "message"),
     [
         ("version", 1, "is not a .beton of version 2"),
-        ("num_fields", 3, "with 2 fields"),
+        ("num_fields", 3, "it has 3 fields, not one RGB image and one integer label; `fastcifar adopt .* --rewrite"),
         ("page_size", 0, "page size"),
         ("page_size", 3, "power of two"),
         ("num_samples", 0, "does not fit the"),
