@@ -1,10 +1,15 @@
 """`fastcifar export`."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from fastcifar.inference.export import Agreement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +33,26 @@ class Export:
     data_dir: Path | None = None
     """Folder with test.beton; the one that the run used if not given."""
 
+    check: bool = True
+    """Check each file on the test set. Without it, the export needs no data."""
+
     def run(self) -> int:
         """Write and check one file after the other."""
         from fastcifar.inference.export import FORMATS, export_checkpoint
 
         out = self.folder / "export" if self.out is None else self.out
         formats = list(FORMATS) if self.format == "all" else [self.format]
-        for export in export_checkpoint(self.folder, out, formats, self.checkpoint, data_dir=self.data_dir):
-            agreement = export.agreement
-            print(
-                f"{export.path}: {export.bytes / 1e6:.1f} MB; on {agreement.images:,} test images the same predictions "
-                f"({agreement.near_ties} near-ties aside), logits within {agreement.largest_difference:.1e}",
-                flush=True,
-            )
+        for export in export_checkpoint(
+            self.folder, out, formats, self.checkpoint, data_dir=self.data_dir, check=self.check
+        ):
+            print(f"{export.path}: {export.bytes / 1e6:.1f} MB; {_describe(export.agreement)}", flush=True)
         return 0
+
+
+def _describe(agreement: Agreement | None) -> str:
+    if agreement is None:
+        return "not checked"
+    return (
+        f"on {agreement.images:,} test images the same predictions ({agreement.near_ties} near-ties aside), "
+        f"logits within {agreement.largest_difference:.1e}"
+    )

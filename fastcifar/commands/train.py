@@ -207,7 +207,7 @@ def _why_finished(state: TrainState, results: list[EpochResult]) -> str:
     """Say why nothing is left to train in a run with these results."""
     target = state.config.target_accuracy
     if target is None or state.best_accuracy < target:
-        return f"All {state.epochs} epochs are done: nothing is left to train"
+        return "All epochs are done: nothing is left to train"
     epoch = next((result.epoch for result in results if result.test_accuracy >= target), state.best_epoch)
     return f"The run met its target of {100 * target:.4g} % in epoch {epoch}: nothing is left to train"
 

@@ -25,6 +25,7 @@ from fastcifar.files import atomic_write, write_json
 from fastcifar.inference.evaluate import LoadedCheckpoint, load_classifier, open_test_loader
 from fastcifar.models import model_from_config
 from fastcifar.runs.checkpoint import CheckpointName
+from fastcifar.runs.data import require_betons
 
 TOLERANCE = 1e-4
 """Largest allowed absolute difference of a logit. Images with two highest logits this close may get another class."""
@@ -75,12 +76,13 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """An exported file that passed the check."""
+    """An exported file."""
 
     path: Path
     bytes: int
     """The size of the file."""
-    agreement: Agreement
+    agreement: Agreement | None
+    """The result of the check, which the file passed; None if it was not checked."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,18 @@ class Format:
 
 
 def export_checkpoint(
-    run: Path, out: Path, formats: Sequence[str], checkpoint: CheckpointName = "last", *, data_dir: Path | None = None
+    run: Path,
+    out: Path,
+    formats: Sequence[str],
+    checkpoint: CheckpointName = "last",
+    *,
+    data_dir: Path | None = None,
+    check: bool = True,
 ) -> Iterator[Export]:
     """Write a run's network to one file in `out` per format, and yield each file after it passed the check.
 
     `formats` are keys of `FORMATS`. The check reads test.beton in `data_dir`; in the run's `data_dir` if not given.
+    Without `check`, no data is needed, and nothing is checked.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or the data has other classes or another image size.
@@ -113,28 +122,41 @@ def export_checkpoint(
         raise ConfigError(f"{out}: is a run folder, whose config.json would be overwritten; choose another folder")
     changes = {} if data_dir is None else {"data_dir": data_dir}
     loaded = load_classifier(run, checkpoint, device="cpu", amp=False, channels_last=False, **changes)
-    with open_test_loader(loaded) as loader:
-        images = torch.cat([batch for batch, _ in loader.batches()]).contiguous()
-    expected = compute(loaded.classifier.logits, images)
+    images = _read_test_images(loaded) if check else None
+    expected = None if images is None else compute(loaded.classifier.logits, images)
     network, description = ExportedNetwork(loaded.classifier.model, loaded.mean, loaded.std).eval(), describe(loaded)
-    example = images.new_zeros(2, *images.shape[1:])  # not a view: torch.export keeps its whole storage in the file
+    height, width, channels = loaded.image_shape
+    example = torch.zeros(2, channels, height, width, dtype=torch.uint8)
     out.mkdir(parents=True, exist_ok=True)
     for name in formats:
         file_format = FORMATS[name]
-        data = file_format.write(network, example, description)
-        agreement = compare(expected, compute(file_format.open(data, description), images))
-        path = out / file_format.file
-        if not agreement.holds:
-            raise ExportError(
-                f"{path}: not written, since it differs from the checkpoint: of {agreement.images:,} images "
-                f"{agreement.different_predictions} get another class, and logits differ by up to "
-                f"{agreement.largest_difference:.2g}"
-            )
+        path, data = out / file_format.file, file_format.write(network, example, description)
+        agreement = None
+        if images is not None and expected is not None:
+            agreement = _require_agreement(path, expected, compute(file_format.open(data, description), images))
         with atomic_write(path) as temporary:
             temporary.write_bytes(data)
         if name == "safetensors":
             write_json(out / "config.json", description)
         yield Export(path=path, bytes=len(data), agreement=agreement)
+
+
+def _read_test_images(loaded: LoadedCheckpoint) -> torch.Tensor:
+    """Read the whole test set: uint8 [N, 3, H, W]."""
+    require_betons(loaded.path, loaded.config.data.data_dir, ["test"], otherwise="use --no-check")
+    with open_test_loader(loaded) as loader:
+        return torch.cat([batch for batch, _ in loader.batches()]).contiguous()
+
+
+def _require_agreement(path: Path, expected: torch.Tensor, logits: torch.Tensor) -> Agreement:
+    agreement = compare(expected, logits)
+    if not agreement.holds:
+        raise ExportError(
+            f"{path}: not written, since it differs from the checkpoint: of {agreement.images:,} images "
+            f"{agreement.different_predictions} get another class, and logits differ by up to "
+            f"{agreement.largest_difference:.2g}"
+        )
+    return agreement
 
 
 @torch.no_grad()

@@ -18,15 +18,18 @@ def has_betons(folder: Path, splits: Sequence[str] = SPLITS) -> bool:
     return all(split_path(folder, split).exists() for split in splits)
 
 
-def require_betons(run: Path, folder: Path, splits: Sequence[str] = SPLITS) -> None:
-    """Check that the data of a run, or of its checkpoint, is there: a folder can be moved without its data.
+def require_betons(run: Path, folder: Path, splits: Sequence[str] = SPLITS, *, otherwise: str = "") -> None:
+    """Check that the data of a run, or of its checkpoint, is there: a run folder can be moved without its data.
+
+    `otherwise` is the advice for somebody who has no data.
 
     Raises:
         DataError: a .beton file is not in the folder.
     """
     if not has_betons(folder, splits):
         names = " or no ".join(split_path(folder, split).name for split in splits if not has_betons(folder, [split]))
-        raise DataError(f"{run}: its data is not there: {folder.absolute()} has no {names}; {NAME_FOLDER}")
+        advice = f"{NAME_FOLDER}, or {otherwise}" if otherwise else NAME_FOLDER
+        raise DataError(f"{run}: its data is not there: {folder.absolute()} has no {names}; {advice}")
 
 
 def warn_of_other_data(run: Path, folder: Path, content_sha256: str) -> None:

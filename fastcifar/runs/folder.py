@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -177,9 +178,24 @@ def _installed_versions() -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """Return the git commit that this package runs from, with "-dirty" if files changed; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return the git commit that this package runs from, with "-dirty" if files changed.
+
+    None if the package is not in a checkout of fastcifar itself: it may be installed inside another project's checkout.
+    """
+    package = Path(__file__).parents[1]
+    if not (package.parent / ".git").exists():
+        return None
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # an untracked package is not fastcifar's checkout
+        return _git(package, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Return the output of git in a folder, without GIT_DIR and its like, which name another repository."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
