@@ -234,7 +234,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_1(betons: Path, tmp_path: Path
     os.truncate(broken, 10_000)
     cases = {
         ("write-beton", "--source", str(tmp_path / "none")): "there is no such file or folder",
-        ("write-beton", "--source", str(tmp_path / "empty")): "has neither class folders",
+        ("write-beton", "--source", str(tmp_path / "empty")): "there is no data set in this folder",
         ("write-beton", "--source", "synthetic", "--out", str(tmp_path / "file" / "x")): "Not a directory",
         ("inspect", str(tmp_path / "none.beton")): "there is no such file",
         ("inspect", str(broken)): "does not fit",
@@ -272,7 +272,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(betons: Path, t
         assert done.returncode == 1
         assert done.stderr.startswith(f"fastcifar: {path}: ")
         assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert list(path.parent.iterdir()) == []
+        assert list(path.parent.glob("*")) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
