@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from fastcifar.analysis.mistakes import Analysis, AugmentedSamples, analyze, draw_augmented
-from fastcifar.errors import ConfigError
+from fastcifar.data.pair import SPLITS
+from fastcifar.errors import ConfigError, FastCifarWarning
 from fastcifar.inference.evaluate import LoadedCheckpoint, load_classifier
 from fastcifar.report import figures, html, image_figures
 from fastcifar.report.fonts import show_missing_characters
 from fastcifar.report.progress import ProgressDisplay
 from fastcifar.report.units import format_duration, format_percent
 from fastcifar.runs.checkpoint import CheckpointName
+from fastcifar.runs.data import NAME_FOLDER, has_betons, require_betons
 from fastcifar.runs.record import RunRecord, read_record
 
 MAX_MISTAKES = 200
@@ -40,35 +43,58 @@ def write_report(
         data_dir: folder with the .beton files, if not the one that the configuration names.
 
     Raises:
-        CheckpointError: the folder is not a run folder or has no such checkpoint, or the data is not the run's.
+        CheckpointError: the folder is not a run folder or has no such checkpoint, or the data has other classes.
         ConfigError: `top` is out of range.
-        DataError: a .beton file is missing or damaged.
+        DataError: a .beton file is damaged, or is not in `data_dir`.
+
+    Warns:
+        FastCifarWarning: a .beton file is not in the folder that the configuration names, so that the figures that need
+            it are left out; or the data is not the run's.
     """
     if not 1 <= top <= MAX_MISTAKES:
         raise ConfigError(f"top is {top}; it must be from 1 to {MAX_MISTAKES}")
     record = read_record(run)
     changes = {} if data_dir is None else {"data_dir": data_dir}
     saved = load_classifier(run, checkpoint, device=device, **changes)
+    has_train, has_test = _find_betons(run, saved.config.data.data_dir, required=data_dir is not None)
     with ProgressDisplay() as display:
-        analysis, samples = analyze(saved, top=top, on_progress=display.show), draw_augmented(saved)
+        analysis = analyze(saved, top=top, on_progress=display.show) if has_test else None
+        samples = draw_augmented(saved) if has_train else None
         display.start("drawing the figures")
         path = _write_page(out or run / "report", record, saved, analysis, samples, checkpoint)
-    show_missing_characters(analysis.class_names)
+    show_missing_characters(saved.class_names)
     return path
+
+
+def _find_betons(run: Path, folder: Path, *, required: bool) -> list[bool]:
+    """Return whether train.beton and test.beton are in the folder; if not, raise an error or warn."""
+    found = [has_betons(folder, [split]) for split in SPLITS]
+    if required:
+        require_betons(run, folder)
+    elif not all(found):
+        figures_without = ("the augmented images", "the results on the test set")
+        left_out = " and ".join(text for there, text in zip(found, figures_without, strict=True) if not there)
+        text = f"{run}: its data is not in {folder.absolute()}: the report leaves out {left_out}; {NAME_FOLDER}"
+        warnings.warn(text, FastCifarWarning, stacklevel=3)
+    return found
 
 
 def _write_page(
     out: Path,
     record: RunRecord,
     saved: LoadedCheckpoint,
-    analysis: Analysis,
-    samples: AugmentedSamples,
+    analysis: Analysis | None,
+    samples: AugmentedSamples | None,
     checkpoint: CheckpointName,
 ) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     training = [figures.accuracy_curves(record), figures.loss_curves(record)]
-    training += [figures.lr_schedule(record, saved.total_steps), image_figures.augmented_samples(samples)]
-    mistakes = [image_figures.mistakes(analysis), image_figures.grad_cam_maps(analysis)] if analysis.mistakes else []
+    training.append(figures.lr_schedule(record, saved.total_steps))
+    training += [image_figures.augmented_samples(samples)] if samples else []
+    classes = [figures.confusion_matrix(analysis), figures.class_bars(analysis)] if analysis else []
+    mistakes = []
+    if analysis and analysis.mistakes:
+        mistakes = [image_figures.mistakes(analysis), image_figures.grad_cam_maps(analysis)]
     html.write_page(
         out / "report.html",
         "run.html",
@@ -80,18 +106,18 @@ def _write_page(
         checkpoint_epoch=saved.epoch,
         key_numbers=_key_numbers(record, analysis),
         training_figures=html.embed_figures(training, out),
-        class_figures=html.embed_figures([figures.confusion_matrix(analysis), figures.class_bars(analysis)], out),
-        class_rows=_class_rows(analysis),
+        class_figures=html.embed_figures(classes, out),
+        class_rows=_class_rows(analysis) if analysis else [],
         mistake_figures=html.embed_figures(mistakes, out),
         run_facts=_run_facts(record, saved),
     )
     return out / "report.html"
 
 
-def _key_numbers(record: RunRecord, analysis: Analysis) -> dict[str, str]:
+def _key_numbers(record: RunRecord, analysis: Analysis | None) -> dict[str, str]:
     last, reached = record.last, record.first_at(record.target_accuracy)
     numbers = {f"{last.eval_split} accuracy, epoch {last.epoch}": format_percent(last.test_accuracy)}
-    if last.eval_split == "validation":
+    if last.eval_split == "validation" and analysis:
         numbers["test accuracy"] = format_percent(analysis.accuracy)
     return numbers | {
         f"best, epoch {last.best_epoch}, selected on the {last.eval_split} set": format_percent(last.best_accuracy),
