@@ -2,7 +2,8 @@
 
 python examples/onnx_classify.py runs/20250131-120000-speedrun cat.jpg
 
-`classify` needs ONNX Runtime, NumPy and Pillow only: copy it to where the network is used.
+`classify` needs no PyTorch: only ONNX Runtime, and NumPy and Pillow for `decode_picture`, which turns a picture into
+the same pixels as in training: upright, 8 bits per channel, transparent pixels blended with white.
 """
 
 import argparse
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
 
 import fastcifar
+from fastcifar.data.pictures import decode_picture
 from fastcifar.inference.export import export_checkpoint
 
 
@@ -23,11 +24,7 @@ def classify(model: Path, pictures: list[Path]) -> list[dict[str, float]]:
     session = onnxruntime.InferenceSession(model, providers=onnxruntime.get_available_providers())
     description = json.loads(session.get_modelmeta().custom_metadata_map["config"])
     height, width, _ = description["image_shape"]
-    images = []
-    for path in pictures:
-        with Image.open(path) as picture:
-            rgb = ImageOps.exif_transpose(picture).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-        images.append(np.asarray(rgb).transpose(2, 0, 1))
+    images = [decode_picture(path, (width, height)).transpose(2, 0, 1) for path in pictures]
     (logits,) = session.run(["logits"], {"images": np.stack(images)})  # uint8 [N, 3, H, W] → float32 [N, classes]
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -46,6 +43,7 @@ def main() -> None:
 
     out = arguments.out or arguments.run / "export"
     for export in export_checkpoint(arguments.run, out, ["onnx"], data_dir=arguments.data_dir):
+        assert export.agreement is not None  # it is checked unless that is switched off
         print(f"{export.path}: the same predictions as the checkpoint on {export.agreement.images:,} test images")
         for picture, probabilities in zip(arguments.pictures, classify(export.path, arguments.pictures), strict=True):
             likely = list(probabilities.items())[:3]

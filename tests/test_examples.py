@@ -66,6 +66,11 @@ def test_the_exported_network_classifies_pictures_as_the_checkpoint_does(
     for image, label in zip(*draw_colors(10, seed=2), strict=True):
         pictures.append(tmp_path / f"{NAMES[label]}.png")
         Image.fromarray(image).resize((48, 40)).save(pictures[-1])
+    corner = np.zeros((40, 48, 4), dtype=np.uint8)
+    corner[:20, :24] = (200, 40, 40, 255)
+    for name, image in {"transparent": corner, "deep": np.arange(1920, dtype=np.uint16).reshape(40, 48) * 34}.items():
+        pictures.append(tmp_path / f"{name}.png")
+        Image.fromarray(image).save(pictures[-1])
     done = run_example("onnx_classify.py", run, *pictures)
     assert done.returncode == 0, done.stderr
     head, *lines = done.stdout.splitlines()

@@ -18,7 +18,11 @@ from fastcifar.settings import DataSettings
 
 @dataclass(frozen=True, kw_only=True)
 class WriteBeton:
-    """Convert a data set to train.beton and test.beton, each with a manifest."""
+    """Convert a data set to train.beton and test.beton, each with a manifest.
+
+    Pictures of any format that Pillow reads become RGB with 8 bits per channel. Transparent pixels become white, 16 bits
+    are scaled to 8, and pictures are rotated as their EXIF data says.
+    """
 
     source: str = "auto"
     """Data source: the path of a data set or of a folder that contains one at any depth, 'download', or 'synthetic' for

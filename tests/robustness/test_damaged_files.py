@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -14,11 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from fastcifar import TrainConfig
 from fastcifar.data.cifar10 import open_binary, open_python
-from fastcifar.data.image_folder import decode_picture
 from fastcifar.data.images import Source
 from fastcifar.data.manifest import Manifest, manifest_path, read_manifest
 from fastcifar.errors import CheckpointError, DataError, FastCifarError
@@ -123,28 +120,3 @@ def test_a_damaged_file_of_cifar10_is_refused_or_has_well_formed_images(
         assert split.images.dtype == np.uint8
         assert split.images.shape == (len(split.labels), 32, 32, 3)
         assert set(split.labels.tolist()) <= set(range(len(found.class_names)))
-
-
-def picture(kind: str) -> bytes:
-    """Return a small picture file with metadata."""
-    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "a description"
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, kind, exif=exif)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF"])
-@pytest.mark.filterwarnings("ignore")  # Pillow warns about damaged metadata and about large pictures
-@EXAMPLES
-@given(data=st.data())
-def test_a_damaged_picture_is_refused_or_has_pixels(kind: str, data: st.DataObject) -> None:
-    content = picture(kind)
-    damaged = edited(content, data.draw(mutations(content)))
-    try:
-        pixels = decode_picture(io.BytesIO(damaged), (32, 32))
-    except DataError:
-        return
-    assert pixels.shape == (32, 32, 3)
-    assert pixels.dtype == np.uint8
