@@ -275,11 +275,12 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(betons: Path, t
         assert list(path.parent.glob("*")) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_and_sigterm_end_a_training_after_a_batch(
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 85)])
+def test_ctrl_c_and_the_warning_of_a_batch_system_end_a_training_after_a_batch(
     betons: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    command = [sys.executable, "-m", "fastcifar", *_train(betons, "--epochs", "500", "--run-dir", str(tmp_path / "r"))]
+    more = ["--epochs", "500", "--model", "dilated_cnn", "--requeue-exit-code", "85", "--run-dir", str(tmp_path / "r")]
+    command = [sys.executable, "-m", "fastcifar", *_train(betons, *more)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "r" / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
