@@ -20,8 +20,8 @@ from fastcifar.settings import DataSettings
 class WriteBeton:
     """Convert a data set to train.beton and test.beton, each with a manifest.
 
-    Pictures of any format that Pillow reads become RGB with 8 bits per channel. Transparent pixels become white, 16 bits
-    are scaled to 8, and pictures are rotated as their EXIF data says.
+    Pictures of any format that Pillow reads become RGB with 8 bits per channel. Transparent pixels become white, 16
+    bits are scaled to 8, and pictures are rotated as their EXIF data says.
     """
 
     source: str = "auto"
