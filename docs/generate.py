@@ -22,6 +22,7 @@ from fastcifar.cli import COMMANDS
 from fastcifar.commands.help import Option, list_options
 from fastcifar.commands.lr_find import lr_find_default
 from fastcifar.commands.train import train_default
+from fastcifar.data.formats import FORMATS
 from fastcifar.recipes import DEFAULT_RECIPE, RECIPES, describe_recipe, get_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +31,7 @@ MAIN_SETTINGS = (
     "epochs", "batch_size", "model", "optimizer", "max_lr", "div_factor", "final_div_factor", "pct_start",
     "weight_decay", "padding", "padding_mode", "flip_p", "cutout",
 )  # fmt: skip
-PAGES = ("recipes.md", "settings.md", "tutorial.md", "guides/commands.md")
+PAGES = ("recipes.md", "settings.md", "tutorial.md", "guides/commands.md", "guides/your-data.md")
 
 
 def recipes_table() -> str:
@@ -86,6 +87,18 @@ def commands_table() -> str:
         "command | what it does",
         [f"`fastcifar {name}` | {(inspect.getdoc(kind) or '').splitlines()[0]}" for name, kind in COMMANDS.items()],
     )
+
+
+def source_formats() -> str:
+    """One row per format of a data set that `write-beton` reads."""
+    return _table(
+        "`--source-format` | how it is recognised", [f"`{name}` | {_cell(one.looks)}" for name, one in FORMATS.items()]
+    )
+
+
+def _cell(text: str) -> str:
+    """The text with file names as code."""
+    return re.sub(r"(?:\S*[/_*<.]|cifar-1)\S*?(?=,? |,?$)", lambda name: f"`{name[0]}`", text)
 
 
 def era_times() -> str:
@@ -152,6 +165,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "train_settings": train_settings,
     "lr_find_settings": lr_find_settings,
     "commands": commands_table,
+    "source_formats": source_formats,
     "era_times": era_times,
 }
 """The generated parts by the name in their comments."""
