@@ -23,7 +23,7 @@ from fastcifar.report.terminal import make_console
 
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import Suggestion
-    from fastcifar.report.console import RunHeader
+    from fastcifar.report.console import RunHeader, TrainingConsole
     from fastcifar.runs.results import EpochResult
     from fastcifar.training.state import TrainState
 
@@ -186,8 +186,8 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
                 consume(result)
         if state.is_finished:
             console.say(_why_finished(state, earlier))
-        elif state.runtime.compile_mode:
-            console.say("Compiling network and augmentation, before the clock starts")
+        else:
+            _announce(state, console)
         stop = stack.enter_context(stop_on_signals())
         try:
             for result in fit_epochs(state, on_step=console.step, stop=stop):
@@ -201,6 +201,20 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
             stopped.args = (f"stopped {_where(state)}; resume with `fastcifar train --resume {config.run_dir}`",)
             raise stopped from error
         console.summary(config.run_dir)
+
+
+def _announce(state: TrainState, console: TrainingConsole) -> None:
+    """Say how long the run will take, and what comes before its first step."""
+    from fastcifar.report.units import format_rough_duration
+    from fastcifar.training.estimate import estimate_seconds
+
+    console.progress.start("measuring the speed")
+    seconds = estimate_seconds(state)
+    if seconds is not None:
+        console.say(f"Training takes about {format_rough_duration(seconds)} on this machine")
+    if state.runtime.compile_mode:
+        console.say("Compiling network and augmentation, before the clock starts")
+    console.progress.start("warming up")
 
 
 def _why_finished(state: TrainState, results: list[EpochResult]) -> str:

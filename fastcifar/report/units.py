@@ -20,6 +20,13 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds:.2f}" if seconds < 9.995 else f"{seconds:.1f}"
 
 
+def format_rough_duration(seconds: float) -> str:
+    """Return an estimated duration such as 40 s, 9 min or 2.5 h."""
+    if seconds < 95:
+        return f"{max(10, 10 * round(seconds / 10))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 95 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration such as 9.87 s, 3 min 5 s or 2 h 10 min."""
     if seconds < 59.95:

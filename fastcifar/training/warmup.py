@@ -40,9 +40,9 @@ def warm_up(state: TrainState) -> WarmUp:
         with preserve_state(state):
             _warm_up_whitening(state)
             if state.runtime.cuda_graphs:  # only on a GPU
-                test_images, _, _ = _dummy_batch(state, state.test_loader.batch_size)
+                test_images, _, _ = dummy_batch(state, state.test_loader.batch_size)
                 logits = capture_evaluations(state.classifier, test_images, state.config.tta)
-                step = capture_train_steps(state, *_dummy_batch(state, state.config.data.batch_size))
+                step = capture_train_steps(state, *dummy_batch(state, state.config.data.batch_size))
             else:
                 _warm_up_compile(state)
     state.runtime.synchronize()
@@ -72,7 +72,7 @@ def preserve_state(state: TrainState) -> Iterator[None]:
 def _warm_up_whitening(state: TrainState) -> None:
     """Run the computation of the whitening filters, and discard the result."""
     if state.config.init.whiten:
-        images, _, _ = _dummy_batch(state, state.config.data.batch_size)
+        images, _, _ = dummy_batch(state, state.config.data.batch_size)
         state.classifier.train(False)
         kernel_size = first_convolution(state.classifier.model).kernel_size[0]
         whitening_filters(state.classifier.augmentation(images), kernel_size)
@@ -83,8 +83,8 @@ def _warm_up_compile(state: TrainState) -> None:
     config, steps = state.config, len(state.train_loader)
     variants = step_variants(state.total_steps, config)
     evaluated = {frozen for _, frozen in (*variants[steps - 1 :: steps], variants[-1])}
-    images, labels, flip = _dummy_batch(state, config.data.batch_size)
-    test_images, _, _ = _dummy_batch(state, state.test_loader.batch_size)
+    images, labels, flip = dummy_batch(state, config.data.batch_size)
+    test_images, _, _ = dummy_batch(state, state.test_loader.batch_size)
     for size, frozen in dict.fromkeys(variants):
         freeze(state.classifier.model, frozen)
         state.classifier.train()
@@ -95,7 +95,7 @@ def _warm_up_compile(state: TrainState) -> None:
                 state.classifier.fixed_batch_logits(test_images, len(test_images), config.tta)
 
 
-def _dummy_batch(state: TrainState, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def dummy_batch(state: TrainState, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return random images and labels in the loader's memory format, and a flip mask if `alternate_flip` is set."""
     height, width, channels = state.manifest.image_shape
     device = state.runtime.device

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import stat
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from fastcifar import TrainConfig, fit, fit_epochs
 from fastcifar.cli import main
 from fastcifar.errors import CheckpointError, FastCifarWarning
 from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint
-from fastcifar.runs.folder import read_config, read_environment, read_metrics
+from fastcifar.runs.folder import RunFolder, read_config, read_environment, read_metrics, source_commit
 from fastcifar.runs.results import StepProgress
 from fastcifar.training.resume import restore
 from tests.helpers import tiny_state, train_tiny
@@ -63,6 +64,49 @@ def test_a_clone_that_is_not_installed_knows_its_version(
         read_metrics(tmp_path)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastcifar {fastcifar.__version__}\n"
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    names = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *names, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def _checkout(folder: Path, package: Path, *, tracked: bool) -> None:
+    """Make a git repository in `folder`, and a package in it at `package`; commit the package if it is `tracked`."""
+    (package / "runs").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    _git(folder, "init")
+    if tracked:
+        _git(folder, "add", str(package))
+    _git(folder, "commit", "--allow-empty", "-m", "a")
+
+
+@pytest.mark.parametrize(
+    ("place", "tracked", "known"),
+    [
+        ("fastcifar", True, True),
+        ("fastcifar", False, False),
+        (".venv/lib/site-packages/fastcifar", False, False),
+        ("vendored/fastcifar", True, False),
+    ],
+)
+def test_the_commit_is_known_only_in_a_checkout_of_fastcifar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, tracked: bool, known: bool
+) -> None:
+    project, other = tmp_path / "project", tmp_path / "other"
+    _checkout(project, project / place, tracked=tracked)
+    _checkout(other, other / "package", tracked=True)
+    monkeypatch.setattr("fastcifar.runs.folder.__file__", str(project / place / "runs" / "folder.py"))
+    for variables in ({}, {"GIT_DIR": str(other / ".git"), "GIT_WORK_TREE": str(other)}):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        commit = source_commit()
+        assert (commit is not None) is known
+        assert commit != _commit(other)
+
+
+def _commit(folder: Path) -> str:
+    return subprocess.check_output(["git", f"--git-dir={folder / '.git'}", "rev-parse", "HEAD"], text=True).strip()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP])
@@ -238,8 +282,9 @@ def test_a_folder_without_the_files_is_not_a_run_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_a_number_that_is_not_finite_is_null_in_the_file_and_nan_when_it_is_read(tmp_path: Path, number: float) -> None:
     run = write_run(tmp_path, results=[result(1, train_loss=number, test_loss=number)])
-    assert "NaN" not in (run / "metrics.jsonl").read_text()
-    assert json.loads((run / "metrics.jsonl").read_text())["train_loss"] is None
+    with RunFolder(run).open(TrainConfig(epochs=2), ENVIRONMENT, 1, False):  # writes the lines of finished epochs again
+        values = json.loads((run / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert values["train_loss"] is values["test_loss"] is None
     (read,) = read_metrics(run)
     assert math.isnan(read.train_loss)
     assert read.tta_accuracy is None
