@@ -2,25 +2,27 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from fastcifar.config import SETTINGS, TrainConfig
 from fastcifar.errors import CheckpointError
 from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint
-from fastcifar.training.state import TrainState
 from fastcifar.runs.data import NAME_FOLDER
+from fastcifar.training.state import TrainState
 
 RESUME_OVERRIDABLE = (
     {"data_dir", "eval_batch_size", "loader", "workers", "cache_on_device", "verify"}
-    | {"device", "channels_last", "compile", "compile_mode", "cuda_graphs"}
+    | {"device", "amp", "amp_dtype", "channels_last", "compile", "compile_mode", "cuda_graphs"}
     | {"target_accuracy", "checkpoint_every", "run_dir"}
 )
-"""Settings that may differ in a resumed run: paths, device, speed, checkpoints and the target accuracy."""
+"""Settings that may differ in a resumed run: paths, device, precision, speed, checkpoints and the target accuracy."""
 
 
 def restore(run: Path, state: TrainState) -> CheckpointError | None:
     """Load a run's newest readable checkpoint into `state`; return the error of a newer, damaged one.
 
     A damaged newer checkpoint is renamed to damaged.pt, so that the next save does not replace the readable one.
+    `state.notes` gets a sentence if the run goes on in another precision.
 
     Raises:
         CheckpointError: there is none, or its settings, data or number of steps differ from those of `state`.
@@ -38,9 +40,20 @@ def restore(run: Path, state: TrainState) -> CheckpointError | None:
         state.load_state_dict(values)
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this network ({str(error).splitlines()[0]})") from error
+    state.notes += _precision_notes(values, state)
     if damage and checkpoint_path(run, "last").exists():
         os.replace(checkpoint_path(run, "last"), path.with_name("damaged.pt"))
     return damage
+
+
+def _precision_notes(values: dict[str, Any], state: TrainState) -> list[str]:
+    """A sentence if the checkpoint is from another precision. Those of earlier versions do not name it."""
+    before, now = values.get("precision", "another precision"), state.runtime.dtype_name
+    fresh = state.scaler.enabled and not values["scaler"]
+    if before == now or not (fresh or "precision" in values):
+        return []
+    scale = ", with a new loss scale" if fresh else ""
+    return [f"The run was computed in {before} so far, and goes on in {now}{scale}"]
 
 
 def _require_equal(path: Path, name: str, saved: object, now: object) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -15,13 +15,13 @@ from fastcifar.data.manifest import Manifest, open_beton
 from fastcifar.data.pair import read_pair
 from fastcifar.data.split import stratified_split
 from fastcifar.device import Runtime, get_random_state, resolve_runtime, seed_everything, set_random_state
-from fastcifar.errors import ConfigError
 from fastcifar.inference.model import ImageClassifier
 from fastcifar.machine import give_back_freed_memory
 from fastcifar.models import model_from_config
 from fastcifar.models.init import initialize, whiten
 from fastcifar.optim.create import create_optimizer
-from fastcifar.settings import ModelSettings
+from fastcifar.training.check_network import check_network
+from fastcifar.training.data_notes import note_data
 from fastcifar.training.freezing import check_freezable
 from fastcifar.training.loss_scaling import LossScaler
 from fastcifar.training.metrics import StepMetrics
@@ -56,6 +56,8 @@ class TrainState:
     """Training time of the finished epochs, in seconds."""
     best_accuracy: float = 0.0
     best_epoch: int = 0
+    notes: list[str] = field(default_factory=list)
+    """Sentences, without a final full stop, on what is not done as asked: of `Runtime.notes`, and of a resumed run."""
 
     @property
     def runtime(self) -> Runtime:
@@ -68,14 +70,14 @@ class TrainState:
         return self.epochs_done == self.epoch_steps_done == 0
 
     @property
-    def total_steps(self) -> int:
-        """Number of steps in the whole run, all of which the learning-rate schedule covers."""
-    @property
     def is_finished(self) -> bool:
         """Whether nothing is left to train: all epochs are done, or an evaluation has met the target accuracy."""
         target = self.config.target_accuracy
         return self.epochs_done >= self.epochs or (target is not None and self.best_accuracy >= target)
 
+    @property
+    def total_steps(self) -> int:
+        """Number of steps in the whole run, all of which the learning-rate schedule covers."""
         return max(1, round(self.config.epochs * len(self.train_loader)))
 
     @property
@@ -105,6 +107,7 @@ class TrainState:
             "std": list(self.manifest.std),
             "model": self.classifier.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "precision": self.runtime.dtype_name,
             "scaler": self.scaler.state_dict(),
             "random": get_random_state(self.runtime.device),
             "progress": {
@@ -119,6 +122,9 @@ class TrainState:
         """Restore the values that `state_dict` returned, including the random state."""
         self.classifier.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            if "capturable" in group:  # torch's Adam: as the run was before, perhaps with CUDA graphs
+                group["capturable"] = False
         self.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"], self.runtime.device)
         progress = state["progress"]
@@ -163,12 +169,12 @@ def create_state(
     seed_everything(config.runtime.seed, runtime.device)
     if model is None:
         model = model_from_config(config.model, len(manifest.class_names))
-        _check_image_size(model, config.model, manifest)
         initialize(model, config.init)
     check_freezable(model, config.freezing)
     if augmentation is None:
         mean, std, size = manifest.mean, manifest.std, manifest.image_shape[0]
         augmentation = create_augmentation(config.augment, mean=mean, std=std, size=size)
+    check_network(model, augmentation, config, manifest)
     model = runtime.place(model)
     settings, compiler = config.optim, runtime.compiled if runtime.compile_mode else None
     return TrainState(
@@ -181,6 +187,7 @@ def create_state(
         train_loader=train_loader,
         test_loader=test_loader,
         epoch_totals=StepMetrics.zeros(runtime.device),
+        notes=[*runtime.notes, *note_data(manifest, test_loader.labels if config.data.val_fraction else None)],
     )
 
 
@@ -218,15 +225,3 @@ def init_whitening(model: nn.Module, state: TrainState) -> None:
     images, _ = next(state.train_loader.batches(state.epochs_done))
     state.classifier.train(False)
     whiten(model, state.classifier.augmentation(images))
-
-
-@torch.no_grad()
-def _check_image_size(model: nn.Module, settings: ModelSettings, manifest: Manifest) -> None:
-    height, width, channels = manifest.image_shape
-    try:
-        model.eval()(torch.zeros(1, channels, height, width))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"model is {settings.model!r}, which cannot take images of {height} × {width} pixels; write images of "
-            "another size with `fastcifar write-beton --resize 32`"
-        ) from error

@@ -1,0 +1,69 @@
+"""A check, before the clock starts, that a network fits the images, the classes and the batch size."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from fastcifar.config import TrainConfig
+from fastcifar.data.manifest import Manifest
+from fastcifar.device import preserve_random_state
+from fastcifar.errors import ConfigError
+from fastcifar.inference.model import resize
+
+
+@torch.no_grad()
+def check_network(model: nn.Module, augmentation: nn.Module, config: TrainConfig, manifest: Manifest) -> None:
+    """Compute the logits of blank images, where the modules are. Weights, buffers and random state stay as they are.
+
+    Raises:
+        ConfigError: the network does not take the images, does not return logits [B, classes], or cannot train with
+            this batch size.
+    """
+    size, classes = manifest.image_shape[0], len(manifest.class_names)
+    parameter = next(model.parameters(), torch.empty(0))
+    with preserve_random_state(parameter.device):
+        images = augmentation.eval()(torch.zeros(2, 3, size, size, dtype=torch.uint8, device=_device(augmentation)))
+        images = images.to(device=parameter.device, dtype=parameter.dtype)
+        try:
+            logits = model.eval()(images)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"the network cannot take images of {size} × {size} pixels ({_first_line(error)}); use another one, or "
+                "write images of another size with `fastcifar write-beton --resize 32`"
+            ) from error
+        _check_logits(logits, classes)
+        if config.data.batch_size == 1:
+            _check_single_image(model, images[:1], min((size, *config.resize.resize_sizes)))
+
+
+def _device(module: nn.Module) -> torch.device:
+    tensor = next(module.parameters(), next(module.buffers(), torch.empty(0)))
+    return tensor.device
+
+
+def _check_logits(logits: object, classes: int) -> None:
+    """Check the output for two images."""
+    returned = f"a {type(logits).__name__}"
+    if isinstance(logits, Tensor):
+        if logits.shape == (2, classes) and logits.is_floating_point():
+            return
+        returned = f"{str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
+    raise ConfigError(
+        f"the network returns {returned} for 2 images; it must return logits, a float tensor [B, {classes}] for images "
+        f"[B, 3, H, W] of {classes} classes"
+    )
+
+
+def _check_single_image(model: nn.Module, image: Tensor, size: int) -> None:
+    """Check that a copy of the network can train on one image at its smallest size; batch norms may need more."""
+    try:
+        copy.deepcopy(model).train()(resize(image, size) if size < image.shape[-1] else image)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"batch_size is 1, with which this network cannot train ({_first_line(error)}); use a larger one"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
