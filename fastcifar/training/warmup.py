@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastcifar import clock
 from fastcifar.device import get_random_state, set_random_state
+from fastcifar.errors import TrainingError
 from fastcifar.inference.model import LogitsFunction
 from fastcifar.models.init import first_convolution, whitening_filters
 from fastcifar.training.cuda_graphs import capture_evaluations, capture_train_steps
@@ -30,16 +31,20 @@ class WarmUp:
 
 
 def warm_up(state: TrainState) -> WarmUp:
-    """Compile or capture the run's training steps and evaluations, without changing the state."""
+    """Compile or capture the run's training steps and evaluations, without changing the state.
+
+    Raises:
+        TrainingError: torch.compile fails.
+    """
     start = clock.now()
     state.train_loader.warm_up()
     state.test_loader.warm_up()
     step: StepFunction = functools.partial(run_step, state)
     logits: LogitsFunction = state.classifier.fixed_batch_logits
     if state.runtime.cuda_graphs or state.runtime.compile_mode:
-        with preserve_state(state):
+        with preserve_state(state), explain_compile_errors():
             _warm_up_whitening(state)
-            if state.runtime.cuda_graphs:  # only on a GPU
+            if state.runtime.cuda_graphs:
                 test_images, _, _ = dummy_batch(state, state.test_loader.batch_size)
                 logits = capture_evaluations(state.classifier, test_images, state.config.tta)
                 step = capture_train_steps(state, *dummy_batch(state, state.config.data.batch_size))
@@ -47,6 +52,23 @@ def warm_up(state: TrainState) -> WarmUp:
                 _warm_up_compile(state)
     state.runtime.synchronize()
     return WarmUp(run_step=step, logits=logits, seconds=clock.now() - start)
+
+
+@contextmanager
+def explain_compile_errors() -> Iterator[None]:
+    """Turn an error of torch.compile into one line.
+
+    Raises:
+        TrainingError: torch.compile fails.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        lines = (line for line in str(error).splitlines() if line and not line.endswith(":"))  # "… raised:"
+        reason = next(lines, type(error).__name__)
+        raise TrainingError(f"torch.compile fails ({reason}); train with --no-compile") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from fastcifar import TrainConfig, create_loader, fit, fit_epochs, get_recipe
 from fastcifar.errors import CheckpointError, StoppedError
-from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint
+from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint, save_checkpoint
 from fastcifar.runs.folder import read_metrics
 from fastcifar.runs.results import EpochResult, StepProgress
 from fastcifar.training.loop import OnStep
@@ -173,3 +173,44 @@ def test_a_run_is_not_resumed_with_a_loader_of_other_images(config: TrainConfig,
     )
     with pytest.raises(CheckpointError, match=r"last\.pt: the run was started with 18 for the number of steps, not 9"):
         restore(tmp_path / "run", other)
+
+
+@pytest.mark.parametrize("old_checkpoint", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after", "note"),
+    [
+        ("bfloat16", "float16", "The run was computed in {} so far, and goes on in float16, with a new loss scale"),
+        ("float16", "bfloat16", "The run was computed in float16 so far, and goes on in bfloat16"),
+        ("float16", "float16", None),
+    ],
+)
+def test_a_run_resumes_in_another_precision_and_says_so(
+    config: TrainConfig, tmp_path: Path, before: Any, after: Any, note: str | None, old_checkpoint: bool
+) -> None:
+    first = tiny_state(config.replace(amp=True, amp_dtype=before, run_dir=tmp_path))
+    first.scaler.load_state_dict({"scale": 128.0, "_growth_tracker": 0})
+    training = fit_epochs(first)
+    next(training)
+    training.close()
+    if old_checkpoint:  # of a version that did not name the precision
+        values = read_checkpoint(checkpoint_path(tmp_path, "last"))
+        del values["precision"]
+        save_checkpoint(checkpoint_path(tmp_path, "last"), values)
+        note = note.format("another precision") if note and after == "float16" else None
+
+    state = tiny_state(config.replace(amp=True, amp_dtype=after, run_dir=tmp_path))
+    assert restore(tmp_path, state) is None
+    expected = {"bfloat16": {}, "float16": {"scale": 128.0 if before == after else 2.0**16}}[after]
+    assert expected.items() <= state.scaler.state_dict().items()
+    assert state.notes == ([note.format(before)] if note else [])
+    assert next(fit_epochs(state)).train_loss < 10
+
+
+def test_a_checkpoint_of_a_run_with_cuda_graphs_is_resumed_without_them(config: TrainConfig, tmp_path: Path) -> None:
+    run = config.replace(run_dir=tmp_path)
+    first = tiny_state(run)
+    first.optimizer.param_groups[0]["capturable"] = True
+    next(fit_epochs(first))
+    resumed = tiny_state(run)
+    restore(tmp_path, resumed)
+    assert not resumed.optimizer.param_groups[0]["capturable"], "torch would warn in each step"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastcifar import TrainConfig, fit
+from fastcifar.errors import TrainingError
 from fastcifar.inference.model import predict
 from fastcifar.training.freezing import freeze
 from fastcifar.training.loop import run_epoch
@@ -53,6 +54,20 @@ def test_compiled_in_bfloat16_every_image_is_evaluated(config: TrainConfig) -> N
     state = tiny_state(config.replace(compile=True, amp=True, epochs=1))
     fit(state)
     assert sum(len(labels) for _, labels in predict(state.classifier, state.test_loader)) == 90
+
+
+def test_an_error_of_the_compiler_is_one_line(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastcifar.device.compiler_problem", lambda device_type: None)
+
+    def fail(graph: object, inputs: object) -> None:
+        raise OSError("the disk is full\nand more")
+
+    compile_with = torch.compile
+    state = tiny_state(config.replace(compile=True))
+    state.classifier.model.compile(backend=fail)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compile_with(function, backend=fail))
+    with pytest.raises(TrainingError, match=r"^torch.compile fails \(OSError: the disk is full\); .*--no-compile$"):
+        warm_up(state)
 
 
 def test_the_state_is_restored_after_an_error_in_the_warm_up(config: TrainConfig) -> None:
