@@ -18,7 +18,7 @@ class DataSettings:
     """Data and batches."""
 
     data_dir: Path = Path("data/betons")
-    """Folder with train.beton and test.beton."""
+    """Folder with train.beton and test.beton. --betons is the same."""
     batch_size: int = 512
     """Images per training step."""
     eval_batch_size: int | None = None

@@ -22,7 +22,7 @@ class Evaluate:
     checkpoint: Literal["best", "last"] = "last"
     """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     data_dir: Path | None = None
-    """Folder with test.beton; the one that the run used if not given."""
+    """Folder with test.beton; the one that the run used if not given. --betons is the same."""
     device: str = RuntimeSettings.device
     """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA if available, and the CPU otherwise."""
     amp: bool | None = None

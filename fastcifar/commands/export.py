@@ -31,7 +31,7 @@ class Export:
     format: Literal["onnx", "torch", "safetensors", "all"] = "all"
     """Files to write: model.onnx, model.pt2, model.safetensors with config.json, or all of them."""
     data_dir: Path | None = None
-    """Folder with test.beton; the one that the run used if not given."""
+    """Folder with test.beton; the one that the run used if not given. --betons is the same."""
 
     check: bool = True
     """Check each file on the test set. Without it, the export needs no data."""

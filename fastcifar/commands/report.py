@@ -25,7 +25,7 @@ class Report:
     checkpoint: Literal["best", "last"] = "last"
     """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     data_dir: Path | None = None
-    """Folder with train.beton and test.beton; the one that the run used if not given."""
+    """Folder with train.beton and test.beton; the one that the run used if not given. --betons is the same."""
     device: str = RuntimeSettings.device
     """'cpu', 'cuda', 'cuda:1', …; 'auto' is CUDA if available, and the CPU otherwise."""
 
