@@ -51,7 +51,8 @@ class Train:
     """Write figures and report.html to the run folder, as `fastcifar report` does; not for a run with
     --val-fraction, since they use the test set."""
     log_dir: Path | None = None
-    """Also write the settings and the results of each epoch as TensorBoard events to this folder."""
+    """Also write the settings and the results of each epoch as TensorBoard events, into this folder, where each run has
+    a folder of its own."""
     requeue_exit_code: int | None = None
     """Exit code, from 1 to 255, of a run that a batch system stops with SIGTERM, SIGUSR1, SIGUSR2 or SIGXCPU, for a job
     script that then submits the job again; 128 + the signal's number if not given."""
@@ -179,7 +180,7 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
             console.say(note)
         consumers = [console.epoch]
         if log_dir is not None:
-            consumers.append(stack.enter_context(TensorBoardLog(log_dir, config)).epoch)
+            consumers.append(stack.enter_context(TensorBoardLog(log_dir, config.run_dir, config)).epoch)
         earlier = read_metrics(config.run_dir)[: state.epochs_done] if resume else []
         for result in earlier:
             for consume in consumers:

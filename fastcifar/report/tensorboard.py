@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import itertools
+import os
 from pathlib import Path
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError
+from fastcifar.files import dump_json
 from fastcifar.runs.results import EpochResult
 
 
 class TensorBoardLog:
     """Writes a run's settings and results as TensorBoard events. A context manager that closes the event file."""
 
-    def __init__(self, folder: Path, config: TrainConfig) -> None:
-        """Start an event file in a folder, which is created if missing. TensorBoard shows it instead of earlier ones.
+    def __init__(self, log_dir: Path, run_dir: Path, config: TrainConfig) -> None:
+        """Start an event file in the run's own folder in `log_dir`, which has the name of the run folder.
+
+        If the run has an event file there, because it is resumed, TensorBoard shows the new one instead.
 
         Raises:
             ConfigError: TensorBoard is not installed.
@@ -25,8 +30,10 @@ class TensorBoardLog:
             raise ConfigError(
                 f"TensorBoard is not installed ({error}); pip install 'fastcifar[tensorboard]', or leave out --log-dir"
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=0)
-        self._writer.add_text("config", f"```json\n{json.dumps(config.to_json(), indent=2)}\n```")
+        mark = f".{hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:8]}"
+        folder = _own_folder(log_dir, run_dir.resolve().name, mark)
+        self._writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=mark)
+        self._writer.add_text("config", f"```json\n{dump_json(config.to_json(), indent=2)}\n```")
 
     def epoch(self, result: EpochResult) -> None:
         """Log an epoch's numbers as scalars and its strings as text, with the names that they have in metrics.jsonl.
@@ -45,3 +52,9 @@ class TensorBoardLog:
 
     def __exit__(self, *_: object) -> None:
         self._writer.close()
+
+
+def _own_folder(log_dir: Path, name: str, mark: str) -> Path:
+    """Return the folder of a run, whose files end in `mark`: NAME, or NAME-2, … if another run has that one."""
+    folders = (log_dir / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists() or any(folder.glob(f"*{mark}")))

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fastcifar import TrainConfig
 from fastcifar.cli import main
+from fastcifar.report.tensorboard import TensorBoardLog
+from tests.runs.examples import result
 
 Capture = pytest.CaptureFixture[str]
 
@@ -38,9 +41,9 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 def test_everything_in_the_metrics_is_in_the_log_also_after_a_resume(betons: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "logs"
     assert main(_train(betons, run, "--target-accuracy", "0.000001", "--log-dir", log)) == 0
-    assert [step for step, _ in _read(log)[0]["train_loss"]] == [1]
+    assert [step for step, _ in _read(log / "run")[0]["train_loss"]] == [1]
     assert main(["train", "--resume", str(run), "--target-accuracy", "None", "--log-dir", str(log)]) == 0
-    scalars, texts = _read(log)
+    scalars, texts = _read(log / "run")
     metrics = _metrics(run)
     assert {*scalars, *texts} == {*metrics[-1], "config"}
     for name, points in scalars.items():
@@ -50,6 +53,16 @@ def test_everything_in_the_metrics_is_in_the_log_also_after_a_resume(betons: Pat
     assert [step for step, _ in scalars["tta_accuracy"]] == [3]
     assert texts["eval_split"] == "test"
     assert '"model": "dilated_cnn"' in texts["config"]
+
+
+def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    runs = [tmp_path / parent / "run" for parent in ("a", "b")]
+    for run, epochs in ((runs[0], [1]), (runs[1], [1, 2]), (runs[0], [1, 2, 3])):
+        with TensorBoardLog(tmp_path / "logs", run, TrainConfig()) as log:
+            for epoch in epochs:
+                log.epoch(result(epoch))
+    shown = {folder.name: _read(folder)[0]["train_loss"] for folder in (tmp_path / "logs").iterdir()}
+    assert {name: [step for step, _ in points] for name, points in shown.items()} == {"run": [1, 2, 3], "run-2": [1, 2]}
 
 
 def test_without_tensorboard_it_is_one_line_before_the_training(
