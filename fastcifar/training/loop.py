@@ -194,10 +194,10 @@ def check_finite(state: TrainState) -> None:
     epoch, step = divmod(first, len(state.train_loader))
     lr = one_cycle_lr(first, state.total_steps, state.config.optim)
     more = f", and {count - 1} steps after it" if state.nonfinite.allowed else ""
+    other = ", or --amp-dtype bfloat16" if state.scaler.enabled else ""
     raise TrainingError(
         f"step {step + 1} of epoch {epoch + 1}, at learning rate {lr:.3g}: the loss or a gradient is not finite{more}; "
-        "the weights were not updated. Try a lower --max-lr, or --amp-dtype bfloat16; --on-nonfinite skip skips such "
-        "steps"
+        f"the weights were not updated. Try a lower --max-lr{other}; --on-nonfinite skip skips such steps"
     )
 
 
