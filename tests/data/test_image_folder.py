@@ -71,6 +71,16 @@ def test_a_file_that_is_not_a_picture_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith(f"{file}: is not a picture that can be read (unknown format)")
 
 
+def test_all_unreadable_pictures_are_counted(tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path) / "train" / "moth"
+    files = [folder / f"{number}.png" for number in range(8)]
+    for file in files:
+        file.write_text("not a picture")
+    message = refusal(tmp_path)
+    assert message.startswith(f"{files[0]}: is not a picture that can be read (unknown format)")
+    assert message.endswith(f"; 7 more cannot be read: {', '.join(map(str, files[1:6]))}, …")
+
+
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     file = write_image_folder(tmp_path) / "train" / "ant" / "b.png"
     file.write_bytes(file.read_bytes()[:60])
