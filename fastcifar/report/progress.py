@@ -88,7 +88,9 @@ class ProgressDisplay:
         seconds = self.console.get_time()
         if seconds - self._printed_at >= _SILENCE_SECONDS:
             self._printed_at = seconds
-            self.console.print(self._line(seconds - self._changed_at), markup=False, highlight=False, soft_wrap=True)
+            # not by Rich, which would end a thread with SystemExit if nobody reads the output any more
+            self.console.file.write(self._line(seconds - self._changed_at) + "\n")
+            self.console.file.flush()
 
     def _line(self, age: float) -> str:
         if not (facts := self._facts()):
@@ -113,7 +115,7 @@ class ProgressDisplay:
         self._stack.close()
 
     def _run_timer(self) -> None:
-        with suppress(OSError, ValueError):  # nobody reads it any more; the next line of the command tells
+        with suppress(OSError, ValueError):  # nobody reads it any more: the command's own next line fails
             while not self._ended.wait(1.0):
                 self.print_if_silent()
 
