@@ -27,6 +27,7 @@ from fastcifar.commands.summary import Summary
 from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.errors import ConfigError, FastCifarError, FastCifarWarning, closest
+from fastcifar.machine import unbind
 from fastcifar.report.terminal import replace_unprintable
 from fastcifar.version import __version__
 
@@ -135,6 +136,10 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"fastcifar {__version__}")
         return 0
+    if os.environ.get("OMP_PROC_BIND"):
+        import torch  # noqa: F401  # its OpenMP binds this thread to one core
+
+        unbind()  # before numba counts the cores
     return _parse(arguments[0], [_normalize(argument) for argument in arguments[1:]]).run()
 
 

@@ -140,9 +140,11 @@ def test_a_process_in_a_control_group_with_a_quota_of_one_core_uses_one(group_of
 
 def test_threads_that_openmp_has_bound_to_one_core_use_all_again() -> None:
     code = """
-import os, threading, fastcifar, torch
+import contextlib, os, threading, fastcifar, torch
+from fastcifar.cli import main
 bound = len(os.sched_getaffinity(0))
-fastcifar.machine.unbind()
+with contextlib.redirect_stdout(None):
+    main(["recipes"])
 import numba
 print(bound, fastcifar.machine.usable_cores(), numba.config.NUMBA_NUM_THREADS, flush=True)
 threading.Thread(target=lambda: print(len(os.sched_getaffinity(0)))).start()
