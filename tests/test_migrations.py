@@ -148,9 +148,9 @@ def test_a_checkpoint_of_0_1_has_the_keys_of_todays(betons: Path, tmp_path: Path
     with _tiny_state_0_1(betons, tmp_path / "run") as state:
         today = state.state_dict()
     values = read_checkpoint(checkpoint_path(tmp_path / "run", "last"))
-    assert values.keys() - {"format_version"} == today.keys()
+    assert values.keys() - {"format_version"} == today.keys() - {"precision"}  # which 0.1 did not name
     for part in ("progress", "random", "config", "scaler", "model"):
-        assert values[part].keys() == today[part].keys(), part
+        assert values[part].keys() == today[part].keys() - {"loader"}, part  # a setting of later versions
     for old, new in zip(values["optimizer"]["param_groups"], today["optimizer"]["param_groups"], strict=True):
         assert old.keys() == new.keys()
 

@@ -1,6 +1,8 @@
 """A check, before the clock starts, that a network fits the images, the classes and the batch size."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +16,39 @@ from fastcifar.inference.model import resize
 
 @torch.no_grad()
 def check_network(model: nn.Module, augmentation: nn.Module, config: TrainConfig, manifest: Manifest) -> None:
-    """Compute the logits of blank images, where the modules are. Weights, buffers and random state stay as they are.
+    """Compute the logits of blank images, where the modules are. Nothing in them or in the random state changes.
 
     Raises:
         ConfigError: the network does not take the images, does not return logits [B, classes], or cannot train with
             this batch size.
     """
-    size, classes = manifest.image_shape[0], len(manifest.class_names)
+    size = manifest.image_shape[0]
     parameter = next(model.parameters(), torch.empty(0))
-    with preserve_random_state(parameter.device):
-        images = augmentation.eval()(torch.zeros(2, 3, size, size, dtype=torch.uint8, device=_device(augmentation)))
+    with preserve_random_state(parameter.device), _in_eval_mode(model, augmentation):
+        images = augmentation(torch.zeros(2, 3, size, size, dtype=torch.uint8, device=_device(augmentation)))
         images = images.to(device=parameter.device, dtype=parameter.dtype)
         try:
-            logits = model.eval()(images)
+            logits = model(images)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"the network cannot take images of {size} × {size} pixels ({_first_line(error)}); use another one, or "
                 "write images of another size with `fastcifar write-beton --resize 32`"
             ) from error
-        _check_logits(logits, classes)
+        _check_logits(logits, len(manifest.class_names))
         if config.data.batch_size == 1:
             _check_single_image(model, images[:1], min((size, *config.resize.resize_sizes)))
+
+
+@contextmanager
+def _in_eval_mode(*modules: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for whole in modules for module in whole.modules()]
+    for whole in modules:
+        whole.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -118,7 +118,7 @@ class BreaksDown(TinyNet):
         self.calls = 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
+        self.calls += self.training
         return super().forward(images) * (math.nan if self.calls > 12 else 1.0)
 
 

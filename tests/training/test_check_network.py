@@ -67,9 +67,7 @@ def test_images_of_a_size_that_the_network_cannot_take_are_refused(config: Train
     small = config.replace(data_dir=noise(tmp_path / "4", 4), padding=0, cutout=0)
     with pytest.raises(ConfigError, match=r"cannot take images of 4 × 4 pixels .*--resize 32"):
         next(fit_epochs(small))
-    with pytest.raises(
-        ConfigError, match=r"cannot take images of 4 × 4 pixels \(.*mat1 and mat2 shapes cannot"
-    ):
+    with pytest.raises(ConfigError, match=r"cannot take images of 4 × 4 pixels \(.*mat1 and mat2 shapes cannot"):
         next(fit_epochs(small, model=nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))))
     large = config.replace(data_dir=noise(tmp_path / "64", 64), model="dilated_cnn", epochs=1)
     assert next(fit_epochs(large)).epoch == 1, "a network that ends in a mean takes any size"

@@ -89,7 +89,7 @@ def test_a_given_model_and_augmentation_are_trained(config: TrainConfig) -> None
     model = TinyNet()
     before = model[0].weight.clone()
     fit(config.replace(epochs=1), model=model, augmentation=Count())
-    assert Count.calls == 6 + 3
+    assert Count.calls == 1 + 6 + 3, "the check of the network, training, evaluation"
     assert not torch.equal(model[0].weight, before)
 
 
