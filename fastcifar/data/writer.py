@@ -77,7 +77,8 @@ def write_pair(
 ) -> tuple[manifest.Manifest, manifest.Manifest]:
     """Write train.beton and test.beton of a data set, both or none, each with its manifest.
 
-    `progress` is called with the number of images of both files that are written so far.
+    If they are already there, whole and from the same source, they stay: a training may be reading them. `progress` is
+    called with the number of images of both files that are written so far.
 
     Raises:
         DataError: images of that size do not fit in a file, other data are read back, or another process writes to the
@@ -90,8 +91,26 @@ def write_pair(
     for path, split in files.items():
         as_images(path, split.images)
         as_labels(path, split.labels, len(split.images), len(source.class_names))
-    train, test = _write_files(files, source.class_names, source.name, source.origin, progress).values()
+    written = _find_written(files, source)
+    if written is None:
+        written = _write_files(files, source.class_names, source.name, source.origin, progress)
+    train, test = written.values()
     return train, test
+
+
+def _find_written(files: Mapping[Path, ImageSet], source: Source) -> dict[Path, manifest.Manifest] | None:
+    """Return the manifests of the files if they are whole and hold these images of the source; otherwise None."""
+    try:
+        found = {path: manifest.open_beton(path)[1] for path in files}
+    except DataError:
+        return None
+    content = {path: manifest.dataset_sha256(*split) for path, split in files.items()}
+    origin = (source.origin.path, source.origin.fingerprint) if source.origin else (None, None)
+    for (path, each), other in zip(found.items(), reversed(content.values()), strict=True):
+        has = (each.content_sha256, each.other_split_sha256, each.class_names, each.source, each.source_fingerprint)
+        if has != (content[path], other, source.class_names, *origin):
+            return None
+    return found
 
 
 def _write_files(

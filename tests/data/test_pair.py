@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastcifar import TrainConfig, fit_epochs
-from fastcifar.data.images import ImageSet, Source
+from fastcifar.data.images import ImageSet, Origin, Source
 from fastcifar.data.manifest import open_beton
 from fastcifar.data.pair import read_pair
 from fastcifar.data.writer import write_beton, write_pair
@@ -60,6 +61,26 @@ def test_a_pair_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     assert counts == [6, 10], "both files are counted"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     read_pair(tmp_path)
+
+
+def test_a_pair_of_the_same_source_stays_if_it_is_whole(tmp_path: Path) -> None:
+    def inodes() -> list[int]:
+        return [(tmp_path / f"{split}.beton").stat().st_ino for split in ("train", "test")]
+
+    written = write_pair(tmp_path, _source(1, "cat", "dog"))
+    before = inodes()
+    assert write_pair(tmp_path, _source(1, "cat", "dog")) == written
+    assert inodes() == before
+    for change in ({"class_names": ("cat", "emu")}, {"origin": Origin(path="/elsewhere", fingerprint="1")}):
+        write_pair(tmp_path, dataclasses.replace(_source(1, "cat", "dog"), **change))
+        assert not set(inodes()) & set(before)
+        before = inodes()
+    (tmp_path / "test.beton").write_bytes(b"damaged")
+    write_pair(
+        tmp_path, dataclasses.replace(_source(1, "cat", "dog"), origin=Origin(path="/elsewhere", fingerprint="1"))
+    )
+    read_pair(tmp_path)
+    open_beton(tmp_path / "test.beton")
 
 
 @pytest.mark.parametrize("renames", range(7))
