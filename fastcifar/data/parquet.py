@@ -87,7 +87,6 @@ def _read_split(files: list[Path], options: ReadOptions) -> tuple[ImageSet, tupl
 def _open_file(path: Path) -> Iterator[Any]:
     """Open a parquet file; errors in the block become a DataError."""
     try:
-        import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise DataError(
@@ -96,7 +95,9 @@ def _open_file(path: Path) -> Iterator[Any]:
     try:
         with ParquetFile(path) as file:
             yield file
-    except (OSError, pyarrow.ArrowException) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as a parquet file ({reason}); download it again") from error
 

@@ -11,7 +11,7 @@ from fastcifar.data.images import ImageSet, Source
 from fastcifar.data.manifest import CIFAR10_CONTENT, dataset_sha256
 from fastcifar.data.official import LabelKind
 from fastcifar.data.split import stratified_split
-from fastcifar.errors import ConfigError
+from fastcifar.errors import ConfigError, DataError
 from fastcifar.progress import OnProgress
 
 DEFAULT_TEST_FRACTION = 0.2
@@ -44,8 +44,12 @@ class ReadOptions:
 
         Raises:
             ConfigError: `test_fraction` is given for a source that has a test split, or leaves a split empty.
+            DataError: the images of the two splits have different sizes.
         """
         if test is not None:
+            sizes = [f"{split.images.shape[1]} × {split.images.shape[2]}" for split in (train, test)]
+            if sizes[0] != sizes[1]:
+                raise DataError(f"{name}: the training images are {sizes[0]} pixels, the test images {sizes[1]}")
             if self.test_fraction is not None:
                 raise ConfigError(
                     f"test_fraction is {self.test_fraction}; leave it out, since this source ({name}) has a test split"

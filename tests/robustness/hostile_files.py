@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastcifar.data.cifar10 import open_archive
+from fastcifar.data import cifar10
+from fastcifar.data.official import open_archive
 from fastcifar.runs.checkpoint import FORMAT_VERSION, read_checkpoint
 from tests.robustness.results import outcome
 
@@ -35,7 +36,7 @@ def open_hostile(folder: Path, count: int, seed: int) -> dict[str, Any]:
     counts: collections.Counter[str] = collections.Counter()
     kinds: list[tuple[Writer, Callable[[Path], object]]] = [
         *((write, read_checkpoint) for write in CHECKPOINTS),
-        *((write, open_archive) for write in ARCHIVES),
+        *((write, _open_archive) for write in ARCHIVES),
     ]
     for number in range(count):
         write, read = kinds[number % len(kinds)]
@@ -45,6 +46,10 @@ def open_hostile(folder: Path, count: int, seed: int) -> dict[str, Any]:
         path.unlink()
     escaped = {entry.name for entry in folder.iterdir()} - {inside.name}
     return {"count": count, "executed": int(trap.exists()), "outside": len(escaped), **counts}
+
+
+def _open_archive(path: Path) -> object:
+    return open_archive(path, (cifar10.PYTHON, cifar10.BINARY))
 
 
 class Payload:

@@ -15,13 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcifar import TrainConfig
-from fastcifar.data.cifar10 import open_binary, open_python
-from fastcifar.data.images import Source
 from fastcifar.data.manifest import Manifest, manifest_path, read_manifest
+from fastcifar.data.sources import open_source
 from fastcifar.errors import CheckpointError, DataError, FastCifarError
 from fastcifar.runs.checkpoint import read_checkpoint, save_checkpoint
 from fastcifar.runs.folder import read_config, read_environment, read_metrics
-from tests.data.cifar_files import write_binary, write_python
+from tests.data.cifar_files import (
+    write_binary,
+    write_cifar100_binary,
+    write_kaggle,
+    write_npz,
+    write_parquet,
+    write_python,
+)
 from tests.helpers import write_pair
 from tests.robustness.damage import edited, mutations
 from tests.runs.examples import result, write_run
@@ -105,18 +111,31 @@ def test_a_checkpoint_with_a_damaged_pickle_in_a_valid_archive_is_refused_or_unc
     assert repr(found) == repr(saved), "the hash in the file detects other values"
 
 
-@pytest.mark.parametrize("open_folder", [open_python, open_binary])
+SOURCES: dict[str, Callable[[Path], object]] = {
+    "cifar10": write_python,
+    "cifar10-binary": write_binary,
+    "cifar100-binary": write_cifar100_binary,
+    "npz": lambda folder: write_npz(folder / "a.npz"),
+    "kaggle": write_kaggle,
+    "parquet": lambda folder: write_parquet(folder, names=[f"class {number}" for number in range(10)]),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
 @EXAMPLES
 @given(data=st.data())
-def test_a_damaged_file_of_cifar10_is_refused_or_has_well_formed_images(
-    open_folder: Callable[[Path], Source], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+def test_a_damaged_source_is_refused_or_has_well_formed_images(
+    name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    folder = tmp_path_factory.getbasetemp() / open_folder.__name__
+    if name == "parquet":
+        pytest.importorskip("pyarrow")
+    folder = tmp_path_factory.getbasetemp() / name
     if not folder.exists():
-        (write_python if open_folder is open_python else write_binary)(folder)
-    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
-    found = read_damaged(data, path, lambda: open_folder(folder), DataError)
+        SOURCES[name](folder)
+    path = data.draw(st.sampled_from(sorted(path for path in folder.iterdir() if path.is_file())))
+    source_format = name.removesuffix("-binary")
+    found = read_damaged(data, path, lambda: open_source(folder, source_format=source_format), FastCifarError)
     for split in (found.train, found.test) if found else ():
         assert split.images.dtype == np.uint8
-        assert split.images.shape == (len(split.labels), 32, 32, 3)
+        assert split.images.shape == (len(split.labels), *found.train.images.shape[1:])
         assert set(split.labels.tolist()) <= set(range(len(found.class_names)))
