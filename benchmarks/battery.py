@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Options, run_command
+from benchmarks.harness import Options, run_command, show_progress
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import ConfigError, FastCifarError
@@ -71,6 +71,7 @@ def main(settings: Battery) -> None:
     ]
 
     def run(name: str) -> None:
+        show_progress(name, len(status), len(chosen), "parts")
         if name not in status:
             status[name] = run_part(name, settings, deadline)
         with atomic_write(path) as temporary:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from fastcifar.cli import run_reporting_errors
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest
 from fastcifar.device import Runtime, apply_process_settings, resolve_runtime
-from fastcifar.errors import FastCifarError
+from fastcifar.errors import ConfigError, FastCifarError
+from fastcifar.progress import OnProgress, Progress
+from fastcifar.report.progress import ProgressDisplay
 from fastcifar.runs.folder import describe_environment
 from fastcifar.settings import RuntimeSettings
 
+_on_progress: ContextVar[OnProgress] = ContextVar("on_progress")
 Block = Callable[[], object]
 """A piece of work that is timed as a whole; its result is not used."""
 
@@ -53,6 +57,26 @@ class Timing(Options):
     rounds: int = 5
     """Measurements of each part that are counted."""
 
+    def __post_init__(self) -> None:
+        require_positive(rounds=self.rounds)
+
+
+def require_positive(**counts: int) -> None:
+    """Check that options are at least 1.
+
+    Raises:
+        ConfigError: one of them is not.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{name} is {count}; it must be at least 1")
+
+
+def show_progress(task: str, done: float, total: float, unit: str) -> None:
+    """Show the progress of the running benchmark in a line if nothing else is printed for half a minute."""
+    if on_progress := _on_progress.get(None):
+        on_progress(Progress(task=task, done=done, total=total, unit=unit))
+
 
 def timed(block: Block, runtime: Runtime) -> float:
     """Return the seconds that a block takes, until the device has finished its work."""
@@ -65,8 +89,12 @@ def timed(block: Block, runtime: Runtime) -> float:
 
 def time_interleaved(blocks: Mapping[str, Block], *, rounds: int, runtime: Runtime) -> dict[str, list[float]]:
     """Return the seconds of each block in each round. The blocks take turns (A B A B …), after one uncounted round."""
-    rows = [{name: timed(block, runtime) for name, block in blocks.items()} for _ in range(rounds + 1)]
-    return {name: [row[name] for row in rows[1:]] for name in blocks}
+    seconds: dict[str, list[float]] = {name: [] for name in blocks}
+    for number in range(rounds + 1):
+        for name, block in blocks.items():
+            show_progress(f"timing {name}", number, rounds + 1, "rounds")
+            seconds[name].append(timed(block, runtime))
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 def summarize(seconds: list[float]) -> dict[str, Any]:
@@ -89,16 +117,18 @@ def without_paths(config: TrainConfig) -> dict[str, Any]:
 def run_command(command: Callable[..., object] | dict[str, Callable[..., Any]], description: str | None) -> None:
     """Call a function, or the one of several that the first argument names, with the options of the command line.
 
-    Bad input ends the process with one line on stderr.
+    Bad input ends the process with one line on stderr, where progress lines also go.
     """
     name = Path(sys.argv[0]).stem
     prog, omit = f"python -m benchmarks.{name}", (tyro.conf.OmitArgPrefixes,)
 
     def work() -> int:
-        if isinstance(command, dict):
-            tyro.extras.subcommand_cli_from_dict(command, prog=prog, description=description, config=omit)
-        else:
-            tyro.cli(command, prog=prog, description=description, config=omit)
+        with ProgressDisplay(bar=False) as display:
+            _on_progress.set(display.show)
+            if isinstance(command, dict):
+                tyro.extras.subcommand_cli_from_dict(command, prog=prog, description=description, config=omit)
+            else:
+                tyro.cli(command, prog=prog, description=description, config=omit)
         return 0
 
     sys.exit(run_reporting_errors(name, work))

@@ -28,6 +28,7 @@ from benchmarks.harness import (
     new_results,
     run_command,
     run_in_subprocess,
+    show_progress,
     summarize,
     time_interleaved,
     timed,
@@ -91,7 +92,10 @@ def loaders(options: Timing, batch_size: int = 512) -> None:
         "torchvision DataLoader, 1 worker": torchvision(1),
         "torchvision DataLoader, 2 workers": torchvision(2),
     }
-    rounds = [{name: _time_epoch(start, runtime) for name, start in starts.items()} for _ in range(options.rounds + 1)]
+    rounds = []
+    for number in range(options.rounds + 1):
+        show_progress("timing epochs", number, options.rounds + 1, "rounds")
+        rounds.append({name: _time_epoch(start, runtime) for name, start in starts.items()})
     settings = {"batch_size": batch_size, "rounds": options.rounds}
     results = new_results("loaders", runtime, open_beton(beton)[1], settings=settings)
     for name in starts:

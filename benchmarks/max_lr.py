@@ -8,11 +8,13 @@ rate is trained from the same seeds. With --resume, the suggestion and the runs 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
-from benchmarks.harness import run_command
+from benchmarks.harness import run_command, show_progress
 from benchmarks.results import Results
 from benchmarks.time_to_90 import TimeTo90, read_recipe, sweep
+from fastcifar.config import LrFinderSettings
 from fastcifar.errors import ConfigError
 from fastcifar.lr_finder.range_test import range_test
 from fastcifar.lr_finder.suggest import suggest
@@ -44,7 +46,8 @@ def main(settings: MaxLr) -> None:
     else:
         settings.runtime()
         with create_state(config) as state:
-            curve = range_test(state)
+            steps, total = itertools.count(1), LrFinderSettings().iterations
+            curve = range_test(state, on_loss=lambda *_: show_progress("range test", next(steps), total, "steps"))
         extra = {"recipe": config.name, "epochs": config.epochs, "suggestion": suggest(curve).to_json()}
         extra["curve"] = curve.to_json()
     separator = "," if ":" in recipe else ":"

@@ -24,6 +24,7 @@ from benchmarks.harness import (
     Block,
     Timing,
     new_results,
+    require_positive,
     run_command,
     summarize,
     time_interleaved,
@@ -58,6 +59,7 @@ def throughput(options: Timing, batch_sizes: tuple[int, ...] = (512,), steps: in
         steps: steps in a block.
         matrix: rows and columns of the matrices whose product gives the ceiling.
     """
+    require_positive(batch_sizes=len(batch_sizes), steps=steps, matrix=matrix)
     results = None
     for batch_size in batch_sizes:
         state = create_state(era_config(options, batch_size))

@@ -27,7 +27,7 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Options, new_results, run_command, without_paths
+from benchmarks.harness import Options, new_results, require_positive, run_command, show_progress, without_paths
 from benchmarks.peers import start_peers
 from benchmarks.results import Results
 from fastcifar import fit, get_recipe
@@ -37,6 +37,7 @@ from fastcifar.errors import ConfigError
 from fastcifar.models import model_from_config
 from fastcifar.models.init import initialize
 from fastcifar.runs.folder import source_commit
+from fastcifar.runs.results import StepProgress
 from fastcifar.training.freezing import freeze
 from fastcifar.training.state import TrainState, create_state
 from fastcifar.training.step import step_variants
@@ -83,6 +84,9 @@ class TimeTo90(Options):
     resume: bool = False
     """Keep the runs in --out, which were measured on this device, and add those that are missing."""
 
+    def __post_init__(self) -> None:
+        require_positive(seeds=self.seeds)
+
 
 def main(settings: TimeTo90) -> None:
     """Train from the command line."""
@@ -115,6 +119,7 @@ def sweep(settings: TimeTo90, benchmark: str = "time_to_90", extra: dict[str, An
         for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
             for name, train in trainings.items():
                 if (name, seed) not in done:
+                    show_progress(f"{name} seed {seed}", len(results.runs), settings.seeds * len(trainings), "runs")
                     results.runs.append({"name": name, "commit": source_commit(), **train(seed)})
                     results.write(settings.out)
                     print(
@@ -148,7 +153,8 @@ def read_recipe(name: str, settings: TimeTo90) -> TrainConfig:
     for change in filter(None, re.split(r",(?![^\[]*\])", changes)):  # a comma between brackets separates list elements
         field, _, value = change.partition("=")
         values[field] = _parse_value(value)
-    return TrainConfig.from_json(get_recipe(recipe, **values).to_json())  # which checks the types
+    config = get_recipe(recipe).replace(**values).derived_from(recipe)
+    return TrainConfig.from_json(config.to_json())  # which checks the types
 
 
 def _parse_value(text: str) -> Any:
@@ -163,7 +169,7 @@ def _train(config: TrainConfig, target_accuracy: float, seed: int) -> dict[str, 
     config = config.replace(seed=seed)
     with create_state(config) as state:
         equivalents = era_epoch_equivalents(state)
-        history = [result.to_json() for result in fit(state)]
+        history = [result.to_json() for result in fit(state, on_step=functools.partial(_show_step, config.name, seed))]
     accuracies, seconds = [], []  # after each epoch, with the run's test-time augmentation if any
     for epoch in history:
         has_tta = epoch["tta_accuracy"] is not None
@@ -184,6 +190,10 @@ def _train(config: TrainConfig, target_accuracy: float, seed: int) -> dict[str, 
         "seconds_to_target": next((s for s, a in zip(seconds, accuracies, strict=True) if a >= target_accuracy), None),
         "history": history,
     }
+
+
+def _show_step(recipe: str, seed: int, step: StepProgress) -> None:
+    show_progress(f"{recipe} seed {seed}, epoch {step.epoch}", step.step, step.steps, "steps")
 
 
 def era_epoch_equivalents(state: TrainState) -> float:

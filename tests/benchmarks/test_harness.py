@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from benchmarks import harness
 from fastcifar.device import RECOMPILE_LIMIT
-from fastcifar.errors import FastCifarError
+from fastcifar.errors import ConfigError, FastCifarError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,6 +29,27 @@ def test_bad_input_to_a_benchmark_is_one_line(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode in (1, 2)
         assert re.fullmatch(f"{message}.*\n", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("option", [{"rounds": 0}, {"rounds": -1}])
+def test_a_timing_has_at_least_one_round(option: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"rounds is -?[01]; it must be at least 1"):
+        harness.Timing(**option)
+
+
+def test_a_benchmark_prints_its_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("fastcifar.report.progress._SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr(sys, "argv", ["benchmarks/sleep.py", "--rounds", "1"])
+
+    def sleep(options: harness.Timing) -> None:
+        blocks: dict[str, harness.Block] = {"[bold]sleep": lambda: time.sleep(1.2)}
+        harness.time_interleaved(blocks, rounds=options.rounds, runtime=options.runtime())
+
+    with pytest.raises(SystemExit, match="0"):
+        harness.run_command(sleep, None)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "timing [bold]sleep  1/2 rounds" in captured.err
 
 
 def test_a_failed_subprocess_is_one_error_with_its_reason() -> None:

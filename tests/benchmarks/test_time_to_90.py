@@ -83,6 +83,25 @@ def test_a_change_in_a_training_takes_precedence_over_the_benchmarks_settings(be
             read(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("speedrun:name=other", "there is no setting 'name'"),
+        ("speedrun:=3", "there is no setting ''"),
+        ("speedrun:epochs", "epochs is ''; it must be a number"),
+        ("speedrun:epochs=-1", "epochs is -1"),
+    ],
+)
+def test_a_change_that_is_not_allowed_is_one_error(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        time_to_90.read_recipe(name, time_to_90.TimeTo90(recipes=(name,)))
+
+
+def test_there_is_at_least_one_seed() -> None:
+    with pytest.raises(ConfigError, match="seeds is 0; it must be at least 1"):
+        time_to_90.TimeTo90(recipes=("speedrun",), seeds=0)
+
+
 def test_a_training_without_amp_runs_from_the_command_line(betons: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     training = "dilated-cnn:amp=False,batch_size=100,epochs=0.5"
