@@ -33,8 +33,16 @@ def create_optimizer(
         return Muon(groups, lr=settings.max_lr, compiler=compiler)
     shared: dict[str, Any] = {"lr": settings.max_lr, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=settings.momentum, **shared)
+        return _with_momentum(torch.optim.SGD(groups, momentum=settings.momentum, **shared))
     return torch.optim.Adam(groups, **shared)
+
+
+def _with_momentum(sgd: torch.optim.SGD) -> torch.optim.SGD:
+    """Begin with a momentum of zero. In a first step that is skipped, torch's fused SGD leaves it uninitialised."""
+    for group in sgd.param_groups:
+        for parameter in group["params"]:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def _muon_groups(model: nn.Module, trained: dict[str, nn.Parameter], settings: OptimSettings) -> list[dict[str, Any]]:

@@ -85,6 +85,21 @@ def test_a_skipped_step_changes_nothing(config: TrainConfig) -> None:
         state.close()
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
+def test_a_first_step_that_is_skipped_leaves_no_uninitialised_memory(config: TrainConfig, optimizer: Any) -> None:
+    state = create_state(config.replace(on_nonfinite="skip", optimizer=optimizer), model=_Breaks(1))
+    images, labels = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8), torch.arange(8)
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    try:
+        state.classifier.train()
+        assert train_step(state, images, labels).skipped == 1
+        assert train_step(state, images, labels).skipped == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+        state.close()
+    assert all(value.isfinite().all() for value in state.classifier.model.state_dict().values())
+
+
 def test_an_overflow_that_loss_scaling_handles_is_not_a_nonfinite_step(config: TrainConfig) -> None:
     results = fit(config.replace(amp=True, amp_dtype="float16"), model=_Breaks(2, gradient=True))
     assert [result.skipped_steps for result in results] == [0, 0, 0]
