@@ -9,7 +9,7 @@ import numpy as np
 from fastcifar.analysis.mistakes import Analysis, Mistake
 
 HOSTILE = "<script>alert(1)</script>"
-NAMES = (HOSTILE, "\" onerror='x", "a & b", "$x_1$", "猫", "</title>", "dog", "frog", "horse", "ship")
+NAMES = (HOSTILE, "\" onerror='x", "a & b", "$x_1$", "猫", "</title>", "dog", "frog", "[bold]cat", "a[/b]")
 
 
 class Page(HTMLParser):

@@ -40,6 +40,23 @@ def test_a_comparison_is_saved_beside_the_first_run_and_keeps_runs_of_one_name_a
     assert "None: settings, device and versions are the same." in shown.text
 
 
+def test_what_is_no_run_is_named_and_passed_over(run: Path, other: Path, tmp_path: Path, capsys: Capture) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report", "checkpoints"))
+    (tmp_path / "lr-find").mkdir()
+    (tmp_path / "lr-find" / "lr_finder.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("a file")
+    for passed_over in (["lr-find", "notes.txt"], ["lr-find", "notes.txt", "runs-report"]):
+        folders = sorted(path for path in tmp_path.iterdir())
+        assert main(["report", *map(str, folders)]) == 0
+        captured = capsys.readouterr()
+        assert captured.out == f"Report: {tmp_path / 'runs-report' / 'report.html'}\n"
+        notes = [line for line in captured.err.splitlines() if line.startswith("passed over")]
+        assert [line.split(": ")[0] for line in notes] == [f"passed over {tmp_path / name}" for name in passed_over]
+        assert "Comparison of 2 runs" in (tmp_path / "runs-report" / "report.html").read_text()
+    assert main(["report", str(tmp_path / "lr-find"), str(tmp_path / "notes.txt")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("fastcifar: none of these 2 folders is a run folder")
+
+
 def test_a_partial_last_epoch_is_plotted_where_it_ends(run: Path) -> None:
     record = read_record(run)
     partial = replace(record, config=record.config.replace(epochs=1.5))
