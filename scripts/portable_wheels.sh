@@ -6,7 +6,7 @@
 # On the host, `bash FOLDER/install.sh [ENVIRONMENT]` makes a virtual environment. The host needs that Python version, no
 # compiler and no system libraries, and a C library (glibc) that is not older than here. The versions are those of
 # requirements.txt. FFCV is compiled here and takes its libraries with it (auditwheel); it is compiled for the stable
-# ABI, so one wheel serves every Python version. With --without-torch, the kit is 250 MB instead of 3 GB, and the
+# ABI, so one wheel serves every Python version. With --without-torch, the kit is 200 MB instead of 3 GB, and the
 # environment uses the PyTorch of the host's Python.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
