@@ -33,7 +33,7 @@ def show_summary(title: str, summary: ModelSummary, console: Console) -> None:
     numbers = (Column(name, justify="right") for name in ("parameters", "multiply-adds", "field"))
     table = Table("layer", "output", *numbers)
     for layer in summary.layers:
-        table.add_row(*_row(layer), style="bold" if layer.depth == 1 else None)
+        table.add_row(*map(Text, _row(layer)), style="bold" if layer.depth == 1 else None)
     console.print(table)
     for name, value in _facts(summary).items():
         console.print(f"{name:<16}  {value}", markup=False, soft_wrap=True)

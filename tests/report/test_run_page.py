@@ -100,7 +100,7 @@ def test_chromium_shows_the_page(run: Path, report: Path, tmp_path: Path) -> Non
 
 def test_a_run_without_mistakes_says_so(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = noise_analysis(10, names=NAMES, mistakes=0)
-    monkeypatch.setattr(run_page, "analyze", lambda saved, top: nothing)
+    monkeypatch.setattr(run_page, "analyze", lambda saved, **_: nothing)
     shown = Page(run_page.write_report(run, out=tmp_path / "out", device="cpu").read_text())
     assert "every image of the test set is classified correctly" in shown.text
     assert len(shown.all("figure")) == 6
@@ -116,7 +116,6 @@ def test_bad_input_ends_in_one_line(run: Path, other: Path, tmp_path: Path, caps
     cases = {
         (1, (str(tmp_path / "none"),)): "is not a run folder",
         (1, (str(tmp_path / "empty"),)): "is not a run folder",
-        (1, (str(run), str(tmp_path / "empty"))): "is not a run folder",
         (1, (str(other),)): "last.pt: no such checkpoint",
         (1, (str(unfinished),)): "has no finished epoch yet",
         (1, (str(odd),)): "of another version",
