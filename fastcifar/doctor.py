@@ -25,11 +25,12 @@ from rich.text import Text
 from fastcifar.compiler import compiler_command, compiler_problem
 from fastcifar.machine import cpu_name, has_fast_bfloat16, usable_cores
 from fastcifar.settings import DataSettings
+from fastcifar.version import FFCV_VERSION
 
 Status = Literal["ok", "warning", "missing"]
 
 REINSTALL_TORCH = "python -m pip install --upgrade --force-reinstall torch torchvision"
-REINSTALL_FFCV = "python -m pip install --force-reinstall --no-cache-dir --no-deps ffcv"
+REINSTALL_FFCV = f"python -m pip install --force-reinstall --no-cache-dir --no-deps ffcv=={FFCV_VERSION}"
 INSTALL_FFCV = "python -m pip install 'fastcifar[ffcv]'"
 BUILD_PACKAGES = "g++ pkg-config libopencv-dev libturbojpeg0-dev"
 BETONS = DataSettings.data_dir
@@ -134,7 +135,9 @@ def _ffcv() -> Finding:
 
 
 def _try_ffcv() -> str:
-    """Copy a few bytes with FFCV's compiled library."""
+    """Check FFCV's version, and copy a few bytes with its compiled library."""
+    if (version := metadata.version("ffcv")) != FFCV_VERSION:
+        raise RuntimeError(f"it is version {version}, and fastcifar uses the internals of {FFCV_VERSION}")
     numpy, libffcv = import_module("numpy"), import_module("ffcv.libffcv")
     source = numpy.arange(16, dtype=numpy.uint8)
     copy = numpy.zeros_like(source)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import io
 from pathlib import Path
 from types import ModuleType
@@ -102,7 +103,15 @@ def test_ffcv_without_its_libraries_says_which_to_install(monkeypatch: pytest.Mo
     assert finding.status == "warning"
     assert "OSError: libopencv_core.so.406: cannot open shared object file" in finding.detail
     assert finding.remedy.startswith("sudo apt-get install -y --no-install-recommends g++ pkg-config libopencv")
-    assert finding.remedy.endswith("--no-deps ffcv")
+    assert finding.remedy.endswith("--no-deps ffcv==1.0.2")
+
+
+def test_another_version_of_ffcv_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ffcv")
+    versions = {"ffcv": "0.0.3"}
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name) or version(name))
+    assert "it is version 0.0.3, and fastcifar uses the internals of 1.0.2" in found("ffcv").detail
 
 
 def test_a_gpu_that_torch_does_not_see_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ the tables of a file instead of reading them, and share their compiled decoders.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import queue
 from collections.abc import Generator, Iterator
@@ -23,9 +24,10 @@ import torch
 from fastcifar.data.beton_format import ALLOCATION, BetonIndex
 from fastcifar.data.decoder import BATCHES_AHEAD, Batch, WatchedFile, to_device
 from fastcifar.errors import DataError
+from fastcifar.version import FFCV_VERSION
 
-FFCV_VERSION = "1.0.2"
-"""The version of FFCV whose internals this module uses."""
+if (_installed := importlib.metadata.version("ffcv")) != FFCV_VERSION:
+    raise ImportError(f"FFCV {_installed} is installed, and fastcifar uses the internals of {FFCV_VERSION}")
 
 
 @contextmanager

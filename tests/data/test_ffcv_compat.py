@@ -31,10 +31,11 @@ from numba.core import event
 from fastcifar import create_loader
 from fastcifar.data import ffcv_compat
 from fastcifar.data.beton_format import read_index
-from fastcifar.data.ffcv_compat import FFCV_VERSION, MappedLoader, SafeEpochIterator, preserve_torch_threads
+from fastcifar.data.ffcv_compat import MappedLoader, SafeEpochIterator, preserve_torch_threads
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import DataError
 from fastcifar.machine import usable_cores
+from fastcifar.version import FFCV_VERSION
 
 
 def _mapped(path: Path, *, batch_size: int = 8, workers: int = 1) -> MappedLoader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.abc
+import importlib.metadata
 import itertools
 import json
 import sys
@@ -120,6 +121,14 @@ def test_auto_is_the_memory_map_where_ffcv_cannot_be_loaded(
     monkeypatch.setattr(sys, "meta_path", [_Broken(), *sys.meta_path])
     assert isinstance(create_loader(file, batch_size=16, train=False)._decoder, MemmapDecoder)
     with pytest.raises(ConfigError, match=r"FFCV cannot be imported \(libc\.so\.6: cannot open shared object file\)"):
+        create_loader(file, batch_size=16, train=False, loader="ffcv")
+
+
+def test_auto_is_the_memory_map_where_ffcv_has_another_version(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "fastcifar.data.ffcv_compat", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.3")
+    assert isinstance(create_loader(file, batch_size=16, train=False)._decoder, MemmapDecoder)
+    with pytest.raises(ConfigError, match=r"FFCV 0\.0\.3 is installed, and fastcifar uses the internals of 1\.0\.2"):
         create_loader(file, batch_size=16, train=False, loader="ffcv")
 
 
