@@ -9,26 +9,25 @@ from torch import Tensor, nn
 
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest
-from fastcifar.device import preserve_random_state
+from fastcifar.device import Runtime, preserve_random_state
 from fastcifar.errors import ConfigError
-from fastcifar.inference.model import resize
+from fastcifar.inference.model import ImageClassifier, resize
 
 
 @torch.no_grad()
-def check_network(model: nn.Module, augmentation: nn.Module, config: TrainConfig, manifest: Manifest) -> None:
-    """Compute the logits of blank images, where the modules are. Nothing in them or in the random state changes.
+def check_network(classifier: ImageClassifier, config: TrainConfig, manifest: Manifest) -> None:
+    """Compute the logits of two blank images, not compiled. Nothing in the network or the random state changes.
 
     Raises:
         ConfigError: the network does not take the images, does not return logits [B, classes], or cannot train with
             this batch size.
     """
+    model, augmentation, runtime = classifier.model, classifier.augmentation, classifier.runtime
     size = manifest.image_shape[0]
-    parameter = next(model.parameters(), torch.empty(0))
-    with preserve_random_state(parameter.device), _in_eval_mode(model, augmentation):
-        images = augmentation(torch.zeros(2, 3, size, size, dtype=torch.uint8, device=_device(augmentation)))
-        images = images.to(device=parameter.device, dtype=parameter.dtype)
+    with preserve_random_state(runtime.device), _in_eval_mode(model, augmentation):
+        images = augmentation.forward(torch.zeros(2, 3, size, size, dtype=torch.uint8, device=runtime.device)).float()
         try:
-            logits = model(images)
+            logits = _forward(model, images, runtime)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"the network cannot take images of {size} × {size} pixels ({_first_line(error)}); use another one, or "
@@ -36,7 +35,12 @@ def check_network(model: nn.Module, augmentation: nn.Module, config: TrainConfig
             ) from error
         _check_logits(logits, len(manifest.class_names))
         if config.data.batch_size == 1:
-            _check_single_image(model, images[:1], min((size, *config.resize.resize_sizes)))
+            _check_single_image(model, images[:1], min((size, *config.resize.resize_sizes)), runtime)
+
+
+def _forward(model: nn.Module, images: Tensor, runtime: Runtime) -> object:
+    with runtime.autocast():
+        return model.forward(images)  # a call would compile the network for this batch size
 
 
 @contextmanager
@@ -49,11 +53,6 @@ def _in_eval_mode(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _device(module: nn.Module) -> torch.device:
-    tensor = next(module.parameters(), next(module.buffers(), torch.empty(0)))
-    return tensor.device
 
 
 def _check_logits(logits: object, classes: int) -> None:
@@ -69,10 +68,10 @@ def _check_logits(logits: object, classes: int) -> None:
     )
 
 
-def _check_single_image(model: nn.Module, image: Tensor, size: int) -> None:
+def _check_single_image(model: nn.Module, image: Tensor, size: int, runtime: Runtime) -> None:
     """Check that a copy of the network can train on one image at its smallest size; batch norms may need more."""
     try:
-        copy.deepcopy(model).train()(resize(image, size) if size < image.shape[-1] else image)
+        _forward(copy.deepcopy(model).train(), resize(image, size) if size < image.shape[-1] else image, runtime)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"batch_size is 1, with which this network cannot train ({_first_line(error)}); use a larger one"

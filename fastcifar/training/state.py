@@ -174,13 +174,14 @@ def create_state(
     if augmentation is None:
         mean, std, size = manifest.mean, manifest.std, manifest.image_shape[0]
         augmentation = create_augmentation(config.augment, mean=mean, std=std, size=size)
-    check_network(model, augmentation, config, manifest)
     model = runtime.place(model)
+    classifier = ImageClassifier(model=model, augmentation=runtime.place(augmentation), runtime=runtime)
+    check_network(classifier, config, manifest)
     settings, compiler = config.optim, runtime.compiled if runtime.compile_mode else None
     return TrainState(
         config=config,
         manifest=manifest,
-        classifier=ImageClassifier(model=model, augmentation=runtime.place(augmentation), runtime=runtime),
+        classifier=classifier,
         optimizer=create_optimizer(model, settings, config.freezing, compiler),
         scaler=LossScaler(runtime.device, enabled=runtime.scales_loss),
         nonfinite=NonFiniteCounter(runtime.device, settings.max_skipped if settings.on_nonfinite == "skip" else 0),

@@ -98,6 +98,7 @@ def test_the_check_changes_nothing(config: TrainConfig) -> None:
         assert torch.equal(value, before[name]), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_of_other_precisions_are_accepted(config: TrainConfig, dtype: torch.dtype) -> None:
-    create_state(config, model=TinyNet().to(dtype)).close()
+def test_weights_of_another_precision_need_amp(config: TrainConfig) -> None:
+    create_state(config.replace(amp=True, amp_dtype="bfloat16"), model=TinyNet().bfloat16()).close()
+    with pytest.raises(ConfigError, match=r"cannot take .*BFloat16"):
+        create_state(config, model=TinyNet().bfloat16())
