@@ -14,6 +14,9 @@ from fastcifar.settings import InitSettings
 
 EPSILON = 5e-4
 """Added to the variances of the patches before the inverse square root, so that noise is not amplified."""
+MIN_VARIANCE = 1e-6
+"""Variance of the patches, with pixels of variance 1, below which there is nothing but rounding errors: rounding pixels
+to 256 levels alone gives 1e-5."""
 
 
 @torch.no_grad()
@@ -55,14 +58,17 @@ def whitening_filters(images: Tensor, size: int) -> Tensor:
     """Compute filters whose responses to the images' patches, `size` × `size` pixels, are uncorrelated with variance 1.
 
     From float32 [N, C, H, W] to float32 [C · size², C, size, size], the direction with the largest variance first.
+    Directions without variance, which grey images and a constant channel have, are left out: after such a filter, each
+    batch norm would multiply the gradients by a factor of hundreds.
     """
     channels = images.shape[1]
     patches = images.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * size**2)
     covariance = patches.T @ patches / len(patches)
     variances, directions = torch.linalg.eigh(covariance.cpu())  # faster than on a GPU for such a small matrix
     variances, directions = variances.to(images.device), directions.to(images.device)
-    # rounding errors make the variance of a constant channel negative
-    filters: Tensor = directions.T / (variances[:, None].clamp(min=0) + EPSILON).sqrt()
+    used = variances > MIN_VARIANCE
+    used[-1] = True  # also for images of one colour
+    filters: Tensor = directions.T[used] / (variances[used, None].clamp(min=0) + EPSILON).sqrt()
     return filters.flip(0).view(-1, channels, size, size)
 
 

@@ -25,6 +25,21 @@ def test_whitened_patches_are_uncorrelated_with_variance_one(size: int) -> None:
     torch.testing.assert_close(covariance, torch.eye(3 * size**2), atol=0.03, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["constant channel", "grey", "one colour"])
+def test_no_filter_answers_to_rounding_errors_alone(kind: str) -> None:
+    images = _images()
+    if kind == "constant channel":
+        images[:, 1] = 1e-9
+    elif kind == "grey":
+        images = images[:, :1].expand(-1, 3, -1, -1) + torch.tensor([0.0, 1e-7, -1e-7]).view(3, 1, 1)
+    else:
+        images = torch.ones_like(images)
+    model = create_model("speed_cnn")
+    whiten(model, images)
+    responses = F.conv2d(images, next(model.parameters()))
+    assert responses.square().mean(dim=(0, 2, 3)).min() > 0.02
+
+
 def test_the_strongest_direction_comes_first() -> None:
     images = _images()
     norms = whitening_filters(images, 2).flatten(1).norm(dim=1)
