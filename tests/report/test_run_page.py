@@ -119,7 +119,7 @@ def test_bad_input_ends_in_one_line(run: Path, other: Path, tmp_path: Path, caps
         (1, (str(other),)): "last.pt: no such checkpoint",
         (1, (str(unfinished),)): "has no finished epoch yet",
         (1, (str(odd),)): "of another version",
-        (1, (str(run), "--data-dir", str(tmp_path))): "fastcifar write-beton",
+        (1, (str(run), "--data-dir", str(tmp_path))): "name the folder of its .beton files",
         (2, (str(run), "--top", "0")): "top is 0; it must be from 1 to 200",
         (2, ()): "no run folder is given",
     }
