@@ -17,7 +17,7 @@ from benchmarks.time_to_90 import TimeTo90, read_recipe, sweep
 from fastcifar.config import LrFinderSettings
 from fastcifar.errors import ConfigError
 from fastcifar.lr_finder.range_test import range_test
-from fastcifar.lr_finder.suggest import suggest
+from fastcifar.lr_finder.suggest import suggest, tested_lrs
 from fastcifar.training.state import create_state
 
 
@@ -51,8 +51,9 @@ def main(settings: MaxLr) -> None:
         extra = {"recipe": config.name, "epochs": config.epochs, "suggestion": suggest(curve).to_json()}
         extra["curve"] = curve.to_json()
     separator = "," if ":" in recipe else ":"
-    rates = [multiple * extra["suggestion"]["max_lr"] for multiple in settings.multiples]
-    trainings = replace(settings, recipes=tuple(f"{recipe}{separator}max_lr={rate:.4g}" for rate in rates))
+    rates = [tested_lrs(config, multiple * extra["suggestion"]["max_lr"]) for multiple in settings.multiples]
+    changes = [",".join(f"{name}={value:.4g}" for name, value in rate.items()) for rate in rates]
+    trainings = replace(settings, recipes=tuple(f"{recipe}{separator}{change}" for change in changes))
     sweep(trainings, "max_lr", extra)
 
 

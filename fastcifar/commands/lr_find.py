@@ -101,12 +101,10 @@ class LrFinderResult:
 
     @property
     def lrs(self) -> dict[str, float]:
-        """The learning rates of a training with LRMAX as it was tested: max_lr, and with Muon those of all groups."""
-        from fastcifar.lr_finder.suggest import use_max_lr
+        """The settings, by name, with which a training uses LRMAX as it was tested."""
+        from fastcifar.lr_finder.suggest import tested_lrs
 
-        optim = use_max_lr(self.config, self.suggestion.max_lr).optim
-        names = ("max_lr", "bias_lr", "head_lr") if optim.optimizer == "muon" else ("max_lr",)
-        return {name: getattr(optim, name) for name in names}
+        return tested_lrs(self.config, self.suggestion.max_lr)
 
     def to_json(self) -> dict[str, Any]:
         """Return learning rates, losses, suggestions, settings and environment as plain JSON values, without paths."""

@@ -107,9 +107,9 @@ class Train:
         """Return the configuration with the learning rates that were given or found."""
         min_lr = self.min_lr
         if found is not None and self.find_max_lr:
-            from fastcifar.lr_finder.suggest import use_max_lr
+            from fastcifar.lr_finder.suggest import tested_lrs
 
-            config = use_max_lr(config, found.max_lr)
+            config = config.replace(**tested_lrs(config, found.max_lr))
         if found is not None and min_lr == "find":
             min_lr = found.min_lr
         if min_lr is None:

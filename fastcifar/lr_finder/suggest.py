@@ -76,17 +76,17 @@ class Suggestion:
         }  # fmt: skip
 
 
-def use_max_lr(config: TrainConfig, max_lr: float) -> TrainConfig:
-    """Return a configuration that trains with `max_lr` as the range test tested it.
+def tested_lrs(config: TrainConfig, max_lr: float) -> dict[str, float]:
+    """Return the settings, by name, with which a training uses `max_lr` as the range test of `config` tested it.
 
     The test gives Muon's parameter groups learning rates in the ratios of `config`, so bias_lr and head_lr change in
     proportion to max_lr.
     """
     optim = config.optim
     if optim.optimizer != "muon":
-        return config.replace(max_lr=max_lr)
+        return {"max_lr": max_lr}
     factor = max_lr / optim.max_lr
-    return config.replace(max_lr=max_lr, bias_lr=optim.bias_lr * factor, head_lr=optim.head_lr * factor)
+    return {"max_lr": max_lr, "bias_lr": optim.bias_lr * factor, "head_lr": optim.head_lr * factor}
 
 
 def suggest(curve: LrCurve) -> Suggestion:
