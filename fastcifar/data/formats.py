@@ -42,8 +42,8 @@ class SourceFormat:
     """The data sets of this format directly in a folder: the folder itself or files in it, the best one first."""
     read: Callable[[Path, ReadOptions], Source]
     """Reads what `find` returned."""
-    folders: tuple[str, ...] = ()
-    """Names by which a folder is recognised if it has none of the files."""
+    is_meant: Callable[[Listing], bool] = lambda _: False
+    """Tells whether a folder without these files was meant to be of this format, so that the error can name it."""
     has_pictures: bool = False
     """Whether it consists of pictures, which can be resized."""
     interchangeable: bool = False
@@ -81,7 +81,7 @@ def _official(versions: tuple[Version, ...], stem: str) -> SourceFormat:
         looks=f"{names}, or {archives}",
         find=find,
         read=read,
-        folders=tuple(version.folder for version in versions),
+        is_meant=lambda listing: listing.folder.name in {version.folder for version in versions},
         interchangeable=True,
     )
 
@@ -99,8 +99,9 @@ def _find_kaggle(listing: Listing) -> list[Path]:
 
 
 def _find_image_folder(listing: Listing) -> list[Path]:
-    other = kaggle.LABELS_FILE in listing.files
-    return [] if other or not listing.folders.intersection(("train", "test")) else [listing.folder]
+    train = _list(listing.folder / "train", required=False) if "train" in listing.folders else None
+    has_classes = train is not None and any(not is_hidden(name) for name in train.folders)
+    return [listing.folder] if has_classes and kaggle.LABELS_FILE not in listing.files else []
 
 
 FORMATS = {
@@ -122,6 +123,7 @@ FORMATS = {
     "image-folder": SourceFormat(
         looks="train/<class>/ and test/<class>/ with pictures",
         find=_find_image_folder,
+        is_meant=lambda listing: not listing.folders.isdisjoint(("train", "test")),
         read=open_image_folder,
         has_pictures=True,
     ),
@@ -153,8 +155,8 @@ def find_data_set(path: Path, format_name: str | None = None, preferred: str | N
             return _choose(path, found, preferred)
     for name in names:
         for listing in searched:
-            if listing.folder.name in FORMATS[name].folders:
-                return Found(name, listing.folder)  # without any of its files, which reading it will say
+            if FORMATS[name].is_meant(listing):
+                return Found(name, listing.folder)  # reading it will say what is missing
     raise DataError(_nothing_found(path, format_name, len(searched)))
 
 

@@ -128,6 +128,7 @@ def show_beton(path: Path, console: Console, *, verify: bool = True) -> None:
         "content": f"{manifest.name}, {manifest.samples:,} images of {height} × {width} × {channels}, uint8",
         "mean": "  ".join(f"{value:.8f}" for value in manifest.mean),
         "std": "  ".join(f"{value:.8f}" for value in manifest.std),
+        "source": manifest.source or "not known",
         "file": f"{manifest.file_size:,} bytes, manifest version {manifest.format_version}",
         "file SHA-256": manifest.file_sha256 if verify else f"{manifest.file_sha256} (not checked)",
         "content SHA-256": manifest.content_sha256,

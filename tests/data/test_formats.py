@@ -155,7 +155,7 @@ def test_parquet_files_with_something_missing_are_refused(tmp_path: Path) -> Non
 def test_without_pyarrow_a_parquet_file_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pyarrow")
     write_parquet(tmp_path)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert "pip install 'fastcifar[parquet]'" in refusal(tmp_path)
 
 
@@ -295,6 +295,16 @@ def test_a_recognised_folder_that_is_incomplete_says_what_is_missing(tmp_path: P
     folder = write_cifar100_python(tmp_path / "b" / "c100")
     (folder / "test").unlink()
     assert "is CIFAR-100's python version without test; unpack" in refusal(tmp_path / "b")
+
+
+def test_folders_called_train_or_test_do_not_hide_a_data_set(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "train" / "log.txt").write_text("1")
+    write_python(tmp_path / "a" / "b" / "cifar-10-batches-py")
+    assert_equals_records(open_source(tmp_path))
+    shutil.rmtree(tmp_path / "a")
+    assert f"{tmp_path / 'train'}: it has 0 class folders" in refusal(tmp_path)
 
 
 def test_a_file_of_no_known_format_is_refused(tmp_path: Path) -> None:
