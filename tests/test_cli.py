@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import json
 import os
 import pty
@@ -50,6 +52,32 @@ def _error(capsys: Capture) -> str:
     assert len(lines) == 1, lines
     assert lines[0].startswith("fastcifar: ")
     return lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["evaluate", "--help"],
+        ["recipes"],
+        ["summary", "dilated_cnn"],
+        ["inspect", "TEST.BETON"],
+        ["evaluate", "RUN", "--device", "cpu"],
+        ["doctor"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_prints_in_an_encoding_without_arrows(
+    arguments: list[str], run: Path, betons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {"RUN": str(run), "TEST.BETON": str(betons / "test.beton")}
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        with contextlib.suppress(SystemExit):
+            main([paths.get(argument, argument) for argument in arguments])
+        assert file.buffer.getvalue().isascii()  # type: ignore[attr-defined]
+        assert len(file.buffer.getvalue()) > 100  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -112,6 +140,12 @@ def test_a_wrong_flag_is_a_usage_error(arguments: list[str], capsys: Capture) ->
         code = stopped.code
     assert code == 2
     assert re.search(r"fastcifar [\w-]+ --help|must be", _error(capsys))
+
+
+@pytest.mark.parametrize("arguments", [["report", ""], ["report", "run", "--out", ""], ["report", "run", "--out="]])
+def test_an_empty_argument_is_not_the_current_folder(arguments: list[str], capsys: Capture) -> None:
+    assert main(arguments) == 2
+    assert "is empty: give it a value, or leave it out" in _error(capsys)
 
 
 @pytest.mark.parametrize("flag", ["--run-dir", "--data-dir", "--betons"])
