@@ -222,7 +222,10 @@ def _choose(path: Path, found: list[Found], preferred: str | None) -> Found:
         return found[0]
     listed = ", ".join(f"{one.path} ({one.format_name})" for one in found[:10])
     more = f" and {len(found) - 10} more" if len(found) > 10 else ""
-    raise DataError(f"{path}: has {len(found)} data sets: {listed}{more}; name one of them, or choose --source-format")
+    raise DataError(
+        f"{path}: has {len(found)} data sets: {listed}{more}; name one of them, or choose one with "
+        "`fastcifar write-beton --source-format`"
+    )
 
 
 def _nothing_found(path: Path, format_name: str | None, folders: int) -> str:

@@ -257,7 +257,12 @@ def test_several_data_sets_at_one_depth_are_ambiguous(tmp_path: Path) -> None:
     write_npz(tmp_path / "mnist" / "a.npz")
     write_npz(tmp_path / "mnist" / "b.npz")
     message = refusal(tmp_path)
-    for text in ("has 4 data sets: ", "cifar-10-batches-py (cifar10)", "b.npz (npz)", "choose --source-format"):
+    for text in (
+        "has 4 data sets: ",
+        "cifar-10-batches-py (cifar10)",
+        "b.npz (npz)",
+        "choose one with `fastcifar write-beton --source-format`",
+    ):
         assert text in message
     assert open_source(tmp_path, source_format="cifar10").name == "cifar-10-python"
     assert open_source(tmp_path, source_format="cifar100").name == "cifar-100-python"
