@@ -146,6 +146,8 @@ def _run(arguments: list[str]) -> int:
 def _normalize(argument: str) -> str:
     """Expand ~ at the start of a path, also in --flag=~/path, where shells leave it; use the own name of a flag."""
     flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    if not value and (equals or not flag):  # as a path, it would be the current folder
+        raise ConfigError(f"{argument or 'an argument'} is empty: give it a value, or leave it out")
     return OTHER_NAMES.get(flag, flag) + equals + os.path.expanduser(value)
 
 

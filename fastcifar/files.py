@@ -117,7 +117,7 @@ def atomic_write(path: Path, *, only_writer: bool = False) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; the error's `filename` is `path`, even if the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     _remove_abandoned(path, 0 if only_writer else ABANDONED_SECONDS)
     try:
         yield temporary

@@ -56,7 +56,7 @@ class Manifest:
 
 def manifest_path(beton: Path) -> Path:
     """Return the path of the manifest of `beton`."""
-    return beton.with_name(beton.name + ".json")
+    return beton.parent / f"{beton.name}.json"
 
 
 def next_manifest_path(beton: Path) -> Path:
@@ -65,7 +65,7 @@ def next_manifest_path(beton: Path) -> Path:
     Two files cannot be renamed at once. The writer puts the new manifest here, then renames the new .beton to its
     place, then renames this manifest to its place. So at any moment one of the two manifests describes the .beton.
     """
-    return beton.with_name(beton.name + ".json.next")
+    return beton.parent / f"{beton.name}.json.next"
 
 
 def dataset_sha256(images: Images, labels: Labels) -> str:

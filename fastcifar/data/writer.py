@@ -125,6 +125,8 @@ def _write_files(
     A process that is killed between the renames of two files leaves a pair that `read_pair` refuses.
     """
     folder = next(iter(files)).parent
+    if taken := next((path for path in files if path.is_dir()), None):
+        raise DataError(f"{taken}: is a folder; choose another name for the .beton")
     folder.mkdir(parents=True, exist_ok=True)
     content = {path: manifest.dataset_sha256(*split) for path, split in files.items()}
     held = f"{folder}: another process writes to this folder; wait, or choose another folder"

@@ -126,6 +126,9 @@ def test_a_missing_file_or_manifest_is_named(file: Path, tmp_path: Path) -> None
         DataError, match=r"train\.beton: has no manifest, train\.beton\.json; .*`fastcifar adopt .*train"
     ):
         open_beton(file)
+    for folder in (Path("/"), Path()):
+        with pytest.raises(DataError, match="has no manifest"):
+            open_beton(folder)
 
 
 def test_the_hash_depends_on_the_values_and_not_on_their_order_in_memory(

@@ -185,6 +185,13 @@ def test_a_second_writer_to_a_folder_is_refused(file: Path) -> None:
     write_beton(file, images, labels, class_names=("one",), name="made")
 
 
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
+    (tmp_path / "train.beton").mkdir()
+    with pytest.raises(DataError, match=r"train\.beton: is a folder; choose another name"):
+        write_beton(tmp_path / "train.beton", pictures, labels, class_names=("one", "two"), name="made")
+    assert [path.name for path in tmp_path.iterdir()] == ["train.beton"]
+
+
 def test_channel_statistics_are_equal_to_numpys_in_float64(pictures: np.ndarray) -> None:
     mean, std = channel_statistics(pictures)
     pixels = pictures.reshape(-1, 3).astype(np.float64) / 255
