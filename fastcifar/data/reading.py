@@ -56,12 +56,12 @@ class ReadOptions:
                 )
             return Source(train=train, test=test, class_names=class_names, name=name)
         fraction = self.test_fraction or DEFAULT_TEST_FRACTION
-        kept, held_out = stratified_split(train.labels, fraction, self.seed)
+        kept, tested = stratified_split(train.labels, fraction, self.seed)
         note = (
-            f"{name} has no test split with labels: {len(held_out):,} of its {len(train.labels):,} images "
+            f"{name} has no test split with labels: {len(tested):,} of its {len(train.labels):,} images "
             f"({100 * fraction:g} % of each class, seed {self.seed}) become test.beton; choose with --test-fraction"
         )
-        train, test = (ImageSet(train.images[part], train.labels[part]) for part in (kept, held_out))
+        train, test = (ImageSet(train.images[part], train.labels[part]) for part in (kept, tested))
         return Source(train=train, test=test, class_names=class_names, name=name, notes=(note,))
 
 
