@@ -3,7 +3,7 @@
 #
 #   bash scripts/portable_wheels.sh FOLDER [PYTHON_VERSION] [--without-torch]     e.g. kit 3.12
 #
-# On the host, `bash FOLDER/install.sh [ENVIRONMENT]` makes a virtual environment. The host needs that Python version, no
+# On the host, `FOLDER/install.sh [ENVIRONMENT]` makes a virtual environment. The host needs that Python version, no
 # compiler and no system libraries, and a C library (glibc) that is not older than here. The versions are those of
 # requirements.txt. FFCV is compiled here and takes its libraries with it (auditwheel); it is compiled for the stable
 # ABI, so one wheel serves every Python version. With --without-torch, the kit is 200 MB instead of 3 GB, and the
@@ -103,4 +103,5 @@ python$version -m venv $venv_options "\$environment"
 "\$environment/bin/python" -m pip install --quiet --no-index --find-links "\$kit" 'fastcifar[ffcv]'
 "\$environment/bin/fastcifar" doctor
 INSTALL
-say "$(du -sh "$kit" | cut -f1) in $kit. Copy the folder to the host, and run: bash install.sh"
+chmod +x "$kit/install.sh"
+say "$(du -sh "$kit" | cut -f1) in $kit. Copy the folder to the host, and run its install.sh there."
