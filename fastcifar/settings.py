@@ -223,12 +223,11 @@ class RuntimeSettings:
     seed: int = 0
     """Seed of the weights, the sample order, the augmentation and the validation split."""
     amp: bool = False
-    """Mixed precision: the fastest that the device computes in hardware: bfloat16; on GPUs before Ampere (sm_80)
-    float16; on GPUs without tensor cores, and on CPUs without bfloat16 instructions, float32."""
+    """Mixed precision: the fastest that the device computes in hardware."""
     amp_dtype: Literal["auto", "bfloat16", "float16"] = "auto"
     """Precision of --amp, to override the choice by device; float16 comes with loss scaling."""
     compile: bool = False
-    """Compile the network and the augmentation with torch.compile; without a working compiler, run them as they are."""
+    """Compile network and augmentation with torch.compile, if a compiler works."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     """Mode of torch.compile."""
     cuda_graphs: bool = False
