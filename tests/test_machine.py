@@ -90,6 +90,13 @@ def test_the_quota_is_the_lowest_one_of_the_control_groups(
     assert cpu_quota(tmp_path) == expected
 
 
+def test_a_system_without_affinities_has_all_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_setaffinity")
+    assert len(machine._affinity()) == os.cpu_count()
+    machine.unbind()
+
+
 def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path) == math.inf
 

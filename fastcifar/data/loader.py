@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -214,7 +215,7 @@ def create_loader(
         FastCifarWarning: there are more workers than this process may use, for example because the run comes from a
             larger machine; it uses fewer.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     index, _ = open_beton(path, verify=verify)
     available = index.samples if indices is None else len(indices)
     if train and batch_size > available:

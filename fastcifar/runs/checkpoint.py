@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,4 +180,4 @@ def checkpoint_path(run: Path | str, checkpoint: str) -> Path:
     """
     if checkpoint not in ("best", "last", "previous"):
         raise CheckpointError(f"checkpoint is {checkpoint!r}; a run has 'best', 'last' and 'previous'")
-    return Path(run) / "checkpoints" / f"{checkpoint}.pt"
+    return Path(os.path.expanduser(run)) / "checkpoints" / f"{checkpoint}.pt"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fastcifar import TrainConfig, fit, load_checkpoint
+from fastcifar import TrainConfig, create_loader, fit, load_checkpoint
 from fastcifar.commands.evaluate import Evaluate
 from fastcifar.commands.export import Export
 from fastcifar.commands.predict import Predict
@@ -61,6 +61,16 @@ def test_the_last_checkpoint_is_the_default_everywhere(config: TrainConfig, tmp_
         assert inspect.signature(function).parameters["checkpoint"].default == "last"
     for command in (Evaluate, Export, Predict, Report):
         assert {field.name: field.default for field in dataclasses.fields(command)}["checkpoint"] == "last"
+
+
+def test_a_tilde_in_the_path_of_a_run_or_a_beton_is_expanded(
+    betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(betons.parent))
+    assert checkpoint_path("~/run", "last") == betons.parent / "run" / "checkpoints" / "last.pt"
+    assert len(create_loader(f"~/{betons.name}/test.beton", batch_size=45, train=False)) == 2
+    config = TrainConfig().replace(data_dir=f"~/{betons.name}", run_dir="~/run")
+    assert (config.data.data_dir, config.run_dir) == (betons, betons.parent / "run")
 
 
 def test_a_missing_or_damaged_checkpoint_or_another_network_is_an_error(config: TrainConfig, tmp_path: Path) -> None:

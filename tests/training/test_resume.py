@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from fastcifar import TrainConfig, create_loader, fit, fit_epochs, get_recipe
-from fastcifar.errors import CheckpointError, StoppedError
+from fastcifar.errors import CheckpointError, FastCifarWarning, StoppedError
+from fastcifar.inference.evaluate import evaluate_checkpoint
 from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint, save_checkpoint
 from fastcifar.runs.folder import read_metrics
 from fastcifar.runs.results import EpochResult, StepProgress
@@ -137,6 +138,22 @@ def test_a_run_is_resumed_only_with_the_settings_it_was_started_with(
     other = create_state(run.replace(**change), model=TinyNet())
     with pytest.raises(CheckpointError, match=rf"last\.pt: the run was started with {message}"):
         restore(tmp_path / "run", other)
+
+
+def test_a_run_of_a_larger_machine_is_resumed_and_evaluated_with_the_cores_of_this_one(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = config.replace(epochs=2, model="dilated_cnn", run_dir=tmp_path, workers=2)
+    monkeypatch.setattr("fastcifar.data.loader.decoding_threads", lambda: 2)
+    next(fit_epochs(run))
+    monkeypatch.setattr("fastcifar.data.loader.decoding_threads", lambda: 1)
+    message = "workers is 2, and this process may use 1: decoding with 1"
+    with pytest.warns(FastCifarWarning, match=message):
+        state = create_state(run)
+    restore(tmp_path, state)
+    assert [result.epoch for result in fit(state)] == [2]
+    with pytest.warns(FastCifarWarning, match=message):
+        assert evaluate_checkpoint(tmp_path, device="cpu").samples == 90
 
 
 def test_a_run_is_not_resumed_with_other_data(config: TrainConfig, tmp_path: Path) -> None:
