@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from fastcifar import TrainConfig, fit, fit_epochs, get_recipe, machine
+from fastcifar.cli import main
 from fastcifar.config import LrFinderSettings
 from fastcifar.device import (
     NO_BFLOAT16_ON_CPU,
@@ -104,6 +107,22 @@ def test_a_gpu_without_kernels_is_passed_over_or_refused_with_the_same_words(
     assert str(refused.value) == f"device cuda cannot be used: {words}; or use --device cpu"
 
 
+def test_a_command_trains_on_the_cpu_where_the_gpu_has_no_kernels(
+    betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imitate_gpus(monkeypatch, (6, 0))
+    sizes = ["--batch-size", "20", "--widths", "8", "16", "16", "--epochs", "0.2", "--no-report"]
+    command = ["train", "--recipe", "speedrun", "--data-dir", str(betons), *sizes]
+    assert main([*command, "--run-dir", str(tmp_path / "run")]) == 0
+    output = capsys.readouterr().out
+    assert "device     CPU: " in output
+    assert f"Computing on the CPU: {missing_kernels(0)}" in output
+    assert main([*command, "--run-dir", str(tmp_path / "refused"), "--device", "cuda"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"fastcifar: device cuda cannot be used: {missing_kernels(0)}; or use --device cpu"
+    assert not (tmp_path / "refused").exists()
+
+
 def test_auto_takes_the_first_gpu_that_has_kernels(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     imitate_gpus(monkeypatch, (6, 0), (7, 5))
     runtime = resolve_runtime(config.replace(device="auto").runtime)
@@ -189,6 +208,14 @@ def test_a_cpu_run_never_touches_cuda(config: TrainConfig, monkeypatch: pytest.M
         state.load_state_dict(saved)
     assert saved["random"]["cuda"] == []
     assert touched == []
+
+
+@pytest.mark.gpu
+def test_a_cpu_run_leaves_cuda_uninitialised_in_a_process_of_its_own(betons: Path) -> None:
+    settings = f"data_dir={str(betons)!r}, device='cpu', widths=(8, 16, 16), batch_size=20, epochs=0.2"
+    code = f"import torch, fastcifar; fastcifar.fit(fastcifar.get_recipe('speedrun', {settings}))"
+    code += "; assert torch.cuda.is_available() and not torch.cuda.is_initialized()"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
