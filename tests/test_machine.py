@@ -170,3 +170,28 @@ def test_torchs_threads_are_at_most_the_usable_cores(monkeypatch: pytest.MonkeyP
             assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "limited"),
+    [
+        ({}, False),
+        ({"ATEN_CPU_CAPABILITY": "avx2"}, True),
+        ({"ATEN_CPU_CAPABILITY": "default"}, True),
+        ({"ATEN_CPU_CAPABILITY": "avx512"}, False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "avx2_vnni"}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"}, False),
+    ],
+)
+def test_instructions_that_torch_is_kept_from_using_do_not_count(
+    environment: dict[str, str], limited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cpu_info", lambda: {"flags": "fma avx2 avx512f avx512_bf16 amx_bf16"})
+    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert machine.has_fast_bfloat16() is not limited
+    assert machine.has_amx() is not limited
+    assert {"fma", "avx2"} <= machine.cpu_flags()

@@ -1,9 +1,13 @@
-"""3 × 3 convolutions that use the fastest of three algorithms on the CPU.
+"""3 × 3 convolutions that use the fastest of four algorithms on the CPU.
 
-oneDNN's convolutions are fast for large images only. For images of at most 2 × 2, every output pixel depends on every
-input pixel, so the convolution is a matrix product. That avoids multiplying padding zeros. AMX tiles need rows of 16 or
-32 pixels. Images up to 8 × 8 do not fill them, and the weight gradient can be 8 times slower. We therefore pack several
-images side by side into one wide image, separated by a zero column.
+For images of at most 2 × 2, every output pixel depends on every input pixel, so the convolution is a matrix product.
+That avoids multiplying padding zeros.
+
+In float32, Winograd's algorithm saves more than half of the multiplications. bfloat16 is too coarse for it.
+
+In bfloat16, oneDNN's convolutions are fast for large images only. AMX tiles need rows of 16 or 32 pixels. Images up to
+8 × 8 do not fill them, and the weight gradient can be 8 times slower. We therefore pack several images side by side
+into one wide image, separated by a zero column.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastcifar.machine import has_amx
+from fastcifar.models.ops.winograd import conv3x3_winograd, is_faster
 
 MATMUL_MAX_SIDE = 2
 """Largest height and width at which every output pixel depends on every input pixel."""
@@ -21,10 +26,13 @@ PACK_MAX_PIXELS = 64
 """Largest height × width at which packing is faster on AMX; measured from 2 × 2 to 16 × 16."""
 MAX_PACK = 50
 """Largest number of images packed into one; from 10 on it makes no difference."""
+MIN_FLOAT32_BATCH = 64
+"""Fewest float32 images for which the matrix of a convolution of 2 × 2 pixels pays."""
+Algorithm = Callable[[Tensor, Tensor], Tensor]
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3 × 3 convolution with stride 1 and padding 1; torch's, except for small bfloat16 images on the CPU.
+    """A 3 × 3 convolution with stride 1 and padding 1; on the CPU, by the algorithm that is fastest for the images.
 
     Its attribute `amx` says whether the processor has AMX.
     """
@@ -35,10 +43,10 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve images [B, inputs, H, W] to [B, outputs, H, W]."""
-        convolve = select_algorithm(images, self.amx)
+        dtype = _compute_dtype(images)
+        convolve = select_algorithm(images, dtype, self.out_channels, self.amx)
         if convolve is None:
             return super().forward(images)
-        dtype = torch.get_autocast_dtype("cpu")
         result = convolve(images.to(dtype), self.weight.to(dtype))
         return result if self.bias is None else result + self.bias.to(dtype)[:, None, None]
 
@@ -64,19 +72,29 @@ def conv3x3_packed(images: Tensor, weight: Tensor) -> Tensor:
     return _to_images(result[:, :, :, :width].transpose(1, 2), images.shape)
 
 
-def select_algorithm(images: Tensor, amx: bool) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Return the fastest algorithm for images [B, C, H, W] on a CPU with or without AMX; None for torch's own."""
-    if (
-        images.device.type != "cpu"
-        or not torch.is_autocast_enabled("cpu")
-        or torch.get_autocast_dtype("cpu") is not torch.bfloat16
-        or torch.compiler.is_compiling()
-    ):
+def select_algorithm(images: Tensor, dtype: torch.dtype, outputs: int, amx: bool) -> Algorithm | None:
+    """Return the fastest algorithm to convolve images [B, C, H, W] in a precision; None for torch's own.
+
+    `amx` says whether the processor has AMX.
+    """
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     height, width = images.shape[-2:]
-    if max(height, width) <= MATMUL_MAX_SIDE:
-        return conv3x3_as_matmul
-    return conv3x3_packed if height * width <= PACK_MAX_PIXELS and amx else None
+    small = max(height, width) <= MATMUL_MAX_SIDE
+    if dtype is torch.float32:
+        if small:
+            return conv3x3_as_matmul if len(images) >= MIN_FLOAT32_BATCH else None
+        return conv3x3_winograd if is_faster(images, outputs) else None
+    if dtype is torch.bfloat16 and torch.is_autocast_enabled("cpu"):
+        if small:
+            return conv3x3_as_matmul
+        return conv3x3_packed if height * width <= PACK_MAX_PIXELS and amx else None
+    return None
+
+
+def _compute_dtype(images: Tensor) -> torch.dtype:
+    """The precision in which autocast, or torch without it, convolves images."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
 
 
 class _MatmulConv3x3(torch.autograd.Function):

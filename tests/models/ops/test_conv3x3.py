@@ -7,9 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from fastcifar.models.ops import conv3x3
-from fastcifar.models.ops.conv3x3 import MAX_PACK, Conv3x3, conv3x3_as_matmul, conv3x3_packed
+from fastcifar.models.ops.conv3x3 import MAX_PACK, Conv3x3, conv3x3_as_matmul, conv3x3_packed, conv3x3_winograd
 
-ALGORITHMS = {"conv3x3_packed": conv3x3_packed, "conv3x3_as_matmul": conv3x3_as_matmul}
+ALGORITHMS = {
+    "conv3x3_packed": conv3x3_packed,
+    "conv3x3_as_matmul": conv3x3_as_matmul,
+    "conv3x3_winograd": conv3x3_winograd,
+}
 
 
 @pytest.mark.parametrize(
@@ -41,18 +45,22 @@ def test_each_algorithm_has_the_outputs_and_gradients_of_torchs_convolution(
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
-    ("size", "amx", "algorithm"),
+    ("dtype", "size", "amx", "algorithm"),
     [
-        (9, True, None),
-        (8, True, "conv3x3_packed"),
-        (4, True, "conv3x3_packed"),
-        (4, False, None),
-        (2, True, "conv3x3_as_matmul"),
-        (2, False, "conv3x3_as_matmul"),
+        (torch.bfloat16, 9, True, None),
+        (torch.bfloat16, 8, True, "conv3x3_packed"),
+        (torch.bfloat16, 4, True, "conv3x3_packed"),
+        (torch.bfloat16, 4, False, None),
+        (torch.bfloat16, 2, True, "conv3x3_as_matmul"),
+        (torch.bfloat16, 2, False, "conv3x3_as_matmul"),
+        (torch.float32, 9, True, "conv3x3_winograd"),
+        (torch.float32, 3, False, "conv3x3_winograd"),
+        (torch.float32, 2, False, "conv3x3_as_matmul"),
+        (torch.float16, 4, True, None),
     ],
 )
-def test_small_bfloat16_images_use_another_algorithm_only_where_it_is_faster(
-    bias: bool, size: int, amx: bool, algorithm: str | None, monkeypatch: pytest.MonkeyPatch
+def test_each_precision_and_size_uses_the_fastest_algorithm(
+    dtype: torch.dtype, bias: bool, size: int, amx: bool, algorithm: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []
     for name, function in ALGORITHMS.items():
@@ -60,14 +68,20 @@ def test_small_bfloat16_images_use_another_algorithm_only_where_it_is_faster(
             conv3x3, name, lambda x, w, name=name, function=function: used.append(name) or function(x, w)
         )
     torch.manual_seed(0)
-    layer = Conv3x3(8, 6, bias=bias)
+    layer = Conv3x3(64, 96, bias=bias)
     layer.amx = amx
-    images = torch.randn(3, 8, size, size)
+    images = torch.randn(64, 64, size, size)
     expected = F.conv2d(images, layer.weight, layer.bias, padding=1)
-    torch.testing.assert_close(layer(images), expected)
-    assert used == []
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
         output = layer(images)
     assert used == ([algorithm] if algorithm else [])
-    assert output.dtype is torch.bfloat16
-    torch.testing.assert_close(output.float(), expected, rtol=2e-2, atol=2e-2)
+    assert output.dtype is dtype
+    tolerance = 1e-3 if dtype is torch.float32 else 5e-2
+    torch.testing.assert_close(output.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_few_images_use_torchs_convolution_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ALGORITHMS:
+        monkeypatch.setattr(conv3x3, name, lambda *_: pytest.fail("slower than torch's"))
+    for size in (2, 7):
+        Conv3x3(96, 96)(torch.randn(1, 96, size, size))
