@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
-import os
 from pathlib import Path
 from typing import Any
 
