@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from fastcifar.report.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from fastcifar.inference.export import Agreement
@@ -42,10 +44,11 @@ class Export:
 
         out = self.folder / "export" if self.out is None else self.out
         formats = list(FORMATS) if self.format == "all" else [self.format]
-        for export in export_checkpoint(
-            self.folder, out, formats, self.checkpoint, data_dir=self.data_dir, check=self.check
-        ):
-            print(f"{export.path}: {export.bytes / 1e6:.1f} MB; {_describe(export.agreement)}", flush=True)
+        options: dict[str, Any] = {"data_dir": self.data_dir, "check": self.check}
+        with ProgressDisplay() as display:
+            display.start("exporting")
+            for export in export_checkpoint(self.folder, out, formats, self.checkpoint, **options):
+                print(f"{export.path}: {export.bytes / 1e6:.1f} MB; {_describe(export.agreement)}", flush=True)
         return 0
 
 

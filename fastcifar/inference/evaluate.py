@@ -191,9 +191,7 @@ def open_test_loader(loaded: LoadedCheckpoint) -> BetonLoader:
     )
 
 
-def predict_all(
-    classifier: ImageClassifier, loader: BetonLoader, on_progress: OnProgress | None = None
-) -> Predictions:
+def predict_all(classifier: ImageClassifier, loader: BetonLoader, on_progress: OnProgress | None = None) -> Predictions:
     """Compute the logits of every image of a loader, and copy them from the device once, at the end."""
     logits, labels, done = [], [], 0
     for batch_logits, batch_labels in predict(classifier, loader):
