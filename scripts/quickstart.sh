@@ -30,9 +30,11 @@ if ! is_written "$betons"; then
   fi
 fi
 
-device=$(python -c 'from fastcifar.device import resolve_runtime as resolve; from fastcifar.settings import RuntimeSettings
-print(resolve(RuntimeSettings()).device.type)')
-if [[ $device == cuda ]]; then
+find_device='
+from fastcifar.device import resolve_runtime
+from fastcifar.settings import RuntimeSettings
+print(resolve_runtime(RuntimeSettings()).device.type)'
+if [[ $(python -c "$find_device") == cuda ]]; then
   recipe=(--recipe era --amp --compile --cuda-graphs)
 else
   recipe=(--recipe speedrun) # the shortest time to 90 %

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -15,9 +17,19 @@ from fastcifar.training.step import StepVariant, step_variants, train_step
 from fastcifar.training.warmup import dummy_batch, preserve_state
 
 BUDGET_SECONDS = 2.0
-"""Time for all measurements together. A slow machine takes longer, since each is made at least once."""
+"""Time for all measurements together, and at most a fiftieth of the run. A slow machine takes longer, since each
+measurement is made with `FIRST_BATCH` images at least."""
 FIRST_BATCH = 16
 """Images in the first batch that is measured; it shows how many more are affordable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """A part of a run: `compute` is a function of the number of images, called `calls` times with `images` each."""
+
+    compute: Callable[[int], None]
+    images: int
+    calls: float
 
 
 def estimate_seconds(state: TrainState) -> float | None:
@@ -28,58 +40,67 @@ def estimate_seconds(state: TrainState) -> float | None:
     """
     if state.runtime.device.type != "cpu":
         return None
-    first = state.epoch_first_step + state.epoch_steps_done
-    steps = Counter(step_variants(state.total_steps, state.config)[first:])
-    evaluations = state.epochs - state.epochs_done
-    budget = BUDGET_SECONDS / (len(steps) + 1)
+    works = [_evaluations(state), *_steps(state)]
     with preserve_state(state), torch.compiler.set_stance("force_eager"):
-        seconds = evaluations * _evaluation_seconds(state, budget)
-        for variant, count in steps.items():
-            seconds += count * _step_seconds(state, variant, budget)
-    return seconds
+        measured = [(work, _time_small(work)) for work in works]
+        rough = sum(work.calls * _scaled(work, seconds) for work, seconds in measured)
+        budget = min(BUDGET_SECONDS, rough / 50) / len(works)
+        return sum(work.calls * _time_whole(work, seconds, budget) for work, seconds in measured)
 
 
-def _step_seconds(state: TrainState, variant: StepVariant, budget: float) -> float:
-    freeze(state.classifier.model, variant.frozen)
-    state.classifier.train()
+def _steps(state: TrainState) -> Iterator[_Work]:
+    first = state.epoch_first_step + state.epoch_steps_done
+    variants = Counter(step_variants(state.total_steps, state.config)[first:])
 
-    def train(count: int) -> None:
+    def train(variant: StepVariant, count: int) -> None:
+        freeze(state.classifier.model, variant.frozen)
+        state.classifier.train()
         images, labels, flip = dummy_batch(state, count)
         train_step(state, images, labels, size=variant.size, flip=flip)
 
-    return _extrapolate(train, state.config.data.batch_size, budget)
+    for variant, calls in variants.items():
+        yield _Work(compute=partial(train, variant), images=state.config.data.batch_size, calls=calls)
 
 
-@torch.no_grad()
-def _evaluation_seconds(state: TrainState, budget: float) -> float:
-    state.classifier.train(False)
-
+def _evaluations(state: TrainState) -> _Work:
+    @torch.no_grad()
     def evaluate(count: int) -> None:
+        state.classifier.train(False)
         state.classifier.fixed_batch_logits(dummy_batch(state, count)[0], count)
 
-    batch_size = min(state.test_loader.batch_size, state.test_loader.samples)
-    return _extrapolate(evaluate, batch_size, budget) * state.test_loader.samples / batch_size
+    samples = state.test_loader.samples
+    images = min(state.test_loader.batch_size, samples)
+    return _Work(compute=evaluate, images=images, calls=(state.epochs - state.epochs_done) * samples / images)
 
 
-def _extrapolate(work: Callable[[int], None], count: int, budget: float) -> float:
-    """Return the seconds that `work` takes for `count` images, from measurements of about `budget` seconds."""
-    small = min(FIRST_BATCH, count)
-    work(small)  # the first call is slower
-    seconds = _time(work, small)
-    affordable = small * math.floor((budget / seconds - 3) / 2)  # the measurements take 3 · small and 2 · large
-    large = min(count, affordable)
-    if large < 2 * small:
-        return seconds * count / small
-    large_seconds = _time(work, large)
-    per_image = max(0.0, large_seconds - seconds) / (large - small)
-    return large_seconds + (count - large) * per_image
+def _time_small(work: _Work) -> float:
+    """Return the seconds of a call with `FIRST_BATCH` images."""
+    count = min(FIRST_BATCH, work.images)
+    work.compute(count)  # the first call is slower
+    return _time(work, count)
 
 
-def _time(work: Callable[[int], None], count: int) -> float:
+def _scaled(work: _Work, seconds: float) -> float:
+    """Return the seconds of a whole call, in proportion to those of a small one."""
+    return seconds * max(1.0, work.images / FIRST_BATCH)
+
+
+def _time_whole(work: _Work, small_seconds: float, budget: float) -> float:
+    """Return the seconds of a whole call, from another measurement with as many images as the budget allows."""
+    affordable = FIRST_BATCH * math.floor(budget / (2 * small_seconds))
+    count = min(work.images, affordable)
+    if count < 2 * FIRST_BATCH:
+        return _scaled(work, small_seconds)
+    seconds = _time(work, count)
+    per_image = max(0.0, seconds - small_seconds) / (count - FIRST_BATCH)
+    return seconds + (work.images - count) * per_image
+
+
+def _time(work: _Work, count: int) -> float:
     """Return the shorter time of two calls."""
     seconds = []
     for _ in range(2):
         start = clock.now()
-        work(count)
+        work.compute(count)
         seconds.append(clock.now() - start)
     return min(seconds)

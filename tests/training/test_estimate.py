@@ -46,20 +46,26 @@ def _set_step_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_time_is_extrapolated_to_the_runs_batches(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
-    state = tiny_state(config.replace(batch_size=batch_size, epochs=4))
+    state = tiny_state(config.replace(batch_size=batch_size, epochs=400))
     _set_step_times(monkeypatch)
-    steps = 4 * (200 // batch_size)
-    assert estimate_seconds(state) == pytest.approx(steps * (0.01 + 0.001 * batch_size), abs=0.01)
-    state.epochs_done = 2
-    assert estimate_seconds(state) == pytest.approx(steps / 2 * (0.01 + 0.001 * batch_size), abs=0.01)
+    whole = 400 * (200 // batch_size) * (0.01 + 0.001 * batch_size)
+    assert estimate_seconds(state) == pytest.approx(whole, rel=1e-3)
+    state.epochs_done = 300
+    assert estimate_seconds(state) == pytest.approx(whole / 4, rel=1e-3)
+
+
+def test_a_short_run_is_measured_shortly(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = _set_step_times(monkeypatch)
+    estimate_seconds(tiny_state(config.replace(batch_size=100, epochs=1)))
+    assert batches == [estimate.FIRST_BATCH] * 3
 
 
 def test_a_slow_machine_measures_small_batches_only(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "BUDGET_SECONDS", 0.1)
     batches = _set_step_times(monkeypatch)
-    seconds = estimate_seconds(tiny_state(config.replace(batch_size=100, epochs=1)))
+    seconds = estimate_seconds(tiny_state(config.replace(batch_size=100, epochs=400)))
     assert max(batches) == estimate.FIRST_BATCH
-    assert seconds == pytest.approx(2 * 0.026 * 100 / 16, rel=0.05)
+    assert seconds == pytest.approx(800 * 0.026 * 100 / 16, rel=1e-3)
 
 
 def test_a_gpu_is_not_measured(config: TrainConfig) -> None:
