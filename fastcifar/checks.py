@@ -75,6 +75,8 @@ def _has_type(value: Any, hint: Any) -> bool:
         return isinstance(value, str) and value in options
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_has_type(item, options[0]) for item in value)
+    if get_origin(hint) is Callable:
+        return callable(value)
     if options:  # such as int | None
         return any(_has_type(value, option) for option in options)
     if hint is float:
@@ -87,6 +89,8 @@ def _describe(hint: Any) -> str:
     options = get_args(hint)
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, options))
+    if get_origin(hint) is Callable:
+        return "a function"
     if get_origin(hint) is tuple:
         return f"a tuple, each value {_describe(options[0])}"
     if options:

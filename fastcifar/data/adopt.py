@@ -17,6 +17,7 @@ from fastcifar.data.beton_tables import IMAGE_TYPE, JPEG, LABEL_TYPE, damaged, i
 from fastcifar.data.images import ImageSet
 from fastcifar.data.manifest import Manifest, dataset_sha256, manifest_path
 from fastcifar.data.picture_arrays import stack_pictures
+from fastcifar.data.pictures import readable_path
 from fastcifar.data.reading import count_classes, default_class_names
 from fastcifar.data.writer import Progress, describe, write_beton
 from fastcifar.errors import DataError
@@ -43,7 +44,7 @@ def adopt(path: Path, *, class_names: Sequence[str] = (), name: str | None = Non
     split = ImageSet(index.images(), index.labels)
     names = _name_classes(path, split, class_names)
     content = dataset_sha256(*split)
-    manifest = describe(path, split, names, name or path.stem, content, None, None)
+    manifest = describe(path, split, names, name or readable_path(Path(path.stem)), content, None, None)
     held = f"{path.parent}: another process writes to this folder; wait, and try again"
     with lock_folder(path.parent, DataError(held)) as locked:
         write_json(manifest_path(path), dataclasses.asdict(manifest), only_writer=locked)
@@ -80,7 +81,9 @@ def rewrite(
         raise DataError(f"{target}: is the file to read; choose another name for the new one")
     split = _read_any(path, resize, workers, on_progress)
     names = _name_classes(path, split, class_names)
-    return write_beton(target, *split, class_names=names, name=name or path.stem, progress=on_written)
+    return write_beton(
+        target, *split, class_names=names, name=name or readable_path(Path(path.stem)), progress=on_written
+    )
 
 
 def _name_classes(path: Path, split: ImageSet, class_names: Sequence[str]) -> tuple[str, ...]:

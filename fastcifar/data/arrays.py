@@ -59,10 +59,26 @@ def as_class_names(path: Path, class_names: Sequence[str]) -> tuple[str, ...]:
     names = () if isinstance(class_names, str) else tuple(class_names)
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: class_names must be a list of names, not {class_names!r}")
+    for name in names:
+        check_text(path, "class_names", name)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: class_names has {twice!r} twice; give each class its own name")
     return tuple(str(name) for name in names)
+
+
+def check_text(path: Path, argument: str, text: str) -> None:
+    """Check that a text can be stored in a manifest.
+
+    Raises:
+        DataError: it is not text, or has bytes that are not UTF-8; it names `path` and `argument`.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"{path}: {argument} must be text, not {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: {argument} has {text!a}, which is not UTF-8; choose another name") from None
 
 
 def _as_array(path: Path, argument: str, values: npt.ArrayLike) -> npt.NDArray[Any]:

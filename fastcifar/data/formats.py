@@ -14,7 +14,7 @@ from fastcifar.data.images import Source
 from fastcifar.data.official import Version, open_archive
 from fastcifar.data.picture_files import is_hidden
 from fastcifar.data.reading import ReadOptions
-from fastcifar.errors import DataError, closest
+from fastcifar.errors import ConfigError, DataError, closest
 
 MAX_DEPTH = 5
 """Levels of folders below the given one that are searched."""
@@ -141,6 +141,7 @@ def find_data_set(path: Path, format_name: str | None = None, preferred: str | N
 
     Raises:
         DataError: there is nothing at the path, no data set, or more than one.
+        ConfigError: there is no such format.
     """
     names = tuple(FORMATS) if format_name is None else (_known(format_name),)
     if not path.exists():
@@ -168,7 +169,7 @@ def describe_formats() -> str:
 
 def _known(name: str) -> str:
     if name not in FORMATS:
-        raise DataError(f"there is no source format {name!r}: did you mean {closest(name, FORMATS)}?")
+        raise ConfigError(f"there is no source format {name!r}: did you mean {closest(name, FORMATS)}?")
     return name
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastcifar.checks import AT_LEAST_1, NOT_NEGATIVE, check
 from fastcifar.data.cifar10 import CLASSES
 from fastcifar.data.images import ImageSet, Source
 from fastcifar.data.manifest import CIFAR10_CONTENT, dataset_sha256
@@ -34,10 +35,8 @@ class ReadOptions:
     on_progress: OnProgress | None = None
 
     def __post_init__(self) -> None:
-        if self.resize is not None and self.resize < 1:
-            raise ConfigError(f"resize is {self.resize}; it must be at least 1 pixel")
-        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
-            raise ConfigError(f"test_fraction is {self.test_fraction}; it must be above 0 and below 1")
+        above_0_below_1 = (lambda value: 0 < value < 1, "above 0 and below 1")
+        check(self, resize=AT_LEAST_1, workers=AT_LEAST_1, test_fraction=above_0_below_1, seed=NOT_NEGATIVE)
 
     def make_source(self, train: ImageSet, test: ImageSet | None, *, class_names: tuple[str, ...], name: str) -> Source:
         """Return a source. Where it has no test split, a part of each class of the training images becomes one.

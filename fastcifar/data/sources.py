@@ -11,6 +11,7 @@ from fastcifar.data import cifar10
 from fastcifar.data.formats import FORMATS, Found, find_data_set
 from fastcifar.data.images import Origin, Source
 from fastcifar.data.official import LabelKind
+from fastcifar.data.pictures import readable_path
 from fastcifar.data.reading import ReadOptions
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.errors import ConfigError, DataError
@@ -98,7 +99,7 @@ def read_origin(path: Path) -> Origin:
         status = file.stat()
         line = f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n"
         digest.update(line.encode(errors="surrogateescape"))
-    return Origin(path=os.path.abspath(path), fingerprint=digest.hexdigest())
+    return Origin(path=readable_path(Path(os.path.abspath(path))), fingerprint=digest.hexdigest())
 
 
 def _open_auto(cache: Path, source_format: str | None, options: ReadOptions) -> Source:

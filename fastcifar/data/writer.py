@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fastcifar.data import beton_format as beton
 from fastcifar.data import manifest
-from fastcifar.data.arrays import as_class_names, as_images, as_labels
+from fastcifar.data.arrays import as_class_names, as_images, as_labels, check_text
 from fastcifar.data.images import Images, ImageSet, Origin, Source
 from fastcifar.data.loader import decode_all
 from fastcifar.data.pair import SPLITS, split_path
@@ -67,6 +67,7 @@ def write_beton(
     """
     path = Path(os.path.expanduser(path))
     names = as_class_names(path, class_names)
+    check_text(path, "name", name)
     pixels = as_images(path, images)
     split = ImageSet(pixels, as_labels(path, labels, len(pixels), len(names)))
     return _write_files({path: split}, names, name, None, progress)[path]

@@ -62,6 +62,9 @@ def test_lists_and_arrays_of_other_types_are_taken(
         ({"class_names": "ab"}, "class_names must be a list of names, not 'ab'"),
         ({"class_names": ("cat", 2)}, "class_names must be a list of names"),
         ({"class_names": ()}, "class_names must be a list of names"),
+        ({"class_names": ("cat", "caf\udce9")}, r"class_names has 'caf\\udce9', which is not UTF-8"),
+        ({"name": 3}, "name must be text, not 3"),
+        ({"name": "caf\udce9"}, r"name has 'caf\\udce9', which is not UTF-8"),
         ({"class_names": ("cat", "cat")}, "class_names has 'cat' twice"),
     ],
 )
