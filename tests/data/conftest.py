@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,6 +17,7 @@ from fastcifar.data.writer import write_beton
 from tests.data.cifar_files import BATCHES, Server, write_archive, write_python
 
 NAMES = ("left", "right")
+collect_ignore = [] if find_spec("ffcv") else ["test_ffcv_compat.py"]
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ def test_pixels_read_back_without_ffcv(file: Path, pictures: np.ndarray, labels:
 
 
 def test_the_format_is_equal_to_ffcvs() -> None:
+    pytest.importorskip("ffcv")
     from ffcv.fields import IntField, RGBImageField
     from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType, get_metadata_type
 

@@ -76,6 +76,7 @@ def test_tables_and_images_on_many_small_pages_read_back(
 def test_a_file_of_ffcvs_own_writer_passes_the_check(
     tmp_path: Path, pictures: np.ndarray, labels: np.ndarray, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("ffcv")
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
