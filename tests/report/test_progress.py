@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import re
+import signal
 import time
 
 import pytest
 from rich.console import Console
 
+from fastcifar import clock
 from fastcifar.progress import Progress
 from fastcifar.report import progress as progress_module
 from fastcifar.report.progress import ProgressDisplay
@@ -81,6 +85,21 @@ def test_a_reader_that_has_gone_does_not_disturb_the_work(monkeypatch: pytest.Mo
         while not Closed.tries and time.monotonic() < deadline:
             time.sleep(0.05)
     assert Closed.tries == 1
+
+
+def test_a_suspended_command_gives_the_cursor_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(clock, "_suspend", lambda: None)  # a process that stops itself would stop the tests
+    terminal, other_end = pty.openpty()
+    with (
+        open(other_end, "w") as file,
+        ProgressDisplay(Console(file=file, force_terminal=True, force_interactive=True)) as display,
+    ):
+        display.show(Progress(task="evaluating", done=1, total=2))
+        os.read(terminal, 10_000)
+        signal.raise_signal(signal.SIGTSTP)
+        assert os.read(terminal, 10_000) == b"\r\x1b[2K\x1b[?25h\x1b[?25l"
+    os.close(terminal)
 
 
 def test_a_bar_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
