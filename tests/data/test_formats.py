@@ -240,6 +240,15 @@ def test_a_npz_file_may_have_grey_images_channels_first_and_no_test_split(
         ({"x_train": np.zeros((2, 4, 4), np.uint8), "y_train": np.array([0.5, 1])}, "y_train must be 2 whole numbers"),
         ({"x_train": np.zeros((2, 4, 4), np.uint8), "y_train": np.eye(2)}, "y_train must be 2 whole numbers"),
         ({"x_train": np.zeros((2, 4, 4), np.uint8), "y_train": np.array(["a", "b"])}, "y_train must be 2 whole"),
+        (
+            {
+                "x_train": np.zeros((2, 4, 4), np.uint8),
+                "y_train": np.zeros(2),
+                "x_test": np.zeros((2, 5, 4), np.uint8),
+                "y_test": np.zeros(2),
+            },
+            "the training images are 4 × 4 pixels, the test images 5 × 4",
+        ),
         ({"x_train": np.array([{}], dtype=object), "y_train": np.zeros(1)}, "cannot be read as a .npz file"),
     ],
 )
