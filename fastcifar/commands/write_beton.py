@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -91,8 +91,15 @@ def only_writer(folder: Path) -> Iterator[None]:
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     waiting = f"{folder}: waiting for another process that writes to this folder"
+    display = ExitStack()
+
+    def show_wait() -> None:
+        print(waiting, file=sys.stderr, flush=True)
+        display.enter_context(ProgressDisplay()).start(waiting)
+
     try:
-        with lock_folder(folder, on_wait=lambda: print(waiting, file=sys.stderr, flush=True), name=".write-beton.lock"):
+        with display, lock_folder(folder, on_wait=show_wait, name=".write-beton.lock"):
+            display.close()
             yield
     finally:
         with contextlib.suppress(OSError):  # not empty
