@@ -1,6 +1,7 @@
 """Time the parts of a training step, and implementations of the augmentation.
 
 python -m benchmarks.step throughput --batch-sizes 512 --out benchmarks/results/throughput-cpu.json
+python -m benchmarks.step throughput --recipe speedrun --batch-sizes 1000 --out throughput-speedrun-cpu.json
 python -m benchmarks.step augmentation --rounds 20 --out benchmarks/results/augmentation-cpu.json
 python -m benchmarks.step batches --out benchmarks/results/batches-cpu.json
 """
@@ -32,44 +33,51 @@ from benchmarks.harness import (
 from fastcifar import get_recipe
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, PixelNormalize, RandomCutout, hflip
 from fastcifar.config import TrainConfig
+from fastcifar.models import model_from_config
 from fastcifar.training.state import TrainState, create_state
 from fastcifar.training.step import train_step
 
 CEILING, FASTCIFAR, STEP = "matrix product", "fastcifar", "a step of era"
 
 
-def era_config(options: Timing, batch_size: int) -> TrainConfig:
-    """Return the configuration of `era` with AMP, for this batch size."""
+def amp_config(options: Timing, batch_size: int, recipe: str = "era") -> TrainConfig:
+    """Return the configuration of a recipe with AMP, for this batch size."""
     options.runtime()
     shared: dict[str, Any] = {"data_dir": options.data_dir, "device": options.device, "compile": options.compile}
-    return get_recipe("era", batch_size=batch_size, amp=True, **shared)
+    return get_recipe(recipe, batch_size=batch_size, amp=True, **shared)
 
 
-def throughput(options: Timing, batch_sizes: tuple[int, ...] = (512,), steps: int = 2, matrix: int = 4096) -> None:
+def throughput(
+    options: Timing, batch_sizes: tuple[int, ...] = (512,), recipe: str = "era", steps: int = 2, matrix: int = 4096
+) -> None:
     """Time loader, augmentation, model step and whole step, in blocks of steps, in turn.
 
     The model step is zero_grad, forward, loss, backward and optimizer step on a batch that is already normalised; the
     whole step is the one that `fit` runs. FLOPs are two per multiply-add, counted by torch on the network, three times
-    the forward pass for a step. The ceiling is a bfloat16 product of two square matrices on the same device. The model
-    step is also timed in float32 and contiguous memory format, PyTorch's defaults.
+    the forward pass for a step. The ceiling is a product of two square matrices on the same device, in the precision of
+    the step. In float32 on the CPU, convolutions need fewer multiplications than torch counts, so that a step can be
+    above the ceiling. The model step is also timed in float32 and contiguous memory format, PyTorch's defaults.
 
     Args:
         options: the options of every benchmark.
         batch_sizes: images per step; each value is measured.
+        recipe: the recipe whose network and optimizer are timed, at full image size with nothing frozen.
         steps: steps in a block.
         matrix: rows and columns of the matrices whose product gives the ceiling.
     """
     require_positive(batch_sizes=len(batch_sizes), steps=steps, matrix=matrix)
     results = None
     for batch_size in batch_sizes:
-        state = create_state(era_config(options, batch_size))
+        state = create_state(amp_config(options, batch_size, recipe))
         if results is None:
             settings = {"steps": steps, "rounds": options.rounds, "matrix": matrix}
             results = new_results("throughput", state.runtime, state.manifest, settings=settings)
         seconds, flops = _time_parts(state, options.rounds, steps, matrix)
         for part, values in seconds.items():
             flop = {CEILING: 2 * matrix**3, "loader": 0, "augmentation": 0}.get(part, flops)
-            results.runs.append({"batch_size": batch_size, "part": part, "seconds": summarize(values), "flop": flop})
+            results.runs.append(
+                {"recipe": recipe, "batch_size": batch_size, "part": part, "seconds": summarize(values), "flop": flop}
+            )
         results.write(options.out)
 
 
@@ -84,7 +92,7 @@ def _time_parts(whole: TrainState, rounds: int, steps: int, matrix: int) -> tupl
     whole.classifier.train(False)
     normalized = whole.classifier.augmentation(images)
     contiguous = normalized.contiguous()
-    square = torch.randn(matrix, matrix, device=images.device, dtype=torch.bfloat16)
+    square = torch.randn(matrix, matrix, device=images.device, dtype=whole.runtime.amp_dtype)
     for state in (whole, model, plain):
         state.classifier.train()
 
@@ -100,8 +108,9 @@ def _time_parts(whole: TrainState, rounds: int, steps: int, matrix: int) -> tupl
         "plain model step": repeat(lambda: train_step(plain, contiguous, labels)),
     }
     seconds = time_interleaved(blocks, rounds=rounds, runtime=whole.runtime)
+    counted = model_from_config(whole.config.model, len(whole.manifest.class_names)).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        whole.classifier.model(normalized.float())
+        counted(normalized.to("meta", torch.float32))
     count = dict.fromkeys(blocks, steps) | {"loader": len(loader)}
     by_step = {name: [s / count[name] for s in values] for name, values in seconds.items()}
     return by_step, 3.0 * counter.get_total_flops()
@@ -152,7 +161,7 @@ def augmentation(options: Timing, batch_size: int = 512) -> None:
         options: the options of every benchmark.
         batch_size: images per batch.
     """
-    with create_state(era_config(options, batch_size)) as state:
+    with create_state(amp_config(options, batch_size)) as state:
         images, labels = next(state.train_loader.batches())
         state.classifier.train()
         modules = {FASTCIFAR: state.classifier.augmentation, **other_implementations()}

@@ -33,6 +33,7 @@ from benchmarks.results import Results
 from fastcifar import fit, get_recipe
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import open_beton
+from fastcifar.device import apply_process_settings, resolve_runtime
 from fastcifar.errors import ConfigError
 from fastcifar.models import model_from_config
 from fastcifar.models.init import initialize
@@ -100,12 +101,14 @@ def sweep(settings: TimeTo90, benchmark: str = "time_to_90", extra: dict[str, An
         if len(names) != 1 or names[0] not in ABLATIONS:
             raise ConfigError(f"recipes is {' '.join(names)!r}; --ablate takes one of {', '.join(ABLATIONS)}")
         names += [f"{names[0]}:{changes}" for changes in ABLATIONS[names[0]].values()]
-    trainings: dict[str, Training] = {
-        name: functools.partial(_train, read_recipe(name, settings), settings.target_accuracy) for name in names
-    }
-    if not trainings:
+    configs = {name: read_recipe(name, settings) for name in names}
+    if not configs:
         raise ConfigError("recipes is empty; name at least one, such as speedrun")
-    runtime, (_, manifest) = settings.runtime(), open_beton(settings.data_dir / "train.beton")
+    trainings: dict[str, Training] = {
+        name: functools.partial(_train, config, settings.target_accuracy) for name, config in configs.items()
+    }
+    apply_process_settings(configs[names[0]].runtime)
+    runtime, (_, manifest) = resolve_runtime(configs[names[0]].runtime), open_beton(settings.data_dir / "train.beton")
     kept = {name: getattr(settings, name) for name in COMPARED}
     results = new_results(benchmark, runtime, manifest, settings=kept, extra=extra or {})
     if settings.resume:

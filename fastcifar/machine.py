@@ -136,6 +136,12 @@ def has_fast_bfloat16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
 
 
+def instruction_set() -> str:
+    """The widest instructions that torch may use on this processor, such as "AVX2"; empty if it has none of these."""
+    names = {"amx_bf16": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+    return next((name for flag, name in names.items() if flag in cpu_flags()), "")
+
+
 def has_amx() -> bool:
     """Whether the processor has Intel's matrix units (AMX) for bfloat16."""
     return "amx_bf16" in cpu_flags()

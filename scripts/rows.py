@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,7 @@ COURSE = {
 
 def runs(results: Results) -> Iterator[Row]:
     """One row per run: recipe, device, accuracy, times."""
-    device = f"{results.device}, {results.precision.split(' ')[0]}"
+    device = f"{results.device}, {_precision(results)}"
     for run in results.runs:
         times = {"training": _duration(run["train_seconds"]), "evaluation": _duration(run["eval_seconds"])}
         memory = run["peak_memory_bytes"] / 2**30
@@ -48,7 +49,7 @@ def headline(results: Results) -> Iterator[Row]:
     accuracy = statistics.fmean(run["final_accuracy"] for run in first)
     fastest = relative[min(relative)] if relative else "–"
     yield {
-        "device": results.device,
+        "device": f"{results.device}, {_precision(results)}",
         "of": first,
         "runs": len(first),
         "mean": accuracy,
@@ -137,7 +138,11 @@ def below_best(results: Results) -> str:
 
 def step_parts(results: Results) -> Iterator[Row]:
     """One row per batch size and part of a training step."""
-    names = {CEILING: "bfloat16 matrix product (the ceiling)", "plain model step": "model step, float32, contiguous"}
+    precision = _precision(results)
+    names = {
+        CEILING: f"{precision} matrix product (the ceiling)",
+        "plain model step": "model step, float32, contiguous",
+    }
     for batch_size, runs in results.grouped("batch_size").items():
         (ceiling,) = (run["flop"] / run["seconds"]["median"] for run in runs if run["part"] == CEILING)
         for run in runs:
@@ -145,7 +150,8 @@ def step_parts(results: Results) -> Iterator[Row]:
             images = "" if part == CEILING else f"{batch_size / median:,.0f}"
             flops = f"{run['flop'] / median / 1e9:,.0f}" if run["flop"] else ""
             relative = f"{run['flop'] / median / ceiling:.0%}" if flops and images else ""
-            yield {**run, "part": names.get(part, part), "images": images, "gflops": flops, "relative": relative}
+            named = {"recipe": run.get("recipe", "era"), "part": names.get(part, part)}
+            yield {**run, **named, "images": images, "gflops": flops, "relative": relative}
 
 
 def step_ratios(results: Results) -> str:
@@ -154,8 +160,9 @@ def step_ratios(results: Results) -> str:
     for batch_size, runs in results.grouped("batch_size").items():
         model, whole, plain = (run["seconds"]["median"] for run in runs if run["part"].endswith("step"))
         sentences.append(
-            f"Batch size {batch_size}: the whole step takes {whole / model:.3f} times as long as the model step, which "
-            f"takes {plain / model:.2f} times as long in float32 and contiguous memory format."
+            f"`{runs[0].get('recipe', 'era')}`, batch size {batch_size}: the whole step takes {whole / model:.3f} "
+            f"times as long as the model step, which takes {plain / model:.2f} times as long in float32 and contiguous "
+            "memory format."
         )
     return "\n\n".join(sentences)
 
@@ -209,6 +216,11 @@ def resources(results: Results) -> str:
         f"{last['anonymous_bytes'] / 2**30:.2f} GiB of anonymous memory, {last['threads']} threads and "
         f"{last['open_files']} open files."
     )
+
+
+def _precision(results: Results) -> str:
+    """Such as "bfloat16", of "bfloat16 (AMP), channels-last"."""
+    return re.split(r"\W", results.precision)[0]
 
 
 def _duration(seconds: float) -> str:

@@ -109,7 +109,7 @@ ABLATION = Table(
     rows.differences,
     "{device}. The difference is the mean over pairs of runs from equal seeds, ± its standard error.",
 )
-TIMES_TO_90 = "time-to-90-gpu time-to-90-cpu time-to-90-amx-cpu"
+TIMES_TO_90 = "time-to-90-gpu time-to-90-cpu time-to-90-amx-cpu time-to-90-avx2-cpu"
 TABLES = {
     "headline": (
         Table(
@@ -166,13 +166,13 @@ TABLES = {
     ),
     "throughput": (
         Table(
-            "batch size | part | median seconds | images/s | GFLOP/s | relative to the ceiling",
-            "{batch_size} | {part} | {seconds[median]:.4g} | {images} | {gflops} | {relative}",
+            "recipe | batch size | part | median seconds | images/s | GFLOP/s | relative to the ceiling",
+            "`{recipe}` | {batch_size} | {part} | {seconds[median]:.4g} | {images} | {gflops} | {relative}",
             rows.step_parts,
-            "{device}, {precision}, `era`; medians of {settings[rounds]} blocks of {settings[steps]} steps:",
+            "{device}, {precision}; medians of {settings[rounds]} blocks of {settings[steps]} steps:",
             rows.step_ratios,
         ),
-        "throughput-gpu throughput-cpu throughput-amx-cpu",
+        "throughput-gpu throughput-cpu throughput-amx-cpu throughput-avx2-cpu throughput-speedrun-avx2-cpu",
     ),
     "augmentation": (
         Table(

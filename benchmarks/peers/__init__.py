@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from fastcifar.data.loader import decode_all
+from fastcifar.device import has_bfloat16
 from fastcifar.errors import ConfigError, FastCifarError
 
 HERE = Path(__file__).parent
@@ -56,7 +57,7 @@ class Peer:
     trainings: dict[str, Callable[[int], dict[str, Any]]]
     """Functions of the seed by name, one per number of epochs, which return a run's entry in the results."""
     description: dict[str, Any]
-    """The project, the commit and the patch."""
+    """The project, the commit, the patch and the precision."""
 
 
 def start_peers(settings: Any, device: torch.device, folder: Path, stack: ExitStack) -> list[Peer]:
@@ -93,10 +94,10 @@ def start(
     (folder / "serve.py").write_bytes((HERE / "serve.py").read_bytes())
     apply = ["git", "apply", "--unidiff-zero", str(project.patch)]
     subprocess.run(apply, cwd=folder, check=True, env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)})
-    if device.type == "cpu":  # which is faster in bfloat16, as ours is
-        patched = (folder / project.script).read_text()
-        (folder / project.script).write_text(patched.replace("torch.half", "torch.bfloat16"))
-    command = [sys.executable, project.script, device.type, str(max(epochs))]
+    precision = choose_precision(device)
+    patched = (folder / project.script).read_text()
+    (folder / project.script).write_text(patched.replace("torch.half", f"torch.{precision}"))
+    command = [sys.executable, project.script, device.type, str(max(epochs)), precision]
     process = stack.enter_context(subprocess.Popen(command, cwd=folder, stdin=-1, stdout=-1, text=True))
     stack.callback(process.kill)
 
@@ -118,7 +119,15 @@ def start(
         return lambda seed: {"seed": seed, **ask(f"{length} {seed}")}
 
     trainings = {f"{stem}, {length:g} epochs": training(length) for length in epochs}
-    return Peer(trainings, {"project": project.name, "commit": project.commit, "patch": project.patch.read_text()})
+    origin = {"project": project.name, "commit": project.commit, "patch": project.patch.read_text()}
+    return Peer(trainings, origin | {"precision": precision})
+
+
+def choose_precision(device: torch.device) -> str:
+    """The precision in place of the projects' float16: on a CPU, the fastest one that it computes in hardware."""
+    if device.type == "cuda":
+        return "float16"
+    return "bfloat16" if has_bfloat16(device) else "float32"
 
 
 def _write_data(data_dir: Path, folder: Path) -> None:

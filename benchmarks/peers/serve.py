@@ -10,6 +10,8 @@ import torch
 
 DEVICE = torch.device(sys.argv[1])
 length = float(sys.argv[2])
+CONVERT = {"float16": "half", "bfloat16": "bfloat16", "float32": "float"}[sys.argv[3]]
+"""The method that converts a tensor or a module to the precision of this process."""
 
 
 class HostEvent:
@@ -27,10 +29,11 @@ class HostEvent:
         return 1e3 * (later.seconds - self.seconds)
 
 
-if DEVICE.type == "cpu":  # bfloat16 in place of float16, nothing compiled, the host's clock
+if DEVICE.type == "cpu":  # another precision in place of float16, nothing compiled, the host's clock
     for owner, name, value in (
-        (torch.Tensor, "half", torch.Tensor.bfloat16),
-        (torch.nn.Module, "half", torch.nn.Module.bfloat16),
+        (torch.Tensor, "half", getattr(torch.Tensor, CONVERT)),
+        (torch.Tensor, "bfloat16", getattr(torch.Tensor, CONVERT)),
+        (torch.nn.Module, "half", getattr(torch.nn.Module, CONVERT)),
         (torch, "compile", lambda function=None, **_: function or (lambda function: function)),
         (torch.Tensor, "pin_memory", lambda tensor: tensor),
         (torch.cuda, "Event", HostEvent),

@@ -20,7 +20,7 @@ from fastcifar.data.manifest import Manifest
 from fastcifar.device import Runtime
 from fastcifar.errors import CheckpointError
 from fastcifar.files import atomic_write, dump_json, flush, lock_folder, write_json
-from fastcifar.machine import usable_cores
+from fastcifar.machine import instruction_set, usable_cores
 from fastcifar.migrations import migrate_config, migrate_result
 from fastcifar.runs.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
 from fastcifar.runs.json_files import check_types, parse_object, unreadable
@@ -158,11 +158,12 @@ def read_metrics(run: Path) -> list[EpochResult]:
 def describe_environment(runtime: Runtime, manifest: Manifest) -> Environment:
     """Describe the environment of a run: everything that its results depend on besides its settings."""
     versions = {"python": platform.python_version(), "fastcifar": __version__, "torch": torch.__version__}
+    system = f"{platform.system()} {platform.machine()}"
     return {
         "device": runtime.describe_device(),
         "precision": runtime.describe_precision(),
         "versions": versions | _installed_versions(),
-        "platform": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
+        "platform": ", ".join(filter(None, (system, instruction_set(), f"{usable_cores()} usable cores"))),
         "commit": source_commit(),
         "data": {"name": manifest.name, "content_sha256": manifest.content_sha256},
     }

@@ -12,6 +12,7 @@ import torch
 from benchmarks import peers
 from benchmarks.time_to_90 import TimeTo90
 from fastcifar.errors import ConfigError, FastCifarError
+from fastcifar.machine import has_fast_bfloat16
 
 SCRIPT = """
 import os
@@ -32,7 +33,7 @@ def halve(x):
 
 def main(run, model):
     loaders = [CifarLoader("cifar10", train=train) for train in (True, False)]
-    assert loaders[0].images.dtype == torch.half
+    assert loaders[0].images.dtype == loaders[0].images.bfloat16().dtype == torch.half
     print("a line of the project")
     starter, ender = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     starter.record()
@@ -92,7 +93,8 @@ def test_a_peer_trains_the_given_epochs_on_the_cpu_and_on_our_data(
 ) -> None:
     (peer,) = peers.start_peers(settings, torch.device("cpu"), tmp_path / "work", stack)
     assert list(peer.trainings) == ["train, 2.5 epochs", "train, 3 epochs"]
-    assert peer.description == {"project": "owner/train", "commit": project.commit, "patch": PATCH}
+    origin = {"project": "owner/train", "commit": project.commit, "patch": PATCH}
+    assert peer.description == origin | {"precision": "bfloat16" if has_fast_bfloat16() else "float32"}
     for name, accuracy in (("train, 2.5 epochs", 0.025), ("train, 3 epochs", 0.03), ("train, 2.5 epochs", 0.025)):
         run = peer.trainings[name](7)
         assert run["seed"] == 7
@@ -100,6 +102,16 @@ def test_a_peer_trains_the_given_epochs_on_the_cpu_and_on_our_data(
         assert run["final_accuracy"] == run["tta_accuracy"] == 0.2, "200 images"
         assert run["train_seconds"] == pytest.approx(run["load_seconds"] + 0.25)
         assert 0 < run["load_seconds"] < run["seconds"] - 0.5 < 10
+
+
+def test_a_peer_computes_in_float32_on_a_cpu_without_bfloat16(
+    settings: TimeTo90, project: peers.Project, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastcifar.device.has_fast_bfloat16", lambda: False)
+    (peer,) = peers.start_peers(settings, torch.device("cpu"), tmp_path / "work", stack)
+    assert peer.description["precision"] == "float32"
+    assert ".dtype == torch.float32" in (tmp_path / "work" / "train.py").read_text()
+    assert peer.trainings["train, 3 epochs"](7)["final_accuracy"] == 0.2, "its script asserts the precision"
 
 
 def test_a_process_that_fails_is_one_error(settings: TimeTo90, tmp_path: Path, stack: ExitStack) -> None:

@@ -26,6 +26,25 @@ def test_throughput_measures_every_part_at_each_batch_size(betons: Path, tmp_pat
         assert run["seconds"]["median"] > 0
 
 
+@pytest.mark.parametrize("fast_bfloat16", [True, False])
+def test_the_ceiling_is_measured_in_the_precision_of_the_step(
+    fast_bfloat16: bool, betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastcifar.device.has_fast_bfloat16", lambda: fast_bfloat16)
+    multiplied, multiply = set(), torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: multiplied.add((a.shape, a.dtype)) or multiply(a, b))
+    out = tmp_path / "out.json"
+    options = Timing(data_dir=betons, device="cpu", rounds=1, out=out)
+    step.throughput(options, batch_sizes=(8,), recipe="speedrun", steps=1, matrix=17)
+    results = Results.read(out)
+    precision = torch.bfloat16 if fast_bfloat16 else torch.float32
+    assert {dtype for shape, dtype in multiplied if shape == (17, 17)} == {precision}
+    assert results.precision.startswith(str(precision).removeprefix("torch."))
+    whole_step = next(run for run in results.runs if run["part"] == "whole step")
+    assert whole_step["recipe"] == "speedrun"
+    assert whole_step["flop"] == pytest.approx(64.4e6 * 6 * 8, rel=0.02), "as torch's convolution would multiply"
+
+
 def test_implementations_of_the_augmentation_are_timed_in_turn(betons: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     step.augmentation(Timing(data_dir=betons, device="cpu", rounds=2, out=out), batch_size=8)

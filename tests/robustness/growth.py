@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.harness import Timing, new_results, run_command, run_in_subprocess, timed
 from benchmarks.loading import writers
-from benchmarks.step import era_config
+from benchmarks.step import amp_config
 from fastcifar import create_augmentation, create_loader
 from fastcifar.data.manifest import open_beton
 from fastcifar.machine import anonymous_bytes, peak_memory_bytes
@@ -81,7 +81,7 @@ def batches(options: Timing, sizes: tuple[int, ...] = (128, 256, 512, 1024, 2048
         options: the options of every benchmark.
         sizes: images per step.
     """
-    with create_state(era_config(options, min(sizes))) as state:
+    with create_state(amp_config(options, min(sizes))) as state:
         results = new_results("batches", state.runtime, state.manifest, settings={"rounds": options.rounds})
     for size in sizes:
         arguments = [str(options.data_dir), options.device, str(size), str(options.rounds)]
@@ -92,7 +92,7 @@ def batches(options: Timing, sizes: tuple[int, ...] = (128, 256, 512, 1024, 2048
 
 def _time_one_batch_size(data_dir: str, device: str, size: str, rounds: str) -> None:
     batch, options = int(size), Timing(device=device)
-    state = create_state(era_config(options, batch).replace(data_dir=data_dir, verify=False))
+    state = create_state(amp_config(options, batch).replace(data_dir=data_dir, verify=False))
     images = torch.randint(0, 256, (batch, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(state.runtime.device)
     labels = torch.randint(0, 10, (batch,), device=images.device)
     state.classifier.train()

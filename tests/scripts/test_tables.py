@@ -69,8 +69,8 @@ def test_the_headline_pairs_a_recipe_with_the_fastest_peer_that_reaches_the_targ
     peers: dict[str, Any] = {name: {} for name in seconds if name.startswith("peer")}
     settings = {"target_accuracy": 0.9}
     assert rows("headline", results(runs, peers=peers, settings=settings), results(runs, settings=settings)) == [
-        "| CPU: synthetic | 3 | 90.12 % | 20 | 0.38 × peer, 2 epochs |",
-        "| CPU: synthetic | 3 | 90.12 % | 20 | – |",
+        "| CPU: synthetic, bfloat16 | 3 | 90.12 % | 20 | 0.38 × peer, 2 epochs |",
+        "| CPU: synthetic, bfloat16 | 3 | 90.12 % | 20 | – |",
     ]
 
 
@@ -123,9 +123,9 @@ def test_ratios_of_the_parts_of_a_step_are_computed_from_medians() -> None:
     ]
     lines = rows("throughput", results(runs, settings={"rounds": 3, "steps": 2}))
     assert lines[:3] == [
-        "| 512 | loader | 0.1 | 5,120 |  |  |",
-        "| 512 | bfloat16 matrix product (the ceiling) | 1 |  | 4 |  |",
-        "| 512 | model step | 2 | 256 | 2 | 50 % |",
+        "| `era` | 512 | loader | 0.1 | 5,120 |  |  |",
+        "| `era` | 512 | bfloat16 matrix product (the ceiling) | 1 |  | 4 |  |",
+        "| `era` | 512 | model step | 2 | 256 | 2 | 50 % |",
     ]
     assert "the whole step takes 1.100 times as long as the model step, which takes 3.00 times as long" in lines[-1]
 
