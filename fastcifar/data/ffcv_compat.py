@@ -26,9 +26,6 @@ from fastcifar.data.decoder import BATCHES_AHEAD, Batch, WatchedFile, to_device
 from fastcifar.errors import DataError
 from fastcifar.version import FFCV_VERSION
 
-if (_installed := importlib.metadata.version("ffcv")) != FFCV_VERSION:
-    raise ImportError(f"FFCV {_installed} is installed, and fastcifar uses the internals of {FFCV_VERSION}")
-
 
 @contextmanager
 def preserve_torch_threads() -> Iterator[None]:
@@ -66,6 +63,9 @@ with preserve_torch_threads(), without_numba_dict():
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.graph import Graph
     from ffcv.reader import Reader
+
+if (_installed := importlib.metadata.version("ffcv")) != FFCV_VERSION:
+    raise ImportError(f"FFCV {_installed} is installed, and fastcifar uses the internals of {FFCV_VERSION}")
 
 
 def allocate(query: AllocationQuery, batch_size: int, slots: int) -> npt.NDArray[Any]:
