@@ -125,6 +125,7 @@ def test_auto_is_the_memory_map_where_ffcv_cannot_be_loaded(
 
 
 def test_auto_is_the_memory_map_where_ffcv_has_another_version(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ffcv")
     monkeypatch.delitem(sys.modules, "fastcifar.data.ffcv_compat", raising=False)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.3")
     assert isinstance(create_loader(file, batch_size=16, train=False)._decoder, MemmapDecoder)
