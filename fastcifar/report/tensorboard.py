@@ -30,9 +30,9 @@ class TensorBoardLog:
             raise ConfigError(
                 f"TensorBoard is not installed ({error}); pip install 'fastcifar[tensorboard]', or leave out --log-dir"
             ) from error
-        mark = f".{hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:8]}"
-        folder = _own_folder(log_dir, run_dir.resolve().name, mark)
-        self._writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=mark)
+        suffix = f".{hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:8]}"
+        folder = _own_folder(log_dir, run_dir.resolve().name, suffix)
+        self._writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=suffix)
         self._writer.add_text("config", f"```json\n{dump_json(config.to_json(), indent=2)}\n```")
 
     def epoch(self, result: EpochResult) -> None:
@@ -54,7 +54,7 @@ class TensorBoardLog:
         self._writer.close()
 
 
-def _own_folder(log_dir: Path, name: str, mark: str) -> Path:
-    """Return the folder of a run, whose files end in `mark`: NAME, or NAME-2, … if another run has that one."""
+def _own_folder(log_dir: Path, name: str, suffix: str) -> Path:
+    """Return the folder of a run, whose files end in `suffix`: NAME, or NAME-2, … if another run has that one."""
     folders = (log_dir / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
-    return next(folder for folder in folders if not folder.exists() or any(folder.glob(f"*{mark}")))
+    return next(folder for folder in folders if not folder.exists() or any(folder.glob(f"*{suffix}")))
