@@ -139,7 +139,8 @@ def has_fast_bfloat16() -> bool:
 def instruction_set() -> str:
     """The widest instructions that torch may use on this processor, such as "AVX2"; empty if it has none of these."""
     names = {"amx_bf16": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
-    return next((name for flag, name in names.items() if flag in cpu_flags()), "")
+    widest = next((name for flag, name in names.items() if flag in cpu_flags()), "")
+    return f"{widest} by a limit of this process" if is_limited_to_avx2() else widest
 
 
 def has_amx() -> bool:

@@ -102,6 +102,7 @@ TRAININGS = Table(
     "`{name}` | {equivalents} | {runs} | {accuracy} | {plain} | {reached:.0%} | {seconds} | {median} | "
     "{relative:.2f} ×",
     rows.trainings,
+    "{device}, {precision}:",
 )
 ABLATION = Table(
     "`{runs[0][name]}` without | seeds | accuracy | difference in points | time relative to the whole recipe",
