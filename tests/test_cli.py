@@ -252,6 +252,7 @@ def test_resume_continues_with_the_runs_own_settings(betons: Path, tmp_path: Pat
     assert main(["train", "--resume", str(run), "--epochs", "3"]) == 1
     assert "--epochs" in _error(capsys)
     assert main(["train", "--resume", str(run), "--target-accuracy", "None", "--no-report"]) == 0
+    assert re.search(r"^Training takes about \d+ (s|min) on this machine$", capsys.readouterr().out, re.MULTILINE)
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "none")]) == 1

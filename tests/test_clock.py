@@ -49,6 +49,14 @@ def test_a_suspension_is_announced_and_not_counted() -> None:
     assert events == ["before", "after"]
 
 
+def test_what_to_do_before_and_after_is_called_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(signal, "raise_signal", lambda number: calls.append(f"signal {number:d}"))
+    with clock.suspendable(lambda: calls.append("before"), lambda: calls.append("after")):
+        os.kill(os.getpid(), signal.SIGTSTP)
+    assert calls == ["before", f"signal {signal.SIGTSTP:d}", "after"]
+
+
 def test_the_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTSTP)
     with clock.suspendable(lambda: None, lambda: None):

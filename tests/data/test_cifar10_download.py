@@ -11,6 +11,7 @@ import pytest
 
 from fastcifar.data import cifar10
 from fastcifar.data.sources import open_source
+from fastcifar.progress import Progress
 from tests.data.cifar_files import Handler, Server, assert_equals_records, refusal
 
 pytestmark = pytest.mark.usefixtures("no_source_variable")
@@ -31,6 +32,15 @@ def test_an_interrupted_download_resumes(tmp_path: Path, server: Server) -> None
     assert archive.read_bytes() == BODY
     assert not part.exists()
     assert server.ranges == [None, "bytes=100000-"]
+
+
+def test_a_download_reports_its_progress_also_when_it_resumes(tmp_path: Path, server: Server) -> None:
+    server.body = BODY
+    (tmp_path / "a.tar.gz.part").write_bytes(BODY[:200_000])
+    seen: list[Progress] = []
+    cifar10.fetch(server.url, tmp_path / "a.tar.gz", BODY_MD5, seen.append)
+    assert seen[-1] == Progress(task="downloading", done=0.3, total=0.3, unit="MB")
+    assert all(0.2 < progress.done <= 0.3 for progress in seen)
 
 
 def test_an_incomplete_archive_of_another_program_is_completed(tmp_path: Path, server: Server) -> None:

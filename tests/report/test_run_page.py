@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from fastcifar.cli import main
+from fastcifar.inference.evaluate import evaluate_checkpoint
+from fastcifar.progress import Progress
 from fastcifar.report import run_page
 from fastcifar.runs.record import read_record
 from tests.report.pages import HOSTILE, NAMES, Page, noise_analysis
@@ -96,6 +98,12 @@ def test_chromium_shows_the_page(run: Path, report: Path, tmp_path: Path) -> Non
     assert len(shown.all("table")) == 4
     assert len(shown.all("tr")) == 3 + 12 + 14 + len(read_record(run).config.to_json())
     assert not shown.all("script")
+
+
+def test_an_evaluation_reports_its_progress(run: Path) -> None:
+    seen: list[Progress] = []
+    evaluation = evaluate_checkpoint(run, device="cpu", on_progress=seen.append)
+    assert seen[-1] == Progress(task="evaluating", done=evaluation.samples, total=evaluation.samples)
 
 
 def test_a_run_without_mistakes_says_so(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
