@@ -5,7 +5,7 @@
 #
 # The commands run in a clone of the last commit, in a folder of 8 GB: $ROOT, which is kept and used again, or else a
 # temporary one. $FASTCIFAR_DATA is mounted there, read-only; the index and the certificate that pip uses here are used
-# there, too. Everything is mounted in a namespace of its own, so that no mount is left, however the script ends.
+# there, too. The mounts and processes have namespaces of their own: none of them is left, however the script ends.
 set -euo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
@@ -77,7 +77,8 @@ export -f run_inside
 for command in "$@"; do
   start=$SECONDS
   say "On a bare $system: $command"
-  unshare --mount --pid --fork --kill-child bash -euc 'run_inside "$@"' bash "$root" "$command" "${variables[@]}" ||
+  setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child \
+    bash -euc 'run_inside "$@"' bash "$root" "$command" "${variables[@]}" ||
     fail "It failed after $((SECONDS - start)) s: $command"
   say "It ended well after $((SECONDS - start)) s: $command"
 done
