@@ -17,7 +17,8 @@ class Report:
     """Write a run's figures and report.html, or one page that compares runs."""
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN...")]
-    """Run folder; with several, the page compares their curves, results and settings. What is no run is passed over."""
+    """Run folder; with several, the page compares their curves, results and settings, and passes over other files and
+    folders."""
     out: Path | None = None
     """Folder to write to; if not given, RUN/report, or for several runs runs-report next to the first run folder."""
     top: int = 20
