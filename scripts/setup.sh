@@ -41,7 +41,7 @@ find_python() {
 }
 
 # The missing Debian packages, one per line: FFCV is compiled against OpenCV and TurboJPEG, torch.compile calls the
-# compiler, and the download of CIFAR-10 checks certificates.
+# compiler, the download of CIFAR-10 checks certificates, and the tests call git.
 missing_packages() {
   local python prefix=python3
   local open_header='import sysconfig; open(sysconfig.get_path("include") + "/Python.h")'
@@ -50,6 +50,7 @@ missing_packages() {
   pkg-config --exists opencv4 2>/dev/null || echo libopencv-dev
   pkg-config --exists libturbojpeg 2>/dev/null || echo libturbojpeg0-dev
   compgen -G '/etc/ssl/certs/*' >/dev/null || echo ca-certificates
+  [[ $requirements == requirements.txt ]] || command -v git >/dev/null || echo git
   if python=$(find_python); then
     [[ $python == python3.* ]] && prefix=$python
     "$python" -c "$open_header" 2>/dev/null || echo "$prefix-dev"
