@@ -26,7 +26,7 @@ PACK_MAX_PIXELS = 64
 """Largest height × width at which packing is faster on AMX; measured from 2 × 2 to 16 × 16."""
 MAX_PACK = 50
 """Largest number of images packed into one; from 10 on it makes no difference."""
-MIN_FLOAT32_BATCH = 64
+MIN_FLOAT32_BATCH = 16
 """Fewest float32 images for which the matrix of a convolution of 2 × 2 pixels pays."""
 Algorithm = Callable[[Tensor, Tensor], Tensor]
 

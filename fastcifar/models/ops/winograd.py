@@ -17,8 +17,8 @@ from fastcifar.models.ops.winograd_tiles import LANES, POINTS, Tiles, transform,
 
 MAX_TILES = 256
 """Tiles that are transformed at a time, so that they stay in the cache."""
-MIN_TILES = 64
-"""Fewest tiles of a batch for which the transform of the weights pays."""
+MIN_TILES = 16
+"""Fewest tiles of a batch; below, the transform of the weights takes longer than the rest."""
 MIN_WEIGHTS = 32 * 192
 """Fewest inputs × outputs for which the transforms of the images pay."""
 
