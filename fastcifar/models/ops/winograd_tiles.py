@@ -43,6 +43,8 @@ LANES = 8
 VECTOR = ir.VectorType(ir.FloatType(), LANES)
 GRAIN_SIZE = 8
 """Tiles that a thread transforms at a time."""
+ROUNDING_ERROR = 1e-9
+"""Smaller numbers in a matrix are zeros."""
 CONTRACT = ("contract",)
 """LLVM's flag that allows a multiplication and an addition to become one instruction."""
 
@@ -94,7 +96,8 @@ def _factors(kind: Tiles, side: int) -> list[Matrix]:
     inverse = np.linalg.inv(butterfly)
     if kind is Tiles.OUTPUT:
         return [butterfly, output @ inverse]
-    return [inverse @ (input_ if kind is Tiles.INPUT else output.T), butterfly]
+    mixed = inverse @ (input_ if kind is Tiles.INPUT else output.T)
+    return [np.where(abs(mixed) < ROUNDING_ERROR, 0, mixed), butterfly]
 
 
 def transform(kind: Tiles, side: int, images: Tensor, products: Tensor) -> None:
@@ -106,12 +109,12 @@ def transform(kind: Tiles, side: int, images: Tensor, products: Tensor) -> None:
     _, channels, height, width = images.shape
     count, border = products.shape[1], 1 if kind is Tiles.INPUT else 0
     arguments = 10 * side + kind, count, side, border, height, width, channels, images, products
-    launch(_compiled_kernel(), -(-count // GRAIN_SIZE), *arguments)
+    launch(compiled_kernel(), -(-count // GRAIN_SIZE), *arguments)
 
 
 @functools.cache
-def _compiled_kernel() -> Any:
-    """Compile on first use: it takes some seconds, unless numba's cache has it."""
+def compiled_kernel() -> Any:
+    """Compile the kernel, which takes some seconds unless numba's cache has it."""
     return kernel(_transform)
 
 
@@ -180,11 +183,9 @@ _int64_pointer: Any = pointer_to(types.int64)
 
 
 @numba.njit(inline="always")
-def _find_pixels(
-    addresses: Any, tile: Any, side: Any, border: Any, image: Any, outside: Any
-) -> None:  # pragma: no cover
-    """Set the addresses of a tile's pixels, row by row, and of those outside the image to `outside`."""
-    start, height, width, pixel_bytes, output_side = image  # pragma: no cover
+def _find_pixels(found: Any, tile: Any, side: Any, border: Any, image: Any, outside: Any) -> None:  # pragma: no cover
+    """Write the addresses of a tile's pixels to `found`, row by row; for those outside the image, `outside`."""
+    start, height, width, pixel_bytes, output_side = image
     columns = (width + output_side - 1) // output_side
     rows = (height + output_side - 1) // output_side
     first = start + tile // (rows * columns) * height * width * pixel_bytes
@@ -194,7 +195,7 @@ def _find_pixels(
         for j in range(side):
             y, x = top + i, left + j
             inside = 0 <= y < height and 0 <= x < width
-            addresses[i * side + j] = first + (y * width + x) * pixel_bytes if inside else outside
+            found[i * side + j] = first + (y * width + x) * pixel_bytes if inside else outside
 
 
 def _transform(data: Any) -> None:  # pragma: no cover
