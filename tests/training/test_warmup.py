@@ -6,6 +6,7 @@ import torch
 from fastcifar import TrainConfig, fit
 from fastcifar.errors import TrainingError
 from fastcifar.inference.model import predict
+from fastcifar.training import warmup
 from fastcifar.training.freezing import freeze
 from fastcifar.training.loop import run_epoch
 from fastcifar.training.step import train_step
@@ -21,6 +22,16 @@ def test_the_warm_up_does_not_change_the_state(config: TrainConfig) -> None:
     assert torch.equal(torch.get_rng_state(), random)
     for name, value in state.classifier.model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("amp_dtype", [None, "bfloat16"])
+def test_the_transforms_of_float32_convolutions_are_compiled_where_they_are_used(
+    amp_dtype: str | None, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(warmup, "compiled_kernel", lambda: compiled.append("kernel"))
+    warm_up(tiny_state(config.replace(amp=amp_dtype is not None, amp_dtype=amp_dtype or "auto")))
+    assert compiled == ([] if amp_dtype else ["kernel"])
 
 
 @pytest.mark.slow
