@@ -24,11 +24,11 @@ def now() -> float:
 def suspendable(before: Callable[[], None], after: Callable[[], None]) -> Iterator[None]:
     """In the block, call `before` when the process is going to be suspended (SIGTSTP), and `after` when it goes on.
 
-    Only the main thread can do this; in another thread, and where SIGTSTP is ignored, suspensions are as usual. A
-    SIGSTOP cannot be noticed.
+    Only the main thread can do this; in another thread, where SIGTSTP is ignored, and on Windows, which has no such
+    signal, suspensions are as usual. A SIGSTOP cannot be noticed.
     """
-    ignored = signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
-    if ignored or threading.current_thread() is not threading.main_thread():
+    possible = hasattr(signal, "SIGTSTP") and signal.getsignal(signal.SIGTSTP) != signal.SIG_IGN
+    if not possible or threading.current_thread() is not threading.main_thread():
         yield
         return
 

@@ -13,7 +13,7 @@ for name in ("fcntl", "resource", "termios", "ffcv", "cv2"):
     sys.modules[name] = None
 for owner, names in {
     os: ("sched_getaffinity", "sched_setaffinity", "fork", "register_at_fork", "O_CLOEXEC"),
-    signal: ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"),
+    signal: ("SIGHUP", "SIGTSTP", "SIGUSR1", "SIGUSR2", "SIGXCPU"),
 }.items():
     for name in names:
         delattr(owner, name)
