@@ -1,6 +1,7 @@
 """The command line: parse the arguments, run the command, turn errors into exit codes. Errors are caught only here."""
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -110,6 +111,20 @@ def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
         return 1
     except OSError as error:
         return _fail(program, f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+    finally:
+        _discard_output_without_reader()
+
+
+def _discard_output_without_reader() -> None:
+    """Discard the output for a pipe or terminal that is gone: Python, which writes it at exit, would exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EPIPE):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except ValueError:  # it is closed
+            pass
 
 
 @contextlib.contextmanager

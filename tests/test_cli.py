@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -374,6 +375,17 @@ def test_output_into_a_closed_pipe_gives_no_traceback(betons: Path) -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=True)
     assert "Traceback" not in done.stderr
     assert "train.beton" in done.stdout
+
+
+@pytest.mark.parametrize("open_output", [os.pipe, pty.openpty])
+def test_python_does_not_write_to_a_closed_pipe_or_terminal_at_exit(open_output: Callable[[], tuple[int, int]]) -> None:
+    reader, writer = open_output()
+    os.close(reader)
+    command = [sys.executable, "-u", "-m", "fastcifar", "--version"]
+    done = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 1
+    assert "Exception ignored" not in done.stderr
 
 
 def test_doctor_finds_nothing_missing_where_the_tests_run(capsys: Capture) -> None:
