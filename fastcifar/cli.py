@@ -29,7 +29,7 @@ from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.errors import ConfigError, FastCifarError, FastCifarWarning, closest
 from fastcifar.machine import unbind
-from fastcifar.report.terminal import replace_unprintable
+from fastcifar.report.terminal import replace_missing_streams, replace_unprintable
 from fastcifar.version import __version__
 
 
@@ -98,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
     """Return the result of `work`; after bad input, a failing machine or Ctrl-C, print one line and return the code."""
+    replace_missing_streams()
     replace_unprintable()
     try:
         with _warnings_as_lines(program):

@@ -377,6 +377,14 @@ def test_output_into_a_closed_pipe_gives_no_traceback(betons: Path) -> None:
     assert "train.beton" in done.stdout
 
 
+@pytest.mark.parametrize(("arguments", "code"), [("recipes", 0), ("--help", 0), ("train --wrong", 2)])
+def test_a_stream_that_was_closed_before_the_start_changes_no_exit_code(arguments: str, code: int) -> None:
+    command = [sys.executable, "-c", "import sys; sys.stdout = None; from fastcifar.cli import main; sys.exit(main())"]
+    done = subprocess.run([*command, *arguments.split()], check=False, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("open_output", [os.pipe, pty.openpty])
 def test_python_does_not_write_to_a_closed_pipe_or_terminal_at_exit(open_output: Callable[[], tuple[int, int]]) -> None:
     reader, writer = open_output()

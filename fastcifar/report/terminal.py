@@ -33,6 +33,13 @@ def can_draw_bars(console: Console) -> bool:
     return console.is_terminal and console.is_interactive and not console.is_jupyter
 
 
+def replace_missing_streams() -> None:
+    """Discard what is printed to stdout or stderr if it was closed before the start (Python then sets it to None)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # open until the end
+
+
 def replace_unprintable() -> None:
     """Let stdout and stderr print similar characters, or a question mark, for those that their encoding lacks."""
     codecs.register_error("fastcifar", _replacement)
