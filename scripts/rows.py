@@ -28,11 +28,17 @@ COURSE = {
 
 def runs(results: Results) -> Iterator[Row]:
     """One row per run: recipe, device, accuracy, times."""
-    device = f"{results.device}, {_precision(results)}"
+    device = f"{name_device(results)}, {_precision(results)}"
     for run in results.runs:
         times = {"training": _duration(run["train_seconds"]), "evaluation": _duration(run["eval_seconds"])}
         memory = run["peak_memory_bytes"] / 2**30
         yield {**run, "of": [run], "device": device, **times, "memory": memory, "course": COURSE.get(run["recipe"])}
+
+
+def name_device(results: Results) -> str:
+    """Return the device of the results, and the instructions that it was kept to, if it was kept to older ones."""
+    limit = next((part for part in results.platform.split(", ") if part.endswith(" by a limit of this process")), "")
+    return f"{results.device}, kept to {limit.split()[0]}" if limit else results.device
 
 
 def headline(results: Results) -> Iterator[Row]:
@@ -49,7 +55,7 @@ def headline(results: Results) -> Iterator[Row]:
     accuracy = statistics.fmean(run["final_accuracy"] for run in first)
     fastest = relative[min(relative)] if relative else "–"
     yield {
-        "device": f"{results.device}, {_precision(results)}",
+        "device": f"{name_device(results)}, {_precision(results)}",
         "of": first,
         "runs": len(first),
         "mean": accuracy,

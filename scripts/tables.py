@@ -60,7 +60,7 @@ class Table:
         )
 
     def _render_one(self, files: list[Results]) -> str:
-        fields = msgspec.to_builtins(files[0])
+        fields = msgspec.to_builtins(files[0]) | {"device": rows.name_device(files[0])}
         marked: dict[str, list[str]] = {}
         lines = [self.heading.format(**fields), "---|" * self.heading.count("|") + "---"]
         for row in (row for results in files for row in self.rows(results)):
