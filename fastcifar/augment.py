@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcifar.errors import ConfigError
+from fastcifar.parallel import ALONE, Processes
 from fastcifar.settings import AugmentSettings
 
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
@@ -137,15 +138,33 @@ class RandomCutout(K.IntensityAugmentationBase2D):
 
 
 class Augmentation(nn.Module):
-    """Augment and normalise uint8 images [B, 3, H, W]; in eval mode, only normalise."""
+    """Augment and normalise uint8 images [B, 3, H, W]; in eval mode, only normalise.
 
-    def __init__(self, stages: Sequence[nn.Module], normalize: nn.Module) -> None:
+    Of several processes, each draws the random numbers of the whole batch and uses those of its share: together they
+    augment the batch as one process does.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], normalize: nn.Module, processes: Processes = ALONE) -> None:
         super().__init__()
-        self.stages, self.normalize = nn.Sequential(*stages), normalize
+        self.stages, self.normalize, self.processes = nn.Sequential(*stages), normalize, processes
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):  # otherwise Kornia casts the result back to uint8
-            return self.stages(images) if self.training else self.normalize(images)  # type: ignore[no-any-return]
+            if not self.training:
+                return self.normalize(images)  # type: ignore[no-any-return]
+            return self.stages(images) if self.processes.count == 1 else self._augment_share(images)  # type: ignore[no-any-return]
+
+    def _augment_share(self, images: Tensor) -> Tensor:
+        batch = len(images) * self.processes.count
+        share = self.processes.share(batch)
+        for stage in self.stages:
+            if not isinstance(stage, K.AugmentationBase2D):
+                images = stage(images)
+                continue
+            params = stage.forward_parameters(torch.Size((batch, *images.shape[1:])))
+            own = {name: value[share] for name, value in params.items() if name != "forward_input_shape"}
+            images = stage(images, params=own | {"forward_input_shape": torch.tensor(images.shape)})
+        return images
 
 
 def is_constant(std: float) -> bool:
@@ -174,6 +193,7 @@ def create_augmentation(
     std: Sequence[float] = CIFAR10_STD,
     dtype: torch.dtype = torch.float32,
     size: int = 32,
+    processes: Processes = ALONE,
 ) -> Augmentation:
     """Create the augmentation of training batches, a module from uint8 images [B, 3, size, size] to normalised ones.
 
@@ -186,6 +206,7 @@ def create_augmentation(
         std: standard deviation per channel, with pixels in [0, 1].
         dtype: dtype of the result.
         size: height and width of the images.
+        processes: the processes that share each batch.
 
     Raises:
         ConfigError: the images are too small for the settings.
@@ -195,19 +216,19 @@ def create_augmentation(
     if max(cutout, padding + 1) > size:
         raise ConfigError(f"padding is {padding} and cutout is {cutout}; {size} × {size} images are too small for that")
     border = "constant" if settings.padding_mode == "mean" else settings.padding_mode
-    geometry: nn.Module = GatherCropFlip(padding, border, flip_p)
+    geometry: list[nn.Module] = [GatherCropFlip(padding, border, flip_p)]
     if settings.stock_kornia:
         crop = K.RandomCrop((size, size), padding=padding or None, padding_mode=border)
-        geometry = nn.Sequential(_ToFloat(), crop, K.RandomHorizontalFlip(p=flip_p))
+        geometry = [_ToFloat(), crop, K.RandomHorizontalFlip(p=flip_p)]
     normalize = PixelNormalize(mean, std, dtype)
-    stages = [normalize, geometry] if settings.padding_mode == "mean" else [geometry, normalize]
+    stages = [normalize, *geometry] if settings.padding_mode == "mean" else [*geometry, normalize]
     if settings.shift_scale_rotate_p:
         stages.append(_affine(settings.shift_scale_rotate_p, rotate_limit, settings.shift_limit, settings.scale_limit))
     if cutout:
         stages.append(RandomCutout(cutout))
     if settings.rotate_p:
         stages.append(_affine(settings.rotate_p, rotate_limit, 0.0, 0.0))
-    return Augmentation(stages, normalize)
+    return Augmentation(stages, normalize, processes)
 
 
 def _affine(p: float, rotate_limit: float, shift_limit: float, scale_limit: float) -> nn.Module:

@@ -5,6 +5,7 @@
     ├── DataError                          a data source or a .beton file
     ├── DeviceError                        a device
     ├── CheckpointError                    a run folder or a checkpoint
+    ├── ProcessError                       another process of a run that several train together
     ├── TrainingError                      a training that cannot continue
     ├── StoppedError                       a run that was stopped by a signal
     └── ExportError                        an exported file
@@ -56,6 +57,10 @@ class DataError(FastCifarError):
 
 class DeviceError(FastCifarError):
     """The requested device is not available."""
+
+
+class ProcessError(FastCifarError):
+    """Another process of a run that several train together has failed, or cannot be reached."""
 
 
 class CheckpointError(FastCifarError):

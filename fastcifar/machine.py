@@ -44,9 +44,13 @@ def usable_cores() -> int:
 
 
 def decoding_threads() -> int:
-    """The most threads that may decode images: one per usable core, and at most NUMBA_NUM_THREADS if that is set."""
-    limit = os.environ.get("NUMBA_NUM_THREADS", "")
-    return min(usable_cores(), max(1, int(limit))) if limit.isdecimal() else usable_cores()
+    """The most threads that may decode images: one per usable core, and at most NUMBA_NUM_THREADS if that is set.
+
+    Processes that a launcher has started on this machine (LOCAL_WORLD_SIZE of them) divide the cores.
+    """
+    limit, processes = (os.environ.get(name, "") for name in ("NUMBA_NUM_THREADS", "LOCAL_WORLD_SIZE"))
+    cores = max(1, usable_cores() // max(1, int(processes))) if processes.isdecimal() else usable_cores()
+    return min(cores, max(1, int(limit))) if limit.isdecimal() else cores
 
 
 def cpu_quota(root: Path = Path("/")) -> float:

@@ -238,6 +238,10 @@ class RuntimeSettings:
     deterministic: bool = False
     """On CUDA, use only deterministic algorithms, so that equal seeds give equal weights; slower. The CPU is always
     deterministic."""
+    sync_batchnorm: bool = False
+    """Of several processes, normalise with the statistics of the whole batch, not with those of each one's share."""
+    compress_gradients: bool = False
+    """Of several processes, exchange gradients in bfloat16, which halves the bytes."""
 
     def __post_init__(self) -> None:
         check(self, seed=(lambda value: 0 <= value < 2**63, "from 0 to 2**63 - 1"))

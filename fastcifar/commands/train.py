@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fastcifar.checks import check
+from fastcifar.checks import AT_LEAST_1, check
 from fastcifar.commands.lr_find import find_lr
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folder, take_flag
 from fastcifar.config import TrainConfig
@@ -21,8 +21,12 @@ from fastcifar.files import dump_json
 from fastcifar.recipes import DEFAULT_RECIPE
 from fastcifar.report.terminal import make_console
 
+LAUNCHED = "WORLD_SIZE"
+"""The environment variable that a launcher such as torchrun sets."""
+
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import Suggestion
+    from fastcifar.parallel import Processes
     from fastcifar.report.console import RunHeader, TrainingConsole
     from fastcifar.runs.results import EpochResult
     from fastcifar.training.state import TrainState
@@ -41,6 +45,7 @@ class Train:
     """Named set of defaults, see below."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     find_max_lr: tyro.conf.Suppress[bool] = False  # set by `train_default` for `--max-lr find`
+    arguments: tyro.conf.Suppress[tuple[str, ...]] = ()  # set by `train_default`, for --nproc
     min_lr: float | Literal["find"] | None = None
     """First learning rate of the one-cycle schedule (LRMIN), instead of --div-factor."""
     resume: Path | None = None
@@ -56,17 +61,24 @@ class Train:
     requeue_exit_code: int | None = None
     """Exit code, from 1 to 255, of a run that a batch system stops with SIGTERM, SIGUSR1, SIGUSR2 or SIGXCPU, for a job
     script that then submits the job again; 128 + the signal's number if not given."""
+    nproc: int | None = None
+    """Processes that train the run together on this machine, each on its own GPU or its share of the cores, as with
+    torchrun --nproc-per-node."""
+    scale_batch: bool = False
+    """With several processes, multiply the batch size and the learning rates by their number."""
     source: str = "auto"
     """Data source if the .beton files are missing, as in `fastcifar write-beton --source`."""
 
     def __post_init__(self) -> None:
-        check(self, requeue_exit_code=(lambda code: 1 <= code <= 255, "from 1 to 255"))
+        check(self, requeue_exit_code=(lambda code: 1 <= code <= 255, "from 1 to 255"), nproc=AT_LEAST_1)
 
     def run(self) -> int:
         """Write missing .beton files, find learning rates if requested, train, and write the report."""
-        from fastcifar.data.pair import SPLITS
-        from fastcifar.device import apply_process_settings
-        from fastcifar.runs.data import require_betons
+        if self.nproc is not None and LAUNCHED not in os.environ:
+            from fastcifar.launch import launch
+
+            return launch(self.nproc, ["train", *take_flag([*self.arguments], "--nproc")[1]])
+        from fastcifar.parallel import join, quiet_unless_first
 
         finds = self.find_max_lr or self.min_lr == "find"
         if finds and (self.dry_run or self.resume is not None):
@@ -76,18 +88,33 @@ class Train:
         if self.dry_run:
             print(dump_json(self._with_lrs(config, None).to_json(), indent=2))
             return 0
-        _require_one_process()
-        apply_process_settings(config.runtime)
-        if self.resume is None:
-            ensure_betons(config.data.data_dir, self.source)
-        else:
-            require_betons(self.resume, config.data.data_dir, ["train"] if config.data.val_fraction else SPLITS)
-        with output_folder(self.resume or config.run_dir, config.name) as run_dir:
-            found = _find_for(config, run_dir) if finds else None
-            self._train_in(run_dir, self._with_lrs(config, found).replace(run_dir=run_dir))
+        with join(config.runtime.device) as processes, quiet_unless_first(processes):
+            self._train_together(config, processes, finds=finds)
         return 0
 
-    def _train_in(self, run_dir: Path, config: TrainConfig) -> None:
+    def _train_together(self, config: TrainConfig, processes: Processes, *, finds: bool) -> None:
+        """Train as one of the processes. The first one prepares data, folder and learning rates, and writes files."""
+        from fastcifar.data.pair import SPLITS
+        from fastcifar.device import apply_process_settings
+        from fastcifar.parallel import alone
+        from fastcifar.runs.data import require_betons
+
+        apply_process_settings(config.runtime)
+        if self.resume is not None:
+            require_betons(self.resume, config.data.data_dir, ["train"] if config.data.val_fraction else SPLITS)
+        with ExitStack() as stack:
+            run_dir, found = self.resume or config.run_dir, None
+            with processes.first_only("preparation") as is_first:
+                if is_first:
+                    if self.resume is None:
+                        ensure_betons(config.data.data_dir, self.source)
+                    run_dir = stack.enter_context(output_folder(run_dir, config.name))
+                    with alone():
+                        found = _find_for(config, run_dir) if finds else None
+            run_dir, found = processes.from_first((run_dir, found))
+            self._train_in(run_dir, self._with_lrs(config, found).replace(run_dir=run_dir), processes)
+
+    def _train_in(self, run_dir: Path, config: TrainConfig, processes: Processes) -> None:
         """Train, and write the report."""
         from fastcifar.training.signals import REQUEUE_SIGNALS
 
@@ -97,7 +124,7 @@ class Train:
             if self.requeue_exit_code is not None and stopped.signal in REQUEUE_SIGNALS:
                 stopped.exit_code = self.requeue_exit_code
             raise
-        if self.report and not config.data.val_fraction:
+        if self.report and not config.data.val_fraction and processes.is_first:
             from fastcifar.report.run_page import write_report
 
             page = write_report(run_dir, device=config.runtime.device, data_dir=config.data.data_dir)
@@ -120,17 +147,6 @@ class Train:
         return config.replace(div_factor=highest / first)
 
 
-def _require_one_process() -> None:
-    """Refuse to start as one of several processes, since each would train the whole run.
-
-    Raises:
-        ConfigError: a launcher such as torchrun has started this process with others.
-    """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes.isdecimal() and int(processes) > 1:
-        raise ConfigError(f"WORLD_SIZE is {processes}; a run trains in one process: start it without torchrun")
-
-
 def train_arguments(arguments: list[str]) -> list[str]:
     """Remove `--max-lr find`, which `train_default` has read, since the setting is a number."""
     value, others = take_flag(arguments, "--max-lr")
@@ -141,13 +157,14 @@ def train_default(arguments: list[str]) -> Train:
     """Return the defaults of the flags: those of the recipe, or the settings of the run to resume."""
     resume, _ = take_flag(arguments, "--resume")
     finds = take_flag(arguments, "--max-lr")[0] == "find"
+    given = tuple(arguments)
     if resume is None:
         config = chosen_recipe(arguments)
-        return Train(recipe=config.name, config=config, find_max_lr=finds)
+        return Train(recipe=config.name, config=config, find_max_lr=finds, arguments=given)
     from fastcifar.runs.folder import read_config
 
     config = read_config(Path(resume))
-    return Train(recipe=config.name, config=config, find_max_lr=finds, resume=Path(resume))
+    return Train(recipe=config.name, config=config, find_max_lr=finds, arguments=given, resume=Path(resume))
 
 
 def _find_for(config: TrainConfig, run_dir: Path) -> Suggestion:

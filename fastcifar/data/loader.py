@@ -19,6 +19,7 @@ from fastcifar.data.manifest import open_beton
 from fastcifar.data.memmap import MemmapDecoder
 from fastcifar.errors import ConfigError, FastCifarWarning
 from fastcifar.machine import decoding_threads
+from fastcifar.parallel import ALONE, Processes
 from fastcifar.settings import LoaderKind
 
 DECODE_BYTES = 1 << 22
@@ -50,6 +51,9 @@ class BetonLoader:
 
     Training epochs are shuffled, each in its own order, drawn from the seed, and drop the last batch if it is not full.
     Other loaders give every image in file order. The loader has no position: `batches` takes the epoch.
+
+    Of several processes, each gets its part of every training batch, and in turn a whole batch for evaluation: together
+    they get the batches of one process, which `order` and the length describe.
     """
 
     def __init__(
@@ -63,12 +67,16 @@ class BetonLoader:
         seed: int = 0,
         indices: npt.NDArray[np.int64] | None = None,
         loader: LoaderKind = "auto",
+        processes: Processes = ALONE,
     ) -> None:
         self.batch_size, self.train, self.device, self.seed = batch_size, train, torch.device(device), seed
+        self.processes = processes
+        self.own_batch_size = batch_size // processes.count if train else batch_size
         chosen = np.arange(index.samples) if indices is None else indices
         self.indices: npt.NDArray[np.uint64] = np.array(chosen, dtype=np.uint64)
         self.labels = index.labels[chosen]
-        self._decoder = decoder_class(loader)(index, batch_size=batch_size, workers=workers, device=self.device)
+        create = decoder_class(loader)
+        self._decoder = create(index, batch_size=self.own_batch_size, workers=workers, device=self.device)
         self._running: Generator[Batch, None, None] | None = None
 
     def __len__(self) -> int:
@@ -114,7 +122,18 @@ class BetonLoader:
         Raises:
             DataError: the file cannot be read, or was changed while it was in use.
         """
-        yield from self._decoded(self.order(epoch)[start * self.batch_size :])
+        yield from self._decoded(self._own_order(epoch, start))
+
+    def _own_order(self, epoch: int, start: int) -> npt.NDArray[np.uint64]:
+        """Return the positions in the file of the images that this process gets, from batch `start` on."""
+        order = self.order(epoch)[start * self.batch_size :]
+        rank, count = self.processes.rank, self.processes.count
+        if count == 1:
+            return order
+        if self.train:
+            return order.reshape(-1, self.batch_size)[:, self.processes.share(self.batch_size)].ravel()
+        batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
+        return np.concatenate([order[:0], *batches[rank::count]])
 
     def _decoded(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
         """Yield the images at these positions in the file, in batches on the device."""
@@ -149,14 +168,14 @@ class CachedLoader(BetonLoader):
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, as `BetonLoader.batches` does."""
-        order = self.order(epoch)[start * self.batch_size :]
+        order = self._own_order(epoch, start)
         if self._cache is None and len(order) == len(self.indices):
             yield from self._first_epoch(order)
             return
         # Without a cache, this epoch does not visit every image: decode all of them first
         images, labels = self._cache or self._fill_cache([*self._decoded(self.indices)], self.indices)
         rows = torch.from_numpy(self._cache_index[order]).to(self.device, non_blocking=True)
-        for batch_rows in rows.split(self.batch_size):
+        for batch_rows in rows.split(self.own_batch_size):
             yield images[batch_rows].permute(0, 3, 1, 2), labels[batch_rows]
 
     def _first_epoch(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
@@ -188,6 +207,7 @@ def create_loader(
     cache_on_device: bool = False,
     loader: LoaderKind = "auto",
     verify: bool = True,
+    processes: Processes = ALONE,
 ) -> BetonLoader:
     """Open a .beton, after checking it against its manifest, as a loader of batches on `device`.
 
@@ -203,13 +223,15 @@ def create_loader(
             batches of that epoch when the last one is reached, so they must not be changed in place.
         loader: what decodes: 'ffcv', 'memmap' (the same batches, by a memory map), or 'auto', FFCV if it is installed.
         verify: compare the file's SHA-256 with the manifest's.
+        processes: the processes that share the batches.
 
     Returns:
         A loader whose `batches(epoch)` yields (uint8 images [B, 3, H, W] in channels-last format, int64 labels [B]).
 
     Raises:
         DataError: the file or its manifest is missing or damaged, or they disagree.
-        ConfigError: a training batch is larger than the data set, or FFCV is asked for and cannot be imported.
+        ConfigError: a training batch is larger than the data set or cannot be divided among the processes, or FFCV is
+            asked for and cannot be imported.
 
     Warns:
         FastCifarWarning: there are more workers than this process may use, for example because the run comes from a
@@ -222,6 +244,11 @@ def create_loader(
         raise ConfigError(
             f"batch_size is {batch_size}; {path} has {available} images to train on: choose at most {available}"
         )
+    if train and batch_size % processes.count:
+        raise ConfigError(
+            f"batch_size is {batch_size}; it must be a multiple of the {processes.count} processes: choose "
+            f"{batch_size - batch_size % processes.count or processes.count}"
+        )
     create = CachedLoader if cache_on_device else BetonLoader
     return create(
         index,
@@ -232,6 +259,7 @@ def create_loader(
         seed=seed,
         indices=indices,
         loader=loader,
+        processes=processes,
     )
 
 

@@ -29,6 +29,8 @@ class ImageClassifier:
 
     def __init__(self, *, model: nn.Module, augmentation: nn.Module, runtime: Runtime) -> None:
         self.model, self.augmentation, self.runtime = model, augmentation, runtime
+        self.trained: nn.Module = model
+        """The network that a training step calls: the same one, or the one that averages gradients over processes."""
 
     def train(self, mode: bool = True) -> None:
         """Augment and use batch statistics; or, with False, only normalise and use the running statistics."""
@@ -92,7 +94,7 @@ class ImageClassifier:
 
     def _forward(self, normalized: Tensor) -> Tensor:
         with self.runtime.autocast():
-            logits: Tensor = self.model(normalized)
+            logits: Tensor = (self.trained if self.model.training else self.model)(normalized)
         return logits.float()
 
 
@@ -134,6 +136,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """Return the mean cross-entropy in nats and the accuracy (0 to 1) over a loader's images.
 
+    Of several processes, each computes its batches of the loader, and all return the result over all of them.
     `logits` computes one batch, as in `predict`. `on_batch` is called after each batch, and may raise to stop early.
     """
     totals = torch.zeros(2, device=classifier.runtime.device, dtype=torch.float64)
@@ -142,5 +145,5 @@ def evaluate(
         totals += torch.stack((loss, (batch_logits.argmax(dim=1) == labels).sum()))
         if on_batch:
             on_batch()
-    loss_sum, correct = totals.tolist()
+    loss_sum, correct = loader.processes.sum(totals).tolist()
     return loss_sum / loader.samples, correct / loader.samples

@@ -36,9 +36,10 @@ def estimate_seconds(state: TrainState) -> float | None:
     """Estimate the seconds of the steps and evaluations that are left of a run, without changing its state.
 
     Each variant of a step is measured with two batches that are smaller than the run's, and the time of the whole batch
-    is a linear function of its size. None for a GPU, where a run is either short or better measured by its first epoch.
+    is a linear function of its size. None for a GPU, where a run is either short or better measured by its first epoch,
+    and for several processes, which wait for each other.
     """
-    if state.runtime.device.type != "cpu":
+    if state.runtime.device.type != "cpu" or state.processes.count > 1:
         return None
     works = [_evaluations(state), *_steps(state)]
     with preserve_state(state), torch.compiler.set_stance("force_eager"):

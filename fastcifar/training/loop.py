@@ -18,6 +18,7 @@ from fastcifar.optim.schedule import one_cycle_lr
 from fastcifar.runs.folder import RunFolder, describe_environment
 from fastcifar.runs.results import EpochResult, StepProgress
 from fastcifar.settings import TTASettings
+from fastcifar.training.average import average_buffers
 from fastcifar.training.out_of_memory import explain_out_of_memory
 from fastcifar.training.signals import GracefulStop
 from fastcifar.training.state import TrainState, create_state, init_whitening
@@ -73,7 +74,7 @@ def fit_epochs(
     if state.is_finished:
         return
     with ExitStack() as stack:
-        folder = None if config.run_dir is None else RunFolder(config.run_dir)
+        folder = RunFolder(config.run_dir) if config.run_dir is not None and state.processes.is_first else None
         if folder is not None:
             environment = describe_environment(state.runtime, state.manifest)
             stack.enter_context(folder.open(config, environment, state.epochs_done, state.is_new))
@@ -108,12 +109,13 @@ def run_epoch(
             on_step(progress)
         if save and config.checkpoint_every and progress.step % config.checkpoint_every == 0:
             save()
-        stop.check()
+        stop.check(state.processes)
 
     try:
         train_epoch(state, warmed_up.run_step, after_step)
         check_finite(state)
         train_loss, train_accuracy, skipped = state.epoch_totals.means(steps, config.data.batch_size)
+        average_buffers(state.classifier.model, state.processes)
         test_loss, test_accuracy, eval_seconds = _evaluate(state, warmed_up, NO_TTA, stop)
         tta_accuracy = tta_seconds = None
         if config.tta.tta != "none" and state.epochs_done + 1 == state.epochs:
@@ -152,7 +154,9 @@ def run_epoch(
 def _evaluate(state: TrainState, warmed_up: WarmUp, tta: TTASettings, stop: GracefulStop) -> tuple[float, float, float]:
     """Loss in nats, accuracy (0 to 1) and seconds of one evaluation."""
     start = clock.now()
-    loss, accuracy = evaluate(state.classifier, state.test_loader, tta, logits=warmed_up.logits, on_batch=stop.check)
+    on_batch = stop.check if state.processes.count == 1 else None  # processes do not have equally many batches
+    loss, accuracy = evaluate(state.classifier, state.test_loader, tta, logits=warmed_up.logits, on_batch=on_batch)
+    stop.check(state.processes)
     return loss, accuracy, clock.now() - start
 
 
@@ -207,6 +211,7 @@ def _save(state: TrainState, folder: RunFolder) -> None:
 
 
 def _flip_masks(state: TrainState) -> Tensor:
-    """The images to flip in each batch of the current epoch: bool [steps, B]."""
-    mask = torch.from_numpy(state.train_loader.flip_mask(state.epochs_done))
-    return mask.view(-1, state.config.data.batch_size).to(state.runtime.device, non_blocking=True)
+    """The images to flip in each batch of the current epoch, or in this process's share of it: bool [steps, B]."""
+    size = state.config.data.batch_size
+    mask = torch.from_numpy(state.train_loader.flip_mask(state.epochs_done)).view(-1, size)
+    return mask[:, state.processes.share(size)].to(state.runtime.device, non_blocking=True)

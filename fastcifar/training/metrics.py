@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastcifar.parallel import Processes
+
 
 class StepMetrics(NamedTuple):
     """The metrics of one step, or their sums over several: float32 [] each, on the device."""
@@ -35,3 +37,11 @@ class StepMetrics(NamedTuple):
         loss, correct, skipped = torch.stack(tuple(self)).tolist()
         mean_loss = loss / (steps - skipped) if skipped < steps else float("nan")
         return mean_loss, correct / (steps * batch_size), int(skipped)
+
+
+def average_metrics(processes: Processes, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean loss and the number of correct images of the whole batch, given those of a process's share."""
+    if processes.count == 1:
+        return loss, correct
+    loss_sum, total = processes.sum(torch.stack((loss.float(), correct.float()))).unbind()
+    return loss_sum / processes.count, total

@@ -12,7 +12,7 @@ from fastcifar.training.state import TrainState
 
 RESUME_OVERRIDABLE = (
     {"data_dir", "eval_batch_size", "loader", "workers", "cache_on_device", "verify"}
-    | {"device", "amp", "amp_dtype", "channels_last", "compile", "compile_mode", "cuda_graphs"}
+    | {"device", "amp", "amp_dtype", "channels_last", "compile", "compile_mode", "cuda_graphs", "compress_gradients"}
     | {"target_accuracy", "checkpoint_every", "run_dir"}
 )
 """Settings that may differ in a resumed run: paths, device, precision, speed, checkpoints and the target accuracy."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from fastcifar.errors import StoppedError
+from fastcifar.parallel import ALONE, Processes
 
 
 def _existing(*names: str) -> frozenset[signal.Signals]:
@@ -28,12 +29,13 @@ class GracefulStop:
     def __init__(self) -> None:
         self.signal: int | None = None
 
-    def check(self) -> None:
-        """Stop here if a stop was requested. Call this between two batches.
+    def check(self, processes: Processes = ALONE) -> None:
+        """Stop here if a stop was requested, of any of the processes, which all call this between two batches.
 
         Raises:
             StoppedError: a stop was requested.
         """
+        self.signal = processes.any(self.signal)
         if self.signal is not None:
             raise StoppedError(signal.Signals(self.signal))
 

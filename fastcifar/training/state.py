@@ -18,8 +18,11 @@ from fastcifar.device import Runtime, get_random_state, resolve_runtime, seed_ev
 from fastcifar.inference.model import ImageClassifier
 from fastcifar.machine import give_back_freed_memory
 from fastcifar.models import model_from_config
-from fastcifar.models.init import initialize, whiten
+from fastcifar.models.init import first_convolution, initialize, whiten
+from fastcifar.models.ops.sync_norm import synchronize_norms
 from fastcifar.optim.create import create_optimizer
+from fastcifar.parallel import Processes, current
+from fastcifar.training.average import average_gradients
 from fastcifar.training.check_network import check_network
 from fastcifar.training.data_notes import note_data
 from fastcifar.training.freezing import check_freezable
@@ -63,6 +66,11 @@ class TrainState:
     def runtime(self) -> Runtime:
         """Device, precision and compilation."""
         return self.classifier.runtime
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that share each batch of the run."""
+        return self.train_loader.processes
 
     @property
     def is_new(self) -> bool:
@@ -173,10 +181,14 @@ def create_state(
     check_freezable(model, config.freezing)
     if augmentation is None:
         mean, std, size = manifest.mean, manifest.std, manifest.image_shape[0]
-        augmentation = create_augmentation(config.augment, mean=mean, std=std, size=size)
+        shared = {"size": size, "processes": train_loader.processes}
+        augmentation = create_augmentation(config.augment, mean=mean, std=std, **shared)
+    if config.runtime.sync_batchnorm:
+        model = synchronize_norms(model, runtime.device)
     model = runtime.place(model)
     classifier = ImageClassifier(model=model, augmentation=runtime.place(augmentation), runtime=runtime)
     check_network(classifier, config, manifest)
+    average_gradients(classifier, config, train_loader.processes)
     settings, compiler = config.optim, runtime.compiled if runtime.compile_mode else None
     return TrainState(
         config=config,
@@ -210,6 +222,7 @@ def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoad
         loader=data.loader,
         workers=data.workers,
         cache_on_device=data.cache_on_device,
+        processes=current(),
     )
     verify_test = data.verify and test_path != train_path
     return (
@@ -225,4 +238,5 @@ def init_whitening(model: nn.Module, state: TrainState) -> None:
         return
     images, _ = next(state.train_loader.batches(state.epochs_done))
     state.classifier.train(False)
-    whiten(model, state.classifier.augmentation(images))
+    whiten(model, state.processes.gather(state.classifier.augmentation(images)))
+    state.processes.copy_from_first([first_convolution(model).weight.detach()])

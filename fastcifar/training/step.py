@@ -11,7 +11,7 @@ from fastcifar.optim.create import add_l1_gradient
 from fastcifar.optim.schedule import set_lr
 from fastcifar.settings import ResizeSettings
 from fastcifar.training.freezing import freeze, frozen_modules
-from fastcifar.training.metrics import StepMetrics
+from fastcifar.training.metrics import StepMetrics, average_metrics
 from fastcifar.training.nonfinite import all_finite
 from fastcifar.training.state import TrainState
 
@@ -43,6 +43,9 @@ def train_step(
     Images, uint8 [B, 3, H, W], labels, int64 [B], and `flip`, bool [B], the images to flip before the augmentation, are
     on the device. `step` is the step's number in the run, from 0; `size`, the side in pixels to which the augmented
     images are reduced. Nothing here waits for the device.
+
+    Of several processes, each has its share of the batch. The backward pass averages their gradients, so that all of
+    them make the same update.
     """
     optimizer, scaler, settings = state.optimizer, state.scaler, state.config.optim
     saved_buffers: list[tuple[Tensor, Tensor]] = []  # running statistics, which a forward pass changes
@@ -54,6 +57,7 @@ def train_step(
     scaler.scale(loss).backward()
     if settings.l1:
         add_l1_gradient(optimizer, scaler.scale, settings.l1)
+    loss, correct = average_metrics(state.processes, loss.detach(), correct)
 
     finite = all_finite(loss, optimizer)
     # an overflow that a lower loss scale avoids is no failure of the run, although its step is skipped, too
@@ -67,7 +71,7 @@ def train_step(
     for buffer, saved in saved_buffers:
         buffer.copy_(torch.where(good, buffer, saved))
     return StepMetrics(
-        loss=torch.where(good, loss.detach(), 0.0),
+        loss=torch.where(good, loss, 0.0),
         correct=torch.where(good, correct, 0).float(),
         skipped=(~good).float(),
     )

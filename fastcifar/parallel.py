@@ -1,0 +1,219 @@
+"""Several processes that train one run together, each on its own device: who they are, and what they exchange.
+
+torchrun starts them (`torchrun --nproc-per-node 2 -m fastcifar train …`). Each computes its share of every batch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastcifar.errors import ConfigError, DeviceError, FastCifarWarning, ProcessError, StoppedError
+
+TIMEOUT = datetime.timedelta(seconds=20)
+"""How long a process waits for the others in a step, before it takes one of them for lost."""
+PATIENCE = datetime.timedelta(hours=2)
+"""How long it waits for the first one, which writes .beton files, downloads data or tests learning rates."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run. Alone, a process exchanges nothing."""
+
+    rank: int = 0
+    """Number of this process, from 0."""
+    count: int = 1
+    control: dist.ProcessGroup | None = None
+    """A group for values on the CPU, whatever the device."""
+    store: dist.Store | None = None
+    """Keys and values that all can read."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that prints and writes files."""
+        return self.rank == 0
+
+    def share(self, size: int) -> slice:
+        """Return this process's part of `size` images; the parts differ by at most one image."""
+        return slice(size * self.rank // self.count, size * (self.rank + 1) // self.count)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of the tensors, of equal shapes, that the processes give."""
+        if self.count == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather(self, share: Tensor) -> Tensor:
+        """Return the shares [B, …] of all processes, in their order: [count · B, …]."""
+        if self.count == 1:
+            return share
+        share = share.contiguous()
+        shares = [torch.empty_like(share) for _ in range(self.count)]
+        dist.all_gather(shares, share)
+        return torch.cat(shares)
+
+    def copy_from_first(self, tensors: list[Tensor]) -> None:
+        """Replace tensors by those of the first process."""
+        for tensor in tensors if self.count > 1 else ():
+            dist.broadcast(tensor, src=0)
+
+    def any(self, number: int | None) -> int | None:
+        """Return the largest of the numbers that the processes give, None if none gives one."""
+        if self.count == 1:
+            return number
+        largest = torch.tensor(0 if number is None else number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.control)
+        return int(largest) or None
+
+    @contextmanager
+    def first_only(self, name: str) -> Iterator[bool]:
+        """Let the first process execute the block while the others wait for its end; yield whether this is the first.
+
+        Raises:
+            ProcessError: the first one has failed.
+        """
+        if self.store is None:
+            yield True
+        elif self.is_first:
+            try:
+                yield True
+            except BaseException:
+                self.store.set(name, "failed")
+                raise
+            self.store.set(name, "done")
+        else:
+            self.store.wait([name], PATIENCE)
+            if self.store.get(name) != b"done":
+                raise ProcessError("stopped, since the first process of this run has failed")
+            yield False
+
+    def from_first(self, value: Any) -> Any:
+        """Return the first process's value."""
+        if self.count == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
+
+
+ALONE = Processes()
+
+
+def current() -> Processes:
+    """Return the processes that `join` has connected; this process alone if there are no others."""
+    return _joined
+
+
+_joined = ALONE
+
+
+def launched() -> int:
+    """Return the number of processes that a launcher such as torchrun has started; 1 without a launcher.
+
+    Raises:
+        ConfigError: the launcher's variables are incomplete or no numbers.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if not count.isdecimal():
+        raise ConfigError(f"WORLD_SIZE is {count!r}; torchrun sets it to a number of processes")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(count) > 1 and missing:
+        raise ConfigError(f"WORLD_SIZE is {count}, and {', '.join(missing)} are not set: start with torchrun")
+    return int(count)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """In the block, this process computes alone, while the others wait for it."""
+    global _joined  # noqa: PLW0603
+    before, _joined = _joined, ALONE
+    try:
+        yield
+    finally:
+        _joined = before
+
+
+@contextmanager
+def join(device: str) -> Iterator[Processes]:
+    """In the block, this process is connected with the others that a launcher has started, if there are any.
+
+    They exchange gradients over NCCL if `device`, the name in the settings, is or can be a GPU, and over Gloo if not.
+
+    Raises:
+        ConfigError: the launcher's variables are incomplete.
+        DeviceError: this machine has fewer GPUs than processes.
+    """
+    global _joined  # noqa: PLW0603  # a fact about the process, as torch.distributed's own state
+    if launched() == 1:
+        yield ALONE
+        return
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:  # only on a GPU
+        _choose_gpu()
+    with explain_lost_process():
+        store, rank, count = next(dist.rendezvous("env://"))
+        backend = "nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
+        try:
+            control = dist.new_group(backend="gloo", timeout=TIMEOUT) if on_gpu else dist.group.WORLD
+            _joined = Processes(rank, count, control, dist.PrefixStore("fastcifar", store))
+            yield _joined
+        finally:
+            _joined = ALONE
+            dist.destroy_process_group()
+
+
+def _choose_gpu() -> None:
+    """Make the GPU with this process's number on its machine the current one."""
+    number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= count:
+        raise DeviceError(f"this machine has {count} GPUs, for process {number + 1} of it: start fewer processes")
+    torch.cuda.set_device(number)
+
+
+@contextmanager
+def explain_lost_process() -> Iterator[None]:
+    """Turn the errors of a connection that is lost into one line.
+
+    Raises:
+        ProcessError: another process has ended, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not isinstance(error, dist.DistError) and not any(word in text.lower() for word in ("gloo", "connection")):
+            raise
+        raise ProcessError(
+            "lost the connection to another process of this run: it has failed, or its machine cannot be reached; "
+            f"resume the run with --resume ({text.splitlines()[0]})"
+        ) from error
+
+
+
+@contextmanager
+def quiet_unless_first(processes: Processes) -> Iterator[None]:
+    """In the block, print neither to stdout nor warnings of ours, except in the first process; the others just stop."""
+    with ExitStack() as stack:
+        if not processes.is_first:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", FastCifarWarning)
+        try:
+            yield
+        except StoppedError as stopped:
+            if processes.is_first:
+                raise
+            sys.exit(stopped.exit_code)
