@@ -90,10 +90,14 @@ class RunFolder:
                 "or choose another --run-dir"
             )
 
-    def record(self, result: EpochResult, state: dict[str, Any]) -> None:
-        """Save an epoch: first its checkpoint with `state`, the `TrainState.state_dict`, so that every line has one."""
-        self.save(state)
-        if result.best_epoch == result.epoch:
+    def record(self, result: EpochResult, state: dict[str, Any] | None) -> None:
+        """Save an epoch: first its checkpoint with `state`, the `TrainState.state_dict`, so that every line has one.
+
+        If `state` is None, the epoch has no checkpoint.
+        """
+        if state is not None:
+            self.save(state)
+        if state is not None and result.best_epoch == result.epoch:
             link_checkpoint(checkpoint_path(self.path, "last"), checkpoint_path(self.path, "best"))
         with self.metrics_path.open("a") as file:
             file.write(dump_json(result.to_json()) + "\n")

@@ -4,6 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from fastcifar.training.step import StepFunction
 from fastcifar.training.warmup import WarmUp, warm_up
 
 OnStep = Callable[[StepProgress], None]
+CheckpointPolicy = Literal["all", "last", "none"]
+"""After which epochs a checkpoint is saved."""
 
 
 def fit(
@@ -69,7 +72,23 @@ def fit_epochs(
         return
     if model is not None or augmentation is not None:
         raise ConfigError("a run's state has its own model and augmentation; pass them with a configuration instead")
-    state, config, stop, save = run, run.config, stop or GracefulStop(), None
+    yield from run_epochs(run, on_step=on_step, stop=stop)
+
+
+def run_epochs(
+    state: TrainState,
+    *,
+    on_step: OnStep | None = None,
+    stop: GracefulStop | None = None,
+    warmed_up: WarmUp | None = None,
+    checkpoints: CheckpointPolicy = "all",
+) -> Iterator[EpochResult]:
+    """Train the epochs that are left of a run, as `fit_epochs` does.
+
+    `warmed_up` has the functions of an earlier run whose state was reset for this one; otherwise the warm-up is a part
+    of this run. `checkpoints` tells after which epochs the run folder gets a checkpoint.
+    """
+    config, stop, save = state.config, stop or GracefulStop(), None
     if state.is_finished:
         return
     with ExitStack() as stack:
@@ -78,13 +97,15 @@ def fit_epochs(
             environment = describe_environment(state.runtime, state.manifest)
             stack.enter_context(folder.open(config, environment, state.epochs_done, state.is_new))
             save = functools.partial(_save, state, folder)
-        with explain_out_of_memory(state):
-            warmed_up = warm_up(state)
+        if warmed_up is None:
+            with explain_out_of_memory(state):
+                warmed_up = warm_up(state)
         while not state.is_finished:
             with explain_out_of_memory(state):
                 result = run_epoch(state, warmed_up, on_step, stop, save)
             if folder:
-                folder.record(result, state.state_dict())
+                saved = checkpoints == "all" or (checkpoints == "last" and state.is_finished)
+                folder.record(result, state.state_dict() if saved else None)
             yield result
 
 

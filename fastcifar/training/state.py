@@ -141,6 +141,12 @@ class TrainState:
         if test_accuracy > self.best_accuracy or self.epochs_done == 1:
             self.best_accuracy, self.best_epoch = test_accuracy, self.epochs_done
 
+    def restart(self) -> None:
+        """Set the progress to that before the first step."""
+        self.epochs_done, self.epoch_steps_done, self.best_epoch = 0, 0, 0
+        self.epoch_seconds, self.train_seconds, self.best_accuracy = 0.0, 0.0, 0.0
+        self.epoch_totals = StepMetrics.zeros(self.runtime.device)
+
     def close(self) -> None:
         """End the loaders' threads, and return freed memory, which was kept for reuse, to the operating system."""
         self.train_loader.close()
@@ -167,13 +173,8 @@ def create_state(
     runtime = resolve_runtime(config.runtime)
     train_loader, test_loader, manifest = create_loaders(config, runtime.device)
     seed_everything(config.runtime.seed, runtime.device)
-    if model is None:
-        model = model_from_config(config.model, len(manifest.class_names))
-        initialize(model, config.init)
+    model, augmentation = create_modules(config, manifest, model, augmentation)
     check_freezable(model, config.freezing)
-    if augmentation is None:
-        mean, std, size = manifest.mean, manifest.std, manifest.image_shape[0]
-        augmentation = create_augmentation(config.augment, mean=mean, std=std, size=size)
     model = runtime.place(model)
     classifier = ImageClassifier(model=model, augmentation=runtime.place(augmentation), runtime=runtime)
     check_network(classifier, config, manifest)
@@ -190,6 +191,19 @@ def create_state(
         epoch_totals=StepMetrics.zeros(runtime.device),
         notes=[*runtime.notes, *note_data(manifest, test_loader.labels if config.data.val_fraction else None)],
     )
+
+
+def create_modules(
+    config: TrainConfig, manifest: Manifest, model: nn.Module | None = None, augmentation: nn.Module | None = None
+) -> tuple[nn.Module, nn.Module]:
+    """Create the network, with random weights, and the augmentation of a run, on the CPU, if they are not given."""
+    if model is None:
+        model = model_from_config(config.model, len(manifest.class_names))
+        initialize(model, config.init)
+    if augmentation is None:
+        mean, std, size = manifest.mean, manifest.std, manifest.image_shape[0]
+        augmentation = create_augmentation(config.augment, mean=mean, std=std, size=size)
+    return model, augmentation
 
 
 def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoader, BetonLoader, Manifest]:
