@@ -57,6 +57,9 @@ class TrainConfig:
     """Stop after the first evaluation with at least this accuracy (0 to 1)."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; only at the end of each epoch if not given."""
+    dynamics: bool = False
+    """Save the loss, correctness and margin of each training image in each epoch to the run folder, as Parquet files,
+    for `fastcifar dynamics`."""
     run_dir: Path | None = None
     """Run folder; runs/<time>-<recipe> on the command line if not given, none in Python."""
     data: settings.DataSettings = field(default_factory=settings.DataSettings)

@@ -16,6 +16,7 @@ from fastcifar.inference.model import evaluate
 from fastcifar.inference.tta import NO_TTA
 from fastcifar.machine import peak_memory_bytes
 from fastcifar.optim.schedule import one_cycle_lr
+from fastcifar.runs.dynamics import remove_epochs_after, write_epoch
 from fastcifar.runs.folder import RunFolder, describe_environment
 from fastcifar.runs.results import EpochResult, StepProgress
 from fastcifar.settings import TTASettings
@@ -93,9 +94,12 @@ def run_epochs(
         return
     with ExitStack() as stack:
         folder = None if config.run_dir is None else RunFolder(config.run_dir)
+        if folder is None and config.dynamics:
+            raise ConfigError("dynamics is True; it needs a run_dir, the folder for its records")
         if folder is not None:
             environment = describe_environment(state.runtime, state.manifest)
             stack.enter_context(folder.open(config, environment, state.epochs_done, state.is_new))
+            remove_epochs_after(folder.path, state.epochs_done)
             save = functools.partial(_save, state, folder)
         if warmed_up is None:
             with explain_out_of_memory(state):
@@ -104,6 +108,7 @@ def run_epochs(
             with explain_out_of_memory(state):
                 result = run_epoch(state, warmed_up, on_step, stop, save)
             if folder:
+                _write_dynamics(state, folder, result.epoch)
                 saved = checkpoints == "all" or (checkpoints == "last" and state.is_finished)
                 folder.record(result, state.state_dict() if saved else None)
             yield result
@@ -190,6 +195,7 @@ def train_epoch(state: TrainState, run_step: StepFunction, on_step: OnStep | Non
         step = first_step + state.epoch_steps_done
         flip = None if flips is None else flips[state.epoch_steps_done]
         state.epoch_totals = state.epoch_totals.plus(run_step(images, labels, step, flip))
+        state.recorder.keep(state.epoch_steps_done)
         if state.runtime.device.type == "cpu":  # where reading the counter waits for nothing
             check_finite(state)
         state.epoch_steps_done += 1
@@ -225,6 +231,12 @@ def check_finite(state: TrainState) -> None:
 def _save(state: TrainState, folder: RunFolder) -> None:
     check_finite(state)
     folder.save(state.state_dict())
+
+
+def _write_dynamics(state: TrainState, folder: RunFolder, epoch: int) -> None:
+    """Write the records of an epoch, counted from 1, if the run keeps them. Its checkpoint must come later."""
+    if state.recorder.enabled:
+        write_epoch(folder.path, epoch, state.recorder.read(state.train_loader, epoch - 1))
 
 
 def _flip_masks(state: TrainState) -> Tensor:

@@ -26,6 +26,7 @@ from fastcifar.training.freezing import check_freezable
 from fastcifar.training.loss_scaling import LossScaler
 from fastcifar.training.metrics import StepMetrics
 from fastcifar.training.nonfinite import NonFiniteCounter
+from fastcifar.training.recorder import SampleRecorder
 
 PROGRESS = ("epochs_done", "epoch_steps_done", "epoch_seconds", "train_seconds", "best_accuracy", "best_epoch")
 """Attributes of `TrainState` that a checkpoint keeps under "progress" as they are."""
@@ -42,6 +43,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: LossScaler
     nonfinite: NonFiniteCounter
+    recorder: SampleRecorder
     train_loader: BetonLoader
     test_loader: BetonLoader
     """The images that the run is evaluated on: the test set or the validation split."""
@@ -109,6 +111,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "precision": self.runtime.dtype_name,
             "scaler": self.scaler.state_dict(),
+            "recorder": self.recorder.state_dict(self.epoch_steps_done),
             "random": get_random_state(self.runtime.device),
             "progress": {
                 "total_steps": self.total_steps,
@@ -126,6 +129,7 @@ class TrainState:
             if "capturable" in group:  # torch's Adam: as the run was before, perhaps with CUDA graphs
                 group["capturable"] = False
         self.scaler.load_state_dict(state["scaler"])
+        self.recorder.load_state_dict(state.get("recorder", {}))  # which checkpoints of earlier versions lack
         set_random_state(state["random"], self.runtime.device)
         progress = state["progress"]
         self.epoch_totals = StepMetrics(*progress["epoch_totals"].to(self.runtime.device).unbind())
@@ -186,6 +190,7 @@ def create_state(
         optimizer=create_optimizer(model, settings, config.freezing, compiler),
         scaler=LossScaler(runtime.device, enabled=runtime.scales_loss),
         nonfinite=NonFiniteCounter(runtime.device, settings.max_skipped if settings.on_nonfinite == "skip" else 0),
+        recorder=SampleRecorder(train_loader, enabled=config.dynamics),
         train_loader=train_loader,
         test_loader=test_loader,
         epoch_totals=StepMetrics.zeros(runtime.device),

@@ -44,13 +44,15 @@ def train_step(
     on the device. `step` is the step's number in the run, from 0; `size`, the side in pixels to which the augmented
     images are reduced. Nothing here waits for the device.
     """
-    optimizer, scaler, settings = state.optimizer, state.scaler, state.config.optim
+    optimizer, scaler, recorder, settings = state.optimizer, state.scaler, state.recorder, state.config.optim
     saved_buffers: list[tuple[Tensor, Tensor]] = []  # running statistics, which a forward pass changes
     if settings.on_nonfinite == "skip":
         saved_buffers = [(buffer, buffer.clone()) for buffer in state.classifier.model.buffers()]
 
     optimizer.zero_grad(set_to_none=True)
-    loss, correct = state.classifier.loss(images, labels, flip, size, settings.label_smoothing)
+    loss, correct, samples = state.classifier.loss(
+        images, labels, flip, size, settings.label_smoothing, recorder.enabled
+    )
     scaler.scale(loss).backward()
     if settings.l1:
         add_l1_gradient(optimizer, scaler.scale, settings.l1)
@@ -66,6 +68,7 @@ def train_step(
 
     for buffer, saved in saved_buffers:
         buffer.copy_(torch.where(good, buffer, saved))
+    recorder.write(samples)
     return StepMetrics(
         loss=torch.where(good, loss.detach(), 0.0),
         correct=torch.where(good, correct, 0).float(),
