@@ -20,7 +20,7 @@ from fastcifar.report.terminal import make_console
 
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import LrCurve, Suggestion
-    from fastcifar.runs.folder import Environment
+    from fastcifar.runs.read import Environment
 
 
 @dataclass(frozen=True, kw_only=True)

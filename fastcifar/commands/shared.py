@@ -54,7 +54,7 @@ def ensure_betons(folder: Path, source: str) -> None:
 def apply_settings_of(run: Path, device: str) -> None:
     """Apply the process-wide settings of a run, for a command that computes with its checkpoint on `device`."""
     from fastcifar.device import apply_process_settings
-    from fastcifar.runs.folder import read_config
+    from fastcifar.runs.read import read_config
 
     runtime = read_config(run).runtime if (run / "config.json").exists() else RuntimeSettings()
     apply_process_settings(dataclasses.replace(runtime, device=device))

@@ -144,7 +144,7 @@ def train_default(arguments: list[str]) -> Train:
     if resume is None:
         config = chosen_recipe(arguments)
         return Train(recipe=config.name, config=config, find_max_lr=finds)
-    from fastcifar.runs.folder import read_config
+    from fastcifar.runs.read import read_config
 
     config = read_config(Path(resume))
     return Train(recipe=config.name, config=config, find_max_lr=finds, resume=Path(resume))
@@ -164,7 +164,7 @@ def _find_for(config: TrainConfig, run_dir: Path) -> Suggestion:
 def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
     from fastcifar.report.console import TrainingConsole
     from fastcifar.report.tensorboard import TensorBoardLog
-    from fastcifar.runs.folder import read_metrics
+    from fastcifar.runs.read import read_metrics
     from fastcifar.training.loop import fit_epochs
     from fastcifar.training.resume import restore
     from fastcifar.training.signals import stop_on_signals
