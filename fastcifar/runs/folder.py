@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,12 @@ class RunFolder:
         if last.exists():
             link_checkpoint(last, checkpoint_path(self.path, "previous"))
         save_checkpoint(last, state)
+
+    def keep_checkpoints(self, names: Collection[str]) -> None:
+        """Remove the checkpoints whose names, "best", "last" or "previous", are not in `names`."""
+        for path in (self.path / "checkpoints").glob("*.pt"):
+            if path.stem not in names:
+                path.unlink()
 
 
 def describe_environment(runtime: Runtime, manifest: Manifest) -> Environment:

@@ -41,8 +41,9 @@ class SeedTrainer:
         config = self.config.replace(seed=seed, run_dir=run_dir)
         if self._state is None:
             self._state = create_state(config)
-        else:
-            self._reset(self._state, config)
+        elif not self._reset(self._state, config):
+            self.close()
+            self._state = create_state(config)
         if run_dir is not None and has_checkpoint(run_dir):
             self._warmed_up = None  # its graphs would change the optimizer's tensors from before
             restore(run_dir, self._state)
@@ -60,11 +61,11 @@ class SeedTrainer:
             self._state, on_step=on_step, stop=stop, warmed_up=warmed_up, checkpoints=self._checkpoints
         )
 
-    def _reset(self, state: TrainState, config: TrainConfig) -> None:
-        steps = state.total_steps, len(state.train_loader)
+    def _reset(self, state: TrainState, config: TrainConfig) -> bool:
+        """Reset the state; return whether its buffers and graphs fit, since the split of a seed may have more steps."""
+        steps = len(state.train_loader)
         reset(state, config, keep_data=self._keep_data)
-        if (state.total_steps, len(state.train_loader)) != steps:
-            self._warmed_up = None  # its graphs have the learning rates of another number of steps
+        return len(state.train_loader) == steps
 
     def close(self) -> None:
         """End the loaders' threads, and free memory."""
