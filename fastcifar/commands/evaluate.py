@@ -15,7 +15,7 @@ from fastcifar.settings import RuntimeSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure test accuracy, loss and accuracy per class of a run's checkpoint."""
+    """Measure accuracy, loss, calibration, and recall and precision per class of a run's checkpoint on the test set."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """Run folder."""
