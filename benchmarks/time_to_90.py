@@ -156,7 +156,7 @@ def read_recipe(name: str, settings: TimeTo90) -> TrainConfig:
     for change in filter(None, re.split(r",(?![^\[]*\])", changes)):  # a comma between brackets separates list elements
         field, _, value = change.partition("=")
         values[field] = _parse_value(value)
-    config = get_recipe(recipe).replace(**values).derived_from(recipe)
+    config = get_recipe(recipe, **values)
     return TrainConfig.from_json(config.to_json())  # which checks the types
 
 

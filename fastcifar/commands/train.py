@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ import tyro
 
 from fastcifar.checks import check
 from fastcifar.commands.lr_find import find_lr
-from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folder, take_flag
+from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folder, require_one_process, take_flag
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError
 from fastcifar.files import dump_json
+from fastcifar.recipe_files import SUFFIX, write_recipe
 from fastcifar.recipes import DEFAULT_RECIPE
 from fastcifar.report.terminal import make_console
 
@@ -38,7 +38,7 @@ class Train:
     """
 
     recipe: str = DEFAULT_RECIPE
-    """Named set of defaults, see below."""
+    """Named set of defaults, see below, or a file with one, NAME.toml."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     find_max_lr: tyro.conf.Suppress[bool] = False  # set by `train_default` for `--max-lr find`
     min_lr: float | Literal["find"] | None = None
@@ -47,6 +47,8 @@ class Train:
     """Resume the run in this folder from its last checkpoint."""
     dry_run: bool = False
     """Print the resolved configuration as JSON, and stop."""
+    save_recipe: Path | None = None
+    """Write the resolved configuration as a recipe file, such as mine.toml, for --recipe."""
     report: bool = True
     """Write figures and report.html to the run folder, as `fastcifar report` does; not for a run with
     --val-fraction, since they use the test set."""
@@ -72,19 +74,19 @@ class Train:
         if finds and (self.dry_run or self.resume is not None):
             other = "--dry-run" if self.dry_run else "--resume"
             raise ConfigError(f"--max-lr find and --min-lr find cannot be combined with {other}: give numbers")
-        config = self.config.derived_from(None if self.recipe == "custom" else self.recipe)
+        config = self.config.derived_from(None if self.recipe == "custom" else Path(self.recipe).name)
         if self.dry_run:
-            print(dump_json(self._with_lrs(config, None).to_json(), indent=2))
+            print(dump_json(self._resolve(config, None).to_json(), indent=2))
             return 0
-        _require_one_process()
+        require_one_process()
         apply_process_settings(config.runtime)
         if self.resume is None:
             ensure_betons(config.data.data_dir, self.source)
         else:
             require_betons(self.resume, config.data.data_dir, ["train"] if config.data.val_fraction else SPLITS)
-        with output_folder(self.resume or config.run_dir, config.name) as run_dir:
+        with output_folder(self.resume or config.run_dir, config.name.removesuffix(SUFFIX)) as run_dir:
             found = _find_for(config, run_dir) if finds else None
-            self._train_in(run_dir, self._with_lrs(config, found).replace(run_dir=run_dir))
+            self._train_in(run_dir, self._resolve(config, found).replace(run_dir=run_dir))
         return 0
 
     def _train_in(self, run_dir: Path, config: TrainConfig) -> None:
@@ -103,6 +105,13 @@ class Train:
             page = write_report(run_dir, device=config.runtime.device, data_dir=config.data.data_dir)
             print(f"Report: {page}")
 
+    def _resolve(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
+        """Return the configuration with the learning rates that were given or found, and save it as a recipe."""
+        config = self._with_lrs(config, found)
+        if self.save_recipe is not None:
+            write_recipe(self.save_recipe, config)
+        return config
+
     def _with_lrs(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
         """Return the configuration with the learning rates that were given or found."""
         min_lr = self.min_lr
@@ -118,17 +127,6 @@ class Train:
         if not 0 < first <= highest:
             raise ConfigError(f"min_lr is {first!r}; it must be above 0 and at most max_lr, {highest!r}")
         return config.replace(div_factor=highest / first)
-
-
-def _require_one_process() -> None:
-    """Refuse to start as one of several processes, since each would train the whole run.
-
-    Raises:
-        ConfigError: a launcher such as torchrun has started this process with others.
-    """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes.isdecimal() and int(processes) > 1:
-        raise ConfigError(f"WORLD_SIZE is {processes}; a run trains in one process: start it without torchrun")
 
 
 def train_arguments(arguments: list[str]) -> list[str]:
