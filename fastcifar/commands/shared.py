@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from fastcifar.commands.write_beton import WriteBeton, only_writer
 from fastcifar.config import TrainConfig
+from fastcifar.errors import ConfigError
 from fastcifar.recipes import DEFAULT_RECIPE, get_recipe
 from fastcifar.settings import DataSettings, RuntimeSettings
 
@@ -64,6 +66,17 @@ def show_notes(notes: Iterable[str]) -> None:
     """Print the notes of a `Runtime` on stderr, one per line."""
     for note in notes:
         print(note, file=sys.stderr)
+
+
+def require_one_process() -> None:
+    """Refuse to start as one of several processes, since each would train the whole run.
+
+    Raises:
+        ConfigError: a launcher such as torchrun has started this process with others.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdecimal() and int(processes) > 1:
+        raise ConfigError(f"WORLD_SIZE is {processes}; a run trains in one process: start it without torchrun")
 
 
 @contextmanager
