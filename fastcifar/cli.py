@@ -24,6 +24,7 @@ from fastcifar.commands.lr_find import LrFind, lr_find_default
 from fastcifar.commands.predict import Predict
 from fastcifar.commands.recipes import Recipes
 from fastcifar.commands.report import Report
+from fastcifar.commands.seeds import Seeds, seeds_arguments, seeds_default
 from fastcifar.commands.summary import Summary
 from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
@@ -73,6 +74,7 @@ _ALL = (
     Recipes,
     LrFind,
     Train,
+    Seeds,
     Evaluate,
     Report,
     Predict,
@@ -83,8 +85,15 @@ _ALL = (
 COMMANDS: dict[str, type[Command]] = {re.sub(r"\B(?=[A-Z])", "-", kind.__name__).lower(): kind for kind in _ALL}
 """The commands by name, such as `write-beton` for WriteBeton."""
 
-DEFAULTS: dict[str, Callable[[list[str]], Command]] = {"lr-find": lr_find_default, "train": train_default}
+DEFAULTS: dict[str, Callable[[list[str]], Command]] = {
+    "lr-find": lr_find_default,
+    "train": train_default,
+    "seeds": seeds_default,
+}
 """Commands whose flags have defaults that depend on the arguments."""
+
+ARGUMENTS: dict[str, Callable[[list[str]], list[str]]] = {"train": train_arguments, "seeds": seeds_arguments}
+"""Commands with arguments that are rewritten before they are parsed."""
 
 OTHER_NAMES = {"--betons": "--data-dir"}
 """Other names of flags, which every command with the flag takes."""
@@ -178,8 +187,8 @@ def _parse(name: str, arguments: list[str]) -> Command:
         if {"-h", "--help"}.intersection(arguments):
             show_help(options["default"], f"fastcifar {name}")
             sys.exit(0)
-    if name == "train":
-        arguments = train_arguments(arguments)
+    if name in ARGUMENTS:
+        arguments = ARGUMENTS[name](arguments)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

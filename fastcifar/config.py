@@ -57,6 +57,9 @@ class TrainConfig:
     """Stop after the first evaluation with at least this accuracy (0 to 1)."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; only at the end of each epoch if not given."""
+    dynamics: bool = False
+    """Save the loss, correctness and margin of each training image in each epoch to the run folder, as Parquet files,
+    for `fastcifar dynamics`."""
     run_dir: Path | None = None
     """Run folder; runs/<time>-<recipe> on the command line if not given, none in Python."""
     data: settings.DataSettings = field(default_factory=settings.DataSettings)
@@ -130,9 +133,10 @@ class TrainConfig:
 
 
 _HINTS = type_hints(TrainConfig)
-_GROUPS = {name: hint for name, hint in _HINTS.items() if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
+GROUPS = {name: hint for name, hint in _HINTS.items() if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
+"""The groups of settings: the dataclasses by their attributes of `TrainConfig`."""
 SETTINGS: dict[str, tuple[str | None, Any]] = {
-    **{name: (None, hint) for name, hint in _HINTS.items() if name not in _GROUPS},
-    **{name: (group, hint) for group, kind in _GROUPS.items() for name, hint in type_hints(kind).items()},
+    **{name: (None, hint) for name, hint in _HINTS.items() if name not in GROUPS},
+    **{name: (group, hint) for group, kind in GROUPS.items() for name, hint in type_hints(kind).items()},
 }
 """Every setting by name: the attribute of `TrainConfig` that holds its group (None for its own), and its type."""

@@ -1,10 +1,13 @@
 """The recipes: functions whose docstrings give a line of description, the command, and its measured result."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, closest
+from fastcifar.recipe_files import SUFFIX, read_recipe_file
 
 
 def era() -> TrainConfig:
@@ -164,11 +167,16 @@ DEFAULT_RECIPE = "era"
 def get_recipe(name: str, **changes: Any) -> TrainConfig:
     """Return a recipe's configuration with changes to its settings, by name, such as `get_recipe("era", epochs=2)`.
 
+    A name that ends in .toml is the path of a recipe file (`fastcifar.recipe_files`).
+
     Raises:
         ConfigError: there is no recipe of that name, no such setting, or a value that is not allowed.
     """
+    if name.endswith(SUFFIX):
+        path = Path(os.path.expanduser(name))
+        return read_recipe_file(path, get_recipe).replace(**changes).derived_from(path.name)
     if name not in RECIPES:
-        known = ", ".join(RECIPES)
+        known = f"{', '.join(RECIPES)}, or a file, NAME{SUFFIX}"
         raise ConfigError(f"recipe is {name!r}; it must be one of {known}: did you mean {closest(name, RECIPES)}?")
     return RECIPES[name]().replace(**changes).derived_from(name)
 

@@ -28,7 +28,7 @@ from fastcifar.data import sources
 from fastcifar.data.loader import decode_all
 from fastcifar.report.console import TrainingConsole
 from fastcifar.runs.checkpoint import read_checkpoint
-from fastcifar.runs.folder import read_metrics
+from fastcifar.runs.read import read_metrics
 from fastcifar.training.state import create_state
 
 Capture = pytest.CaptureFixture[str]

@@ -18,7 +18,7 @@ from fastcifar.device import get_random_state
 from fastcifar.inference.evaluate import evaluate_checkpoint
 from fastcifar.migrations import migrate_checkpoint, migrate_config, migrate_result
 from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint, state_sha256
-from fastcifar.runs.folder import read_metrics
+from fastcifar.runs.read import read_metrics
 from fastcifar.runs.record import read_record
 from fastcifar.training.resume import restore
 from fastcifar.training.state import TrainState, create_state

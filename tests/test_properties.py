@@ -19,7 +19,7 @@ from fastcifar.augment import create_augmentation, hflip
 from fastcifar.config import SETTINGS, TrainConfig
 from fastcifar.data.split import stratified_split
 from fastcifar.errors import ConfigError
-from fastcifar.inference.evaluate import Predictions
+from fastcifar.inference.metrics import Predictions
 from fastcifar.optim.schedule import one_cycle_lr, one_cycle_momentum
 from fastcifar.settings import AugmentSettings, OptimSettings, ResizeSettings
 from fastcifar.training.step import image_size

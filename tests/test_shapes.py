@@ -60,8 +60,10 @@ def classify(classifier: ImageClassifier, images: Images, tta: TTASettings) -> F
 
 
 @checked
-def loss_of(classifier: ImageClassifier, images: Images, labels: Labels) -> tuple[Scalar, Int64[Tensor, ""]]:
-    return classifier.loss(images, labels, None, 16, 0.0)
+def loss_of(
+    classifier: ImageClassifier, images: Images, labels: Labels
+) -> tuple[Scalar, Int64[Tensor, ""], Float32[Tensor, "3 B"]]:
+    return classifier.loss(images, labels, None, 16, 0.0, True)  # type: ignore[return-value]
 
 
 @checked

@@ -14,7 +14,8 @@ from fastcifar.data.beton_format import read_index
 from fastcifar.data.images import Images
 from fastcifar.data.manifest import open_beton
 from fastcifar.errors import CheckpointError
-from fastcifar.inference.evaluate import LoadedCheckpoint, Predictions, open_test_loader, predict_all
+from fastcifar.inference.evaluate import LoadedCheckpoint, open_test_loader, predict_all
+from fastcifar.inference.metrics import Counts, Predictions, balanced_accuracy, class_precision, class_recall
 from fastcifar.inference.model import ImageClassifier
 from fastcifar.progress import OnProgress
 
@@ -22,7 +23,6 @@ GRAD_CAM_BATCH = 32
 """Images per batch of Grad-CAM."""
 
 Floats = npt.NDArray[np.floating]
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,10 @@ class Analysis:
     class_names: tuple[str, ...]
     loss: float
     """Mean cross-entropy in nats."""
+    top5_accuracy: float | None
+    """The share of images whose class is among the five most likely ones; None if there are at most ten classes."""
+    calibration_error: float
+    """Expected calibration error of the softmax probabilities, with 15 bins, from 0 to 1."""
     confusion: Counts
     """[classes, classes]: images of each true class (row) by predicted class (column)."""
     mistakes: tuple[Mistake, ...]
@@ -69,9 +73,18 @@ class Analysis:
 
     @property
     def class_accuracy(self) -> Floats:
-        """Accuracy within each class, from 0 to 1; NaN for a class without images."""
-        counts = self.class_counts
-        return np.where(counts > 0, self.confusion.diagonal() / np.maximum(counts, 1), np.nan)
+        """Accuracy within each class (its recall), from 0 to 1; NaN for a class without images."""
+        return class_recall(self.confusion)
+
+    @property
+    def class_precision(self) -> Floats:
+        """The share of the predictions of each class that are right, from 0 to 1; NaN for a class never predicted."""
+        return class_precision(self.confusion)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean accuracy of the classes that have images, from 0 to 1."""
+        return balanced_accuracy(self.confusion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +116,8 @@ def analyze(loaded: LoadedCheckpoint, *, top: int = 20, on_progress: OnProgress 
     return Analysis(
         class_names=loaded.class_names,
         loss=predictions.loss(),
+        top5_accuracy=predictions.top5_accuracy(),
+        calibration_error=predictions.calibration_error(),
         confusion=predictions.confusion().numpy(),
         mistakes=mistakes,
         images=images,

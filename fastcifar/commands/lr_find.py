@@ -20,7 +20,7 @@ from fastcifar.report.terminal import make_console
 
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import LrCurve, Suggestion
-    from fastcifar.runs.folder import Environment
+    from fastcifar.runs.read import Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class LrFind:
     """
 
     recipe: str = DEFAULT_RECIPE
-    """Named set of defaults, see below."""
+    """Named set of defaults, see below, or a file with one, NAME.toml."""
     settings: Annotated[LrFinderSettings, tyro.conf.arg(name="")] = field(default_factory=LrFinderSettings)
     out: Path | None = None
     """Folder for lr_finder.png and lr_finder.json; runs/<time>-lr-find if not given."""
@@ -44,7 +44,7 @@ class LrFind:
         """Run the test, print the suggestions, and save them."""
         from fastcifar.device import apply_process_settings, resolve_runtime
 
-        config = self.config.derived_from(self.recipe)
+        config = self.config.derived_from(Path(self.recipe).name)
         apply_process_settings(config.runtime)
         ensure_betons(config.data.data_dir, self.source)
         show_notes(resolve_runtime(config.runtime).notes)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from fastcifar.commands.write_beton import WriteBeton, only_writer
 from fastcifar.config import TrainConfig
+from fastcifar.errors import ConfigError
 from fastcifar.recipes import DEFAULT_RECIPE, get_recipe
 from fastcifar.settings import DataSettings, RuntimeSettings
 
@@ -54,7 +56,7 @@ def ensure_betons(folder: Path, source: str) -> None:
 def apply_settings_of(run: Path, device: str) -> None:
     """Apply the process-wide settings of a run, for a command that computes with its checkpoint on `device`."""
     from fastcifar.device import apply_process_settings
-    from fastcifar.runs.folder import read_config
+    from fastcifar.runs.read import read_config
 
     runtime = read_config(run).runtime if (run / "config.json").exists() else RuntimeSettings()
     apply_process_settings(dataclasses.replace(runtime, device=device))
@@ -64,6 +66,17 @@ def show_notes(notes: Iterable[str]) -> None:
     """Print the notes of a `Runtime` on stderr, one per line."""
     for note in notes:
         print(note, file=sys.stderr)
+
+
+def require_one_process() -> None:
+    """Refuse to start as one of several processes, since each would train the whole run.
+
+    Raises:
+        ConfigError: a launcher such as torchrun has started this process with others.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdecimal() and int(processes) > 1:
+        raise ConfigError(f"WORLD_SIZE is {processes}; a run trains in one process: start it without torchrun")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folde
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError
 from fastcifar.files import dump_json
+from fastcifar.recipe_files import SUFFIX, write_recipe
 from fastcifar.recipes import DEFAULT_RECIPE
 from fastcifar.report.terminal import make_console
 
@@ -42,7 +42,7 @@ class Train:
     """
 
     recipe: str = DEFAULT_RECIPE
-    """Named set of defaults, see below."""
+    """Named set of defaults, see below, or a file with one, NAME.toml."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     find_max_lr: tyro.conf.Suppress[bool] = False  # set by `train_default` for `--max-lr find`
     arguments: tyro.conf.Suppress[tuple[str, ...]] = ()  # set by `train_default`, for --nproc
@@ -52,6 +52,8 @@ class Train:
     """Resume the run in this folder from its last checkpoint."""
     dry_run: bool = False
     """Print the resolved configuration as JSON, and stop."""
+    save_recipe: Path | None = None
+    """Write the resolved configuration as a recipe file, such as mine.toml, for --recipe."""
     report: bool = True
     """Write figures and report.html to the run folder, as `fastcifar report` does; not for a run with
     --val-fraction, since they use the test set."""
@@ -84,9 +86,9 @@ class Train:
         if finds and (self.dry_run or self.resume is not None):
             other = "--dry-run" if self.dry_run else "--resume"
             raise ConfigError(f"--max-lr find and --min-lr find cannot be combined with {other}: give numbers")
-        config = self.config.derived_from(None if self.recipe == "custom" else self.recipe)
+        config = self.config.derived_from(None if self.recipe == "custom" else Path(self.recipe).name)
         if self.dry_run:
-            print(dump_json(self._with_lrs(config, None).to_json(), indent=2))
+            print(dump_json(self._resolve(config, None).to_json(), indent=2))
             return 0
         with join(config.runtime.device) as processes, quiet_unless_first(processes):
             self._train_together(config, processes, finds=finds)
@@ -103,18 +105,20 @@ class Train:
         if self.resume is not None:
             require_betons(self.resume, config.data.data_dir, ["train"] if config.data.val_fraction else SPLITS)
         with ExitStack() as stack:
-            run_dir, found = self.resume or config.run_dir, None
             with processes.first_only("preparation") as is_first:
                 if is_first:
                     if self.resume is None:
                         ensure_betons(config.data.data_dir, self.source)
-                    run_dir = stack.enter_context(output_folder(run_dir, config.name))
+                    folder = output_folder(self.resume or config.run_dir, config.name.removesuffix(SUFFIX))
+                    run_dir = stack.enter_context(folder)
                     with alone():
                         found = _find_for(config, run_dir) if finds else None
-            run_dir, found = processes.from_first((run_dir, found))
-            self._train_in(run_dir, self._with_lrs(config, found).replace(run_dir=run_dir), processes)
+                    config = self._resolve(config, found).replace(run_dir=run_dir)
+                    if self.scale_batch:
+                        config = scale_batch(config, processes.count)
+            self._train_in(processes.from_first(config), processes)
 
-    def _train_in(self, run_dir: Path, config: TrainConfig, processes: Processes) -> None:
+    def _train_in(self, config: TrainConfig, processes: Processes) -> None:
         """Train, and write the report."""
         from fastcifar.training.signals import REQUEUE_SIGNALS
 
@@ -127,8 +131,16 @@ class Train:
         if self.report and not config.data.val_fraction and processes.is_first:
             from fastcifar.report.run_page import write_report
 
-            page = write_report(run_dir, device=config.runtime.device, data_dir=config.data.data_dir)
+            assert config.run_dir is not None
+            page = write_report(config.run_dir, device=config.runtime.device, data_dir=config.data.data_dir)
             print(f"Report: {page}")
+
+    def _resolve(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
+        """Return the configuration with the learning rates that were given or found, and save it as a recipe."""
+        config = self._with_lrs(config, found)
+        if self.save_recipe is not None:
+            write_recipe(self.save_recipe, config)
+        return config
 
     def _with_lrs(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
         """Return the configuration with the learning rates that were given or found."""
@@ -147,6 +159,15 @@ class Train:
         return config.replace(div_factor=highest / first)
 
 
+def scale_batch(config: TrainConfig, factor: int) -> TrainConfig:
+    """Multiply the batch size and the learning rates of a configuration.
+
+    Source of the linear scaling: Goyal et al., *Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour*, 2017.
+    """
+    rates = {name: factor * getattr(config.optim, name) for name in ("max_lr", "bias_lr", "head_lr")}
+    return config.replace(batch_size=factor * config.data.batch_size, **rates)
+
+
 def train_arguments(arguments: list[str]) -> list[str]:
     """Remove `--max-lr find`, which `train_default` has read, since the setting is a number."""
     value, others = take_flag(arguments, "--max-lr")
@@ -161,7 +182,7 @@ def train_default(arguments: list[str]) -> Train:
     if resume is None:
         config = chosen_recipe(arguments)
         return Train(recipe=config.name, config=config, find_max_lr=finds, arguments=given)
-    from fastcifar.runs.folder import read_config
+    from fastcifar.runs.read import read_config
 
     config = read_config(Path(resume))
     return Train(recipe=config.name, config=config, find_max_lr=finds, arguments=given, resume=Path(resume))
@@ -181,7 +202,7 @@ def _find_for(config: TrainConfig, run_dir: Path) -> Suggestion:
 def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
     from fastcifar.report.console import TrainingConsole
     from fastcifar.report.tensorboard import TensorBoardLog
-    from fastcifar.runs.folder import read_metrics
+    from fastcifar.runs.read import read_metrics
     from fastcifar.training.loop import fit_epochs
     from fastcifar.training.resume import restore
     from fastcifar.training.signals import stop_on_signals

@@ -14,6 +14,8 @@ from fastcifar.errors import DataError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """uint8 images [B, 3, H, W] in channels-last format and int64 labels [B], on the loader's device."""
+IndexedBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""A batch and the positions of its images in the file, int64 [B], on the loader's device."""
 
 BATCHES_AHEAD = 3
 """Batches that are decoded ahead of the training."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from fastcifar.data.beton_format import BetonIndex, read_index
-from fastcifar.data.decoder import Batch, Decoder
+from fastcifar.data.decoder import Batch, Decoder, IndexedBatch
 from fastcifar.data.images import ImageSet
 from fastcifar.data.manifest import open_beton
 from fastcifar.data.memmap import MemmapDecoder
@@ -135,11 +135,27 @@ class BetonLoader:
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
         return np.concatenate([order[:0], *batches[rank::count]])
 
+    def batches_with_indices(self, epoch: int = 0, start: int = 0) -> Iterator[IndexedBatch]:
+        """Yield the batches of `batches`, each with the positions of its images in the file.
+
+        The positions are copied to the device once, before the first batch, and nothing waits for them.
+
+        Yields:
+            uint8 images [B, 3, H, W], int64 labels [B] and int64 indices [B], on the loader's device.
+        """
+        order = torch.from_numpy(self.order(epoch)[start * self.batch_size :].astype(np.int64))
+        indices = order.to(self.device, non_blocking=True).split(self.batch_size)
+        for (images, labels), chosen in zip(self.batches(epoch, start), indices, strict=True):
+            yield images, labels, chosen
+
     def _decoded(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
         """Yield the images at these positions in the file, in batches on the device."""
         self.close()
         self._running = self._decoder.batches(order)
         yield from self._running
+
+    def take_cache(self, other: BetonLoader) -> None:
+        """Do nothing, since this loader caches no images."""
 
     def close(self) -> None:
         """End the running decoding threads, if there are any."""
@@ -177,6 +193,17 @@ class CachedLoader(BetonLoader):
         rows = torch.from_numpy(self._cache_index[order]).to(self.device, non_blocking=True)
         for batch_rows in rows.split(self.own_batch_size):
             yield images[batch_rows].permute(0, 3, 1, 2), labels[batch_rows]
+
+    def take_cache(self, other: BetonLoader) -> None:
+        """Use the images that another loader of the same file has cached on the device, if all of this one's are."""
+        if not isinstance(other, CachedLoader) or other._cache is None:
+            return
+        if not np.isin(self.indices, other.indices).all():
+            return
+        images, _ = other._cache
+        labels = np.zeros(len(images), dtype=np.int64)
+        labels[other._cache_index[self.indices]] = self.labels
+        self._cache, self._cache_index = (images, torch.from_numpy(labels).to(self.device)), other._cache_index
 
     def _first_epoch(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
         """Yield the batches as they are decoded, while the device works on earlier ones, and cache them."""
@@ -226,7 +253,8 @@ def create_loader(
         processes: the processes that share the batches.
 
     Returns:
-        A loader whose `batches(epoch)` yields (uint8 images [B, 3, H, W] in channels-last format, int64 labels [B]).
+        A loader whose `batches(epoch)` yields (uint8 images [B, 3, H, W] in channels-last format, int64 labels [B]);
+        its `batches_with_indices(epoch)` also yields the images' positions in the file, int64 [B].
 
     Raises:
         DataError: the file or its manifest is missing or damaged, or they disagree.

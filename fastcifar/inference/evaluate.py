@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from fastcifar import clock
 from fastcifar.augment import create_augmentation
@@ -17,6 +17,7 @@ from fastcifar.data.loader import BetonLoader, create_loader
 from fastcifar.data.manifest import read_manifest
 from fastcifar.device import resolve_runtime
 from fastcifar.errors import CheckpointError
+from fastcifar.inference.metrics import Predictions, balanced_accuracy, class_precision, class_recall
 from fastcifar.inference.model import ImageClassifier, predict
 from fastcifar.machine import give_back_freed_memory
 from fastcifar.progress import OnProgress, Progress
@@ -48,26 +49,6 @@ class LoadedCheckpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """The logits and the labels of every image of a data set, on the CPU."""
-
-    logits: torch.Tensor
-    """float32 [N, classes]."""
-    labels: torch.Tensor
-    """int64 [N], the true classes."""
-
-    def loss(self) -> float:
-        """Return the mean cross-entropy in nats."""
-        return F.cross_entropy(self.logits.double(), self.labels).item()
-
-    def confusion(self) -> torch.Tensor:
-        """Count the images of each true class (row) and predicted class (column): int64 [classes, classes]."""
-        classes = self.logits.shape[1]
-        pairs = self.labels * classes + self.logits.argmax(dim=1)
-        return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The result of evaluating a checkpoint on a test set."""
 
@@ -78,10 +59,20 @@ class Evaluation:
     """Images in the test set."""
     accuracy: float
     """From 0 to 1."""
+    balanced_accuracy: float
+    """The mean of `class_accuracy` over the classes that have images."""
+    top5_accuracy: float | None
+    """The share of images whose class is among the five most likely ones; None if there are at most ten classes."""
+    calibration_error: float
+    """Expected calibration error of the softmax probabilities, with 15 bins, from 0 to 1."""
     loss: float
     """Mean cross-entropy in nats."""
     class_accuracy: dict[str, float]
-    """Accuracy within each class, from 0 to 1; NaN for a class without images."""
+    """Accuracy within each class (its recall), from 0 to 1; NaN for a class without images."""
+    class_precision: dict[str, float]
+    """The share of the predictions of each class that are right, from 0 to 1; NaN for a class never predicted."""
+    class_images: dict[str, int]
+    """Images of each class (its support)."""
     seconds: float
     """Time of the evaluation, including data loading."""
     device: str
@@ -116,15 +107,23 @@ def evaluate_checkpoint(
         predictions = predict_all(loaded.classifier, loader, on_progress)
         seconds = clock.now() - start
     give_back_freed_memory()
-    confusion, runtime = predictions.confusion(), loaded.classifier.runtime
-    counts, correct = confusion.sum(dim=1), confusion.diag()
+    confusion, runtime = predictions.confusion().numpy(), loaded.classifier.runtime
+
+    def by_name(values: npt.NDArray[Any]) -> dict[str, Any]:
+        return dict(zip(loaded.class_names, values.tolist(), strict=True))
+
     return Evaluation(
         checkpoint=str(loaded.path),
         epoch=loaded.epoch,
-        samples=int(counts.sum()),
-        accuracy=correct.sum().item() / counts.sum().item(),
+        samples=int(confusion.sum()),
+        accuracy=float(confusion.trace() / confusion.sum()),
+        balanced_accuracy=balanced_accuracy(confusion),
+        top5_accuracy=predictions.top5_accuracy(),
+        calibration_error=predictions.calibration_error(),
         loss=predictions.loss(),
-        class_accuracy=dict(zip(loaded.class_names, (correct / counts).tolist(), strict=True)),
+        class_accuracy=by_name(class_recall(confusion)),
+        class_precision=by_name(class_precision(confusion)),
+        class_images=by_name(confusion.sum(axis=1)),
         seconds=seconds,
         device=runtime.describe_device(),
         precision=runtime.describe_precision(),

@@ -15,7 +15,7 @@ from fastcifar.device import Runtime
 from fastcifar.inference.tta import NO_TTA, tta_views
 from fastcifar.settings import TTASettings
 
-LossFunction = Callable[[Tensor, Tensor, Tensor | None, int | None, float], tuple[Tensor, Tensor]]
+LossFunction = Callable[[Tensor, Tensor, Tensor | None, int | None, float, bool], tuple[Tensor, Tensor, Tensor | None]]
 LogitsFunction = Callable[[Tensor, int, TTASettings], Tensor]
 """A function from images, the fixed batch size and the test-time augmentation to logits, as `fixed_batch_logits`."""
 
@@ -46,21 +46,29 @@ class ImageClassifier:
 
     @functools.cached_property
     def loss(self) -> LossFunction:
-        """The function from (images, labels, flip, size, label_smoothing) to (mean loss, count of correct predictions).
+        """The training loss, as a function that returns mean loss, count of correct predictions, and samples.
 
-        If compiled, everything from uint8 pixels to the loss is one region. `flip`, bool [B] or None, selects the
-        images to flip first; `size` is that of `logits`.
+        Its arguments are images, labels, flip, size, label_smoothing and with_samples. `flip`, bool [B] or None,
+        selects the images to flip first; `size` is that of `logits`. The samples are the `sample_metrics` of the batch,
+        None without `with_samples`. If compiled, everything from uint8 pixels to the loss is one region.
         """
         return self.runtime.compiled(self._loss)
 
     def _loss(
-        self, images: Tensor, labels: Tensor, flip: Tensor | None, size: int | None, label_smoothing: float
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        images: Tensor,
+        labels: Tensor,
+        flip: Tensor | None,
+        size: int | None,
+        label_smoothing: float,
+        with_samples: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         if flip is not None:
             images = hflip(images, flip)
         logits = self.logits(images, size)
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        return loss, (logits.detach().argmax(dim=1) == labels).sum()
+        samples = sample_metrics(logits.detach(), labels) if with_samples else None
+        return loss, (logits.detach().argmax(dim=1) == labels).sum(), samples
 
     def fixed_batch_logits(self, images: Tensor, batch_size: int, tta: TTASettings = NO_TTA) -> Tensor:
         """Return float32 logits [B, classes] of uint8 images [B, 3, H, W], averaged over the views of `tta`.
@@ -96,6 +104,17 @@ class ImageClassifier:
         with self.runtime.autocast():
             logits: Tensor = (self.trained if self.model.training else self.model)(normalized)
         return logits.float()
+
+
+def sample_metrics(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's loss, margin and predicted class: float32 [3, B], of logits [B, classes] and labels [B].
+
+    The loss is the cross-entropy in nats without label smoothing, so that exp(-loss) is the probability of the label.
+    The margin is the logit of the label minus the largest other logit.
+    """
+    given = labels[:, None]
+    margin = logits.gather(1, given).squeeze(1) - logits.scatter(1, given, -torch.inf).amax(dim=1)
+    return torch.stack((F.cross_entropy(logits, labels, reduction="none"), margin, logits.argmax(dim=1).float()))
 
 
 def resize(images: Tensor, size: int) -> Tensor:

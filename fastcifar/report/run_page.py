@@ -130,16 +130,17 @@ def _key_numbers(record: RunRecord, analysis: Analysis | None) -> dict[str, str]
 
 
 def _class_rows(analysis: Analysis) -> list[tuple[str, ...]]:
-    """Return name, accuracy, correct images, most common wrong prediction and images: per class, then for all."""
+    """Return name, recall, precision, correct images, most common mistake and images: per class, then for all."""
     names, rows = analysis.class_names, []
+    recall, precision = analysis.class_accuracy, analysis.class_precision
     for label, name in enumerate(names):
         others = analysis.confusion[label].copy()
         correct, others[label] = int(others[label]), 0
         mistaken = f"{names[others.argmax()]} ({others.max():,})" if others.any() else "–"
-        accuracy, count = format_percent(analysis.class_accuracy[label]), f"{analysis.class_counts[label]:,}"
-        rows.append((name, accuracy, f"{correct:,}", mistaken, count))
+        shares = (format_percent(each[label]) for each in (recall, precision))
+        rows.append((name, *shares, f"{correct:,}", mistaken, f"{analysis.class_counts[label]:,}"))
     correct, count = analysis.confusion.trace(), analysis.confusion.sum()
-    return [*rows, ("all", format_percent(analysis.accuracy), f"{correct:,}", "", f"{count:,}")]
+    return [*rows, ("all", format_percent(analysis.accuracy), "", f"{correct:,}", "", f"{count:,}")]
 
 
 def _run_facts(record: RunRecord, saved: LoadedCheckpoint) -> dict[str, str]:

@@ -25,6 +25,8 @@ SCALE = 2
 """Side of the square that a pixel is drawn as."""
 GAP = 4
 """Pixels between two images."""
+MAX_CLASSES = 20
+"""Of more classes than this, only those with the lowest recall are shown."""
 
 
 def show_summary(title: str, summary: ModelSummary, console: Console) -> None:
@@ -93,17 +95,39 @@ def _size(count: int) -> str:
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the accuracy per class, the overall accuracy and the loss."""
+    """Print recall and precision per class, worst first where there are many classes, and the overall figures."""
     console.print(f"{evaluation.checkpoint}, epoch {evaluation.epoch}", markup=False)
     console.print(f"{evaluation.device}; {evaluation.precision}", markup=False)
-    table = Table("class", Column("accuracy", justify="right"))
-    for name, accuracy in evaluation.class_accuracy.items():
-        table.add_row(Text(name), format_percent(accuracy))  # a class may be called [red]
-    table.add_section()
-    table.add_row("all", format_percent(evaluation.accuracy))
+    names = [name for name, count in evaluation.class_images.items() if count]
+    table = Table("class", *(Column(name, justify="right") for name in ("images", "recall", "precision")))
+    for name in _shown_classes(evaluation, names):
+        shares = (format_percent(share[name]) for share in (evaluation.class_accuracy, evaluation.class_precision))
+        table.add_row(Text(name), f"{evaluation.class_images[name]:,}", *shares)  # a class may be called [red]
     console.print(table)
-    measured = f"{evaluation.samples:,} images in {evaluation.seconds:.1f} s"
-    console.print(f"test loss {evaluation.loss:.4f} over {measured}", markup=False)
+    if len(names) > MAX_CLASSES:
+        console.print(f"The {MAX_CLASSES} of {len(names)} classes with the lowest recall; --json has all.")
+    if missing := [name for name, count in evaluation.class_images.items() if not count]:
+        console.print(f"Left out, without test images: {', '.join(missing)}", markup=False)
+    for label, value in _overall(evaluation).items():
+        console.print(f"{label:<26}  {value}", markup=False)
+
+
+def _shown_classes(evaluation: Evaluation, names: list[str]) -> list[str]:
+    if len(names) <= MAX_CLASSES:
+        return names
+    return sorted(names, key=evaluation.class_accuracy.__getitem__)[:MAX_CLASSES]
+
+
+def _overall(evaluation: Evaluation) -> dict[str, str]:
+    top5 = {} if evaluation.top5_accuracy is None else {"top-5 accuracy": format_percent(evaluation.top5_accuracy)}
+    return {
+        "accuracy": format_percent(evaluation.accuracy),
+        "balanced accuracy": format_percent(evaluation.balanced_accuracy),
+        **top5,
+        "expected calibration error": format_percent(evaluation.calibration_error),
+        "test loss": f"{evaluation.loss:.4f}",
+        "images": f"{evaluation.samples:,} in {evaluation.seconds:.1f} s",
+    }
 
 
 def show_predictions(predictions: Iterable[PicturePrediction], console: Console) -> None:

@@ -181,3 +181,8 @@ def checkpoint_path(run: Path | str, checkpoint: str) -> Path:
     if checkpoint not in ("best", "last", "previous"):
         raise CheckpointError(f"checkpoint is {checkpoint!r}; a run has 'best', 'last' and 'previous'")
     return Path(os.path.expanduser(run)) / "checkpoints" / f"{checkpoint}.pt"
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Return whether a run can be resumed from a checkpoint."""
+    return any(checkpoint_path(run, name).exists() for name in ("last", "previous"))

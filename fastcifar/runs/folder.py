@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 
@@ -21,31 +20,12 @@ from fastcifar.device import Runtime
 from fastcifar.errors import CheckpointError
 from fastcifar.files import atomic_write, dump_json, flush, lock_folder, write_json
 from fastcifar.machine import instruction_set, usable_cores
-from fastcifar.migrations import migrate_config, migrate_result
 from fastcifar.runs.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
-from fastcifar.runs.json_files import check_types, parse_object, unreadable
+from fastcifar.runs.read import Environment, read_metrics
 from fastcifar.runs.results import EpochResult
 from fastcifar.version import __version__
 
 PACKAGES = ("torchvision", "ffcv", "numba", "numpy", "kornia", "rich")
-
-
-class DataIdentity(TypedDict):
-    """The data set of a run: its name, and the hash of its images and labels."""
-
-    name: str
-    content_sha256: str
-
-
-class Environment(TypedDict):
-    """The content of environment.json: device, precision, versions by package, platform, git commit, and data."""
-
-    device: str
-    precision: str
-    versions: dict[str, str]
-    platform: str
-    commit: str | None
-    data: DataIdentity
 
 
 class RunFolder:
@@ -90,10 +70,14 @@ class RunFolder:
                 "or choose another --run-dir"
             )
 
-    def record(self, result: EpochResult, state: dict[str, Any]) -> None:
-        """Save an epoch: first its checkpoint with `state`, the `TrainState.state_dict`, so that every line has one."""
-        self.save(state)
-        if result.best_epoch == result.epoch:
+    def record(self, result: EpochResult, state: dict[str, Any] | None) -> None:
+        """Save an epoch: first its checkpoint with `state`, the `TrainState.state_dict`, so that every line has one.
+
+        If `state` is None, the epoch has no checkpoint.
+        """
+        if state is not None:
+            self.save(state)
+        if state is not None and result.best_epoch == result.epoch:
             link_checkpoint(checkpoint_path(self.path, "last"), checkpoint_path(self.path, "best"))
         with self.metrics_path.open("a") as file:
             file.write(dump_json(result.to_json()) + "\n")
@@ -107,52 +91,11 @@ class RunFolder:
             link_checkpoint(last, checkpoint_path(self.path, "previous"))
         save_checkpoint(last, state)
 
-
-def read_config(run: Path) -> TrainConfig:
-    """Read the configuration of a run.
-
-    Raises:
-        CheckpointError: the folder has no config.json, or a setting in it is unknown, has the wrong type or a value
-            that is not allowed.
-    """
-    try:
-        return TrainConfig.from_json(migrate_config(parse_object((run / "config.json").read_text())))
-    except (OSError, ValueError) as error:
-        raise unreadable(run, "config.json", error) from error
-
-
-def read_environment(run: Path) -> Environment:
-    """Read the environment of a run.
-
-    Raises:
-        CheckpointError: the folder has no environment.json, or a key in it is missing or unknown or has the wrong type.
-    """
-    try:
-        return check_types(parse_object((run / "environment.json").read_text()), Environment)
-    except (OSError, ValueError) as error:
-        raise unreadable(run, "environment.json", error) from error
-
-
-def read_metrics(run: Path) -> list[EpochResult]:
-    """Read the results of a run's epochs. An incomplete last line, which a killed run leaves, is ignored.
-
-    Raises:
-        CheckpointError: the folder has no metrics.jsonl, or a line of it is damaged, lacks a key, or has an unknown key
-            or a value of the wrong type.
-    """
-    try:
-        lines = (run / "metrics.jsonl").read_text(errors="replace").splitlines()
-    except OSError as error:
-        raise unreadable(run, "metrics.jsonl", error) from error
-    results = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            results.append(check_types(migrate_result(parse_object(line)), EpochResult))
-        except ValueError as error:
-            if number == len(lines) and isinstance(error, json.JSONDecodeError):
-                break
-            raise unreadable(run, "metrics.jsonl", error, number) from error
-    return results
+    def keep_checkpoints(self, names: Collection[str]) -> None:
+        """Remove the checkpoints whose names, "best", "last" or "previous", are not in `names`."""
+        for path in (self.path / "checkpoints").glob("*.pt"):
+            if path.stem not in names:
+                path.unlink()
 
 
 def describe_environment(runtime: Runtime, manifest: Manifest) -> Environment:

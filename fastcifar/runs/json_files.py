@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -36,11 +37,17 @@ def check_types(values: dict[str, Any], kind: type[T]) -> T:
     Raises:
         ValueError: a key is missing or unknown, or a value has the wrong type; the message names the key.
     """
-    hints = get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # a class is hashable
     if unknown := sorted(values.keys() - hints.keys()):
         raise ValueError(f"unknown key {', '.join(unknown)}")
     numbers = {name: math.nan for name, value in values.items() if value is None and hints[name] is float}
     return msgspec.convert({**values, **numbers}, kind)
+
+
+@functools.cache
+def _hints(kind: type[object]) -> dict[str, Any]:
+    """Return the types of a class's keys. Computed once: reading the annotations takes longer than the conversion."""
+    return get_type_hints(kind)
 
 
 def unreadable(run: Path, file: str, error: OSError | ValueError, line: int | None = None) -> CheckpointError:

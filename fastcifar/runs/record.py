@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import CheckpointError
-from fastcifar.runs.folder import Environment, read_config, read_environment, read_metrics
+from fastcifar.runs.read import Environment, read_config, read_environment, read_metrics
 from fastcifar.runs.results import EpochResult
 
 

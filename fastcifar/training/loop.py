@@ -4,6 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from fastcifar.inference.model import evaluate
 from fastcifar.inference.tta import NO_TTA
 from fastcifar.machine import peak_memory_bytes
 from fastcifar.optim.schedule import one_cycle_lr
+from fastcifar.runs.dynamics import remove_epochs_after, write_epoch
 from fastcifar.runs.folder import RunFolder, describe_environment
 from fastcifar.runs.results import EpochResult, StepProgress
 from fastcifar.settings import TTASettings
@@ -26,6 +28,8 @@ from fastcifar.training.step import StepFunction
 from fastcifar.training.warmup import WarmUp, warm_up
 
 OnStep = Callable[[StepProgress], None]
+CheckpointPolicy = Literal["all", "last", "none"]
+"""After which epochs a checkpoint is saved."""
 
 
 def fit(
@@ -70,22 +74,44 @@ def fit_epochs(
         return
     if model is not None or augmentation is not None:
         raise ConfigError("a run's state has its own model and augmentation; pass them with a configuration instead")
-    state, config, stop, save = run, run.config, stop or GracefulStop(), None
+    yield from run_epochs(run, on_step=on_step, stop=stop)
+
+
+def run_epochs(
+    state: TrainState,
+    *,
+    on_step: OnStep | None = None,
+    stop: GracefulStop | None = None,
+    warmed_up: WarmUp | None = None,
+    checkpoints: CheckpointPolicy = "all",
+) -> Iterator[EpochResult]:
+    """Train the epochs that are left of a run, as `fit_epochs` does.
+
+    `warmed_up` has the functions of an earlier run whose state was reset for this one; otherwise the warm-up is a part
+    of this run. `checkpoints` tells after which epochs the run folder gets a checkpoint.
+    """
+    config, stop, save = state.config, stop or GracefulStop(), None
     if state.is_finished:
         return
     with ExitStack() as stack:
+        if config.run_dir is None and config.dynamics:
+            raise ConfigError("dynamics is True; it needs a run_dir, the folder for its records")
         folder = RunFolder(config.run_dir) if config.run_dir is not None and state.processes.is_first else None
         if folder is not None:
             environment = describe_environment(state.runtime, state.manifest)
             stack.enter_context(folder.open(config, environment, state.epochs_done, state.is_new))
+            remove_epochs_after(folder.path, state.epochs_done)
             save = functools.partial(_save, state, folder)
-        with explain_out_of_memory(state):
-            warmed_up = warm_up(state)
+        if warmed_up is None:
+            with explain_out_of_memory(state):
+                warmed_up = warm_up(state)
         while not state.is_finished:
             with explain_out_of_memory(state):
                 result = run_epoch(state, warmed_up, on_step, stop, save)
             if folder:
-                folder.record(result, state.state_dict())
+                _write_dynamics(state, folder, result.epoch)
+                saved = checkpoints == "all" or (checkpoints == "last" and state.is_finished)
+                folder.record(result, state.state_dict() if saved else None)
             yield result
 
 
@@ -173,6 +199,7 @@ def train_epoch(state: TrainState, run_step: StepFunction, on_step: OnStep | Non
         step = first_step + state.epoch_steps_done
         flip = None if flips is None else flips[state.epoch_steps_done]
         state.epoch_totals = state.epoch_totals.plus(run_step(images, labels, step, flip))
+        state.recorder.keep(state.epoch_steps_done)
         if state.runtime.device.type == "cpu":  # where reading the counter waits for nothing
             check_finite(state)
         state.epoch_steps_done += 1
@@ -208,6 +235,12 @@ def check_finite(state: TrainState) -> None:
 def _save(state: TrainState, folder: RunFolder) -> None:
     check_finite(state)
     folder.save(state.state_dict())
+
+
+def _write_dynamics(state: TrainState, folder: RunFolder, epoch: int) -> None:
+    """Write the records of an epoch, counted from 1, if the run keeps them. Its checkpoint must come later."""
+    if state.recorder.enabled:
+        write_epoch(folder.path, epoch, state.recorder.read(state.train_loader, epoch - 1))
 
 
 def _flip_masks(state: TrainState) -> Tensor:

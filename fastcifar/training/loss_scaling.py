@@ -57,6 +57,11 @@ class LossScaler:
         self._finite_steps.copy_(torch.where(frozen, self._finite_steps, torch.where(grows, 0, steps)))
         self._scale.copy_(torch.where(frozen, self._scale, scale))
 
+    def reset(self) -> None:
+        """Begin with the initial factor again."""
+        self._scale.fill_(INITIAL_SCALE)
+        self._finite_steps.zero_()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the factor and the count of finite steps as numbers, which waits for the device; empty if disabled."""
         if not self.enabled:

@@ -38,8 +38,12 @@ class NonFiniteCounter:
         try:
             yield
         finally:
-            self._count.zero_()
-            self._first.fill_(-1)
+            self.reset()
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self._count.zero_()
+        self._first.fill_(-1)
 
     def exceeded(self) -> tuple[int, int] | None:
         """Return the count of non-finite steps and the first one's number, if more than allowed; None otherwise.

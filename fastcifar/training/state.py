@@ -29,6 +29,7 @@ from fastcifar.training.freezing import check_freezable
 from fastcifar.training.loss_scaling import LossScaler
 from fastcifar.training.metrics import StepMetrics
 from fastcifar.training.nonfinite import NonFiniteCounter
+from fastcifar.training.recorder import SampleRecorder
 
 PROGRESS = ("epochs_done", "epoch_steps_done", "epoch_seconds", "train_seconds", "best_accuracy", "best_epoch")
 """Attributes of `TrainState` that a checkpoint keeps under "progress" as they are."""
@@ -45,6 +46,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: LossScaler
     nonfinite: NonFiniteCounter
+    recorder: SampleRecorder
     train_loader: BetonLoader
     test_loader: BetonLoader
     """The images that the run is evaluated on: the test set or the validation split."""
@@ -117,6 +119,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "precision": self.runtime.dtype_name,
             "scaler": self.scaler.state_dict(),
+            "recorder": self.recorder.state_dict(self.epoch_steps_done),
             "random": get_random_state(self.runtime.device),
             "progress": {
                 "total_steps": self.total_steps,
@@ -134,6 +137,7 @@ class TrainState:
             if "capturable" in group:  # torch's Adam: as the run was before, perhaps with CUDA graphs
                 group["capturable"] = False
         self.scaler.load_state_dict(state["scaler"])
+        self.recorder.load_state_dict(state.get("recorder", {}))  # which checkpoints of earlier versions lack
         set_random_state(state["random"], self.runtime.device)
         progress = state["progress"]
         self.epoch_totals = StepMetrics(*progress["epoch_totals"].to(self.runtime.device).unbind())
@@ -148,6 +152,12 @@ class TrainState:
         self.epoch_totals = StepMetrics.zeros(self.runtime.device)
         if test_accuracy > self.best_accuracy or self.epochs_done == 1:
             self.best_accuracy, self.best_epoch = test_accuracy, self.epochs_done
+
+    def restart(self) -> None:
+        """Set the progress to that before the first step."""
+        self.epochs_done, self.epoch_steps_done, self.best_epoch = 0, 0, 0
+        self.epoch_seconds, self.train_seconds, self.best_accuracy = 0.0, 0.0, 0.0
+        self.epoch_totals = StepMetrics.zeros(self.runtime.device)
 
     def close(self) -> None:
         """End the loaders' threads, and return freed memory, which was kept for reuse, to the operating system."""
@@ -175,14 +185,8 @@ def create_state(
     runtime = resolve_runtime(config.runtime)
     train_loader, test_loader, manifest = create_loaders(config, runtime.device)
     seed_everything(config.runtime.seed, runtime.device)
-    if model is None:
-        model = model_from_config(config.model, len(manifest.class_names))
-        initialize(model, config.init)
+    model, augmentation = create_modules(config, manifest, model, augmentation)
     check_freezable(model, config.freezing)
-    if augmentation is None:
-        mean, std, size = manifest.mean, manifest.std, manifest.image_shape[0]
-        shared = {"size": size, "processes": train_loader.processes}
-        augmentation = create_augmentation(config.augment, mean=mean, std=std, **shared)
     if config.runtime.sync_batchnorm:
         model = synchronize_norms(model, runtime.device)
     model = runtime.place(model)
@@ -197,11 +201,25 @@ def create_state(
         optimizer=create_optimizer(model, settings, config.freezing, compiler),
         scaler=LossScaler(runtime.device, enabled=runtime.scales_loss),
         nonfinite=NonFiniteCounter(runtime.device, settings.max_skipped if settings.on_nonfinite == "skip" else 0),
+        recorder=SampleRecorder(train_loader, enabled=config.dynamics),
         train_loader=train_loader,
         test_loader=test_loader,
         epoch_totals=StepMetrics.zeros(runtime.device),
         notes=[*runtime.notes, *note_data(manifest, test_loader.labels if config.data.val_fraction else None)],
     )
+
+
+def create_modules(
+    config: TrainConfig, manifest: Manifest, model: nn.Module | None = None, augmentation: nn.Module | None = None
+) -> tuple[nn.Module, nn.Module]:
+    """Create the network, with random weights, and the augmentation of a run, on the CPU, if they are not given."""
+    if model is None:
+        model = model_from_config(config.model, len(manifest.class_names))
+        initialize(model, config.init)
+    if augmentation is None:
+        mean, std, size = manifest.mean, manifest.std, manifest.image_shape[0]
+        augmentation = create_augmentation(config.augment, mean=mean, std=std, size=size, processes=current())
+    return model, augmentation
 
 
 def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoader, BetonLoader, Manifest]:

@@ -47,13 +47,15 @@ def train_step(
     Of several processes, each has its share of the batch. The backward pass averages their gradients, so that all of
     them make the same update.
     """
-    optimizer, scaler, settings = state.optimizer, state.scaler, state.config.optim
+    optimizer, scaler, recorder, settings = state.optimizer, state.scaler, state.recorder, state.config.optim
     saved_buffers: list[tuple[Tensor, Tensor]] = []  # running statistics, which a forward pass changes
     if settings.on_nonfinite == "skip":
         saved_buffers = [(buffer, buffer.clone()) for buffer in state.classifier.model.buffers()]
 
     optimizer.zero_grad(set_to_none=True)
-    loss, correct = state.classifier.loss(images, labels, flip, size, settings.label_smoothing)
+    loss, correct, samples = state.classifier.loss(
+        images, labels, flip, size, settings.label_smoothing, recorder.enabled
+    )
     scaler.scale(loss).backward()
     if settings.l1:
         add_l1_gradient(optimizer, scaler.scale, settings.l1)
@@ -70,6 +72,7 @@ def train_step(
 
     for buffer, saved in saved_buffers:
         buffer.copy_(torch.where(good, buffer, saved))
+    recorder.write(samples)
     return StepMetrics(
         loss=torch.where(good, loss, 0.0),
         correct=torch.where(good, correct, 0).float(),

@@ -13,7 +13,8 @@ from fastcifar.analysis.mistakes import Analysis, analyze, draw_augmented, most_
 from fastcifar.data.loader import decode_all
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import CheckpointError
-from fastcifar.inference.evaluate import Predictions, load_classifier
+from fastcifar.inference.evaluate import load_classifier
+from fastcifar.inference.metrics import Predictions
 from tests.helpers import write_pair
 
 

@@ -14,7 +14,7 @@ from fastcifar.commands.lr_find import find_lr
 from fastcifar.commands.train import train_arguments, train_default
 from fastcifar.config import LrFinderSettings
 from fastcifar.report.units import format_lr
-from fastcifar.runs.folder import read_config
+from fastcifar.runs.read import read_config
 from tests.helpers import TinyNet
 
 Capture = pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ import pytest
 from fastcifar.cli import main
 from fastcifar.report.console import TrainingConsole
 from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint
-from fastcifar.runs.folder import read_config, read_metrics
+from fastcifar.runs.read import read_config, read_metrics
 from tests.helpers import write_pair
 
 Capture = pytest.CaptureFixture[str]

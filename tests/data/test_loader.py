@@ -19,6 +19,7 @@ from fastcifar.data.loader import BetonLoader
 from fastcifar.data.memmap import MemmapDecoder
 from fastcifar.errors import ConfigError, DataError, FastCifarWarning
 from fastcifar.machine import usable_cores
+from tests.helpers import no_wait_for_the_device
 
 
 @pytest.fixture(autouse=True, params=["ffcv", "memmap"])
@@ -83,6 +84,36 @@ def test_the_seed_repeats_the_orders_and_each_epoch_has_its_own(betons: Path) ->
     for one, other in zip(*runs, strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(runs[0][0], runs[0][1])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_batches_come_with_the_positions_of_their_images_in_the_file(betons: Path, train: bool, cached: bool) -> None:
+    images = read_index(betons / "train.beton").images()
+    chosen = np.arange(150, 20, -1)
+    path = betons / "train.beton"
+    with create_loader(path, batch_size=32, train=train, indices=chosen, cache_on_device=cached) as loader:
+        for epoch, start in ((0, 0), (1, 2)):
+            plain = list(loader.batches(epoch, start))
+            indexed = list(loader.batches_with_indices(epoch, start))
+            assert len(indexed) == len(loader) - start
+            for (batch, labels, indices), (same_batch, same_labels) in zip(indexed, plain, strict=True):
+                assert torch.equal(batch, same_batch)
+                assert torch.equal(labels, same_labels)
+                assert indices.dtype == torch.int64
+                assert np.array_equal(batch.permute(0, 2, 3, 1).numpy(), images[indices.numpy()])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cached", [False, True])
+def test_positions_are_on_the_gpu_without_a_wait(betons: Path, cached: bool) -> None:
+    path = betons / "train.beton"
+    with create_loader(path, batch_size=32, train=True, device="cuda", cache_on_device=cached) as loader:
+        list(loader.batches(0))
+        with no_wait_for_the_device():
+            batches = list(loader.batches_with_indices(1))
+        order = np.concatenate([indices.cpu().numpy() for _, _, indices in batches])
+        assert np.array_equal(order, loader.order(1))
 
 
 def test_the_orders_are_still_those_of_the_measured_results(betons: Path) -> None:

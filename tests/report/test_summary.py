@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,20 +19,41 @@ def _console() -> tuple[Console, io.StringIO]:
     return Console(file=file, width=100), file
 
 
-def test_an_evaluation_has_a_row_per_class_and_one_for_all() -> None:
-    console, file = _console()
-    accuracies = {"[/b]cat": 0.5, "dog": float("nan"), "frog": 0.75}
-    evaluation = Evaluation(
-        checkpoint="run/last.pt", epoch=3, samples=1200, accuracy=0.625, loss=1.5, class_accuracy=accuracies,
-        seconds=2.5, device="CPU", precision="float32",
+def _evaluation(recall: dict[str, float], images: dict[str, int], **more: Any) -> Evaluation:
+    return Evaluation(
+        checkpoint="run/last.pt", epoch=3, samples=1200, accuracy=0.625, balanced_accuracy=0.61, loss=1.5,
+        calibration_error=0.0345, class_accuracy=recall, class_precision=dict.fromkeys(recall, 0.4), class_images=images,
+        seconds=2.5, device="CPU", precision="float32", **{"top5_accuracy": None, **more},
     )  # fmt: skip
-    show_evaluation(evaluation, console)
-    rows = [line.strip("│ ").split() for line in file.getvalue().splitlines() if "│" in line]
-    assert [row for row in rows if row] == [
-        ["[/b]cat", "│", "50.00", "%"], ["dog", "│", "–"], ["frog", "│", "75.00", "%"], ["all", "│", "62.50", "%"]
-    ]  # fmt: skip
-    assert "test loss 1.5000" in file.getvalue()
-    assert "1,200 images in 2.5 s" in file.getvalue()
+
+
+def _rows(text: str) -> list[list[str]]:
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+    return [row for row in cells if any(row)]
+
+
+def test_an_evaluation_has_a_row_per_class_and_the_overall_figures() -> None:
+    console, file = _console()
+    recall = {"[/b]cat": 0.5, "dog": float("nan"), "frog": 0.75}
+    show_evaluation(_evaluation(recall, {"[/b]cat": 600, "dog": 0, "frog": 600}), console)
+    text = file.getvalue()
+    assert _rows(text) == [["[/b]cat", "600", "50.00 %", "40.00 %"], ["frog", "600", "75.00 %", "40.00 %"]]
+    assert "Left out, without test images: dog" in text
+    facts = dict(line.split("  ", 1) for line in text.splitlines() if line[:1].islower() and "  " in line)
+    assert {name: value.strip() for name, value in facts.items()} == {
+        "accuracy": "62.50 %", "balanced accuracy": "61.00 %", "expected calibration error": "3.45 %",
+        "test loss": "1.5000", "images": "1,200 in 2.5 s",
+    }  # fmt: skip
+
+
+def test_of_many_classes_those_with_the_lowest_recall_are_shown() -> None:
+    console, file = _console()
+    recall = {f"class {label}": 1 - label / 100 for label in range(100)}
+    show_evaluation(_evaluation(recall, dict.fromkeys(recall, 10), top5_accuracy=0.875), console)
+    names = [row[0] for row in _rows(file.getvalue())]
+    assert names == [f"class {label}" for label in range(99, 79, -1)]
+    assert "The 20 of 100 classes with the lowest recall; --json has all." in file.getvalue()
+    assert "top-5 accuracy              87.50 %" in file.getvalue()
 
 
 def test_predictions_show_names_that_look_like_markup_as_they_are() -> None:

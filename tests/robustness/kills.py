@@ -17,7 +17,7 @@ import torch
 from fastcifar import fit, get_recipe
 from fastcifar.errors import CheckpointError
 from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint
-from fastcifar.runs.folder import read_metrics
+from fastcifar.runs.read import read_metrics
 from fastcifar.training.resume import restore
 from fastcifar.training.state import create_state
 from tests.helpers import write_pair

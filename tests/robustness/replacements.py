@@ -11,7 +11,7 @@ from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import CheckpointError, FastCifarError
 from fastcifar.runs.checkpoint import checkpoint_path, newest_checkpoint, read_checkpoint
-from fastcifar.runs.folder import read_config, read_metrics
+from fastcifar.runs.read import read_config, read_metrics
 from fastcifar.training.loop import fit_epochs
 from fastcifar.training.resume import restore
 from fastcifar.training.state import create_state

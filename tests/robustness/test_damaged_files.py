@@ -19,7 +19,7 @@ from fastcifar.data.manifest import Manifest, manifest_path, read_manifest
 from fastcifar.data.sources import open_source
 from fastcifar.errors import CheckpointError, DataError, FastCifarError
 from fastcifar.runs.checkpoint import read_checkpoint, save_checkpoint
-from fastcifar.runs.folder import read_config, read_environment, read_metrics
+from fastcifar.runs.read import read_config, read_environment, read_metrics
 from tests.data.cifar_files import (
     write_binary,
     write_cifar100_binary,

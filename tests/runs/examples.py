@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar import EpochResult, TrainConfig
-from fastcifar.runs.folder import Environment
+from fastcifar.runs.read import Environment
 
 ENVIRONMENT: Environment = {
     "device": "CPU: example",

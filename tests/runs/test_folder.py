@@ -22,7 +22,8 @@ from fastcifar import TrainConfig, fit, fit_epochs
 from fastcifar.cli import main
 from fastcifar.errors import CheckpointError, FastCifarWarning
 from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint
-from fastcifar.runs.folder import RunFolder, read_config, read_environment, read_metrics, source_commit
+from fastcifar.runs.folder import RunFolder, source_commit
+from fastcifar.runs.read import read_config, read_environment, read_metrics
 from fastcifar.runs.results import StepProgress
 from fastcifar.training.resume import restore
 from tests.helpers import tiny_state, train_tiny

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -93,7 +94,7 @@ def test_replayed_steps_train_like_eager_steps(
     config: TrainConfig, recipe: str, changes: dict[str, Any], scale: float | None
 ) -> None:
     shared = {"data_dir": config.data.data_dir, "batch_size": 50, "eval_batch_size": 40, "device": "cpu"}
-    run = get_recipe(recipe, **shared, epochs=1.75, **changes)
+    run = get_recipe(recipe, **shared, epochs=1.75, dynamics=True, **changes)
     eager = create_or_tiny_state(run, scale)
     step = functools.partial(float32_step, eager)
     expected = train_with(eager, WarmUp(run_step=step, logits=eager.classifier.fixed_batch_logits, seconds=0.0))
@@ -123,6 +124,11 @@ def test_replayed_steps_train_like_eager_steps(
     weights = eager.classifier.model.state_dict()
     for name, tensor in state.classifier.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
+    for ours, theirs in zip(
+        *(vars(each.recorder.read(each.train_loader, 1)).values() for each in (state, eager)), strict=True
+    ):
+        assert len(ours) == 150, "of the last 0.75 epochs"
+        assert np.array_equal(ours, theirs)
     assert state.scaler.state_dict() == eager.scaler.state_dict()
     assert scale is None or 1 < state.scaler.state_dict()["scale"] < scale, "some steps overflowed, and not all"
     assert scale is None or state.scaler.state_dict()["_growth_tracker"] > 0

@@ -69,7 +69,7 @@ def _reference_step(
     set_lr(state.optimizer, step, state.total_steps, state.config.optim)
     state.optimizer.zero_grad()
     state.classifier.train()
-    loss, _ = state.classifier.loss(images, labels, None, None, 0.0)
+    loss, _, _ = state.classifier.loss(images, labels, None, None, 0.0, False)
     scaler.scale(loss).backward()
     scaler.unscale_(state.optimizer)
     for weight in state.classifier.model.parameters():

@@ -16,7 +16,7 @@ from fastcifar import TrainConfig, create_loader, fit, fit_epochs, get_recipe
 from fastcifar.errors import CheckpointError, FastCifarWarning, StoppedError
 from fastcifar.inference.evaluate import evaluate_checkpoint
 from fastcifar.runs.checkpoint import checkpoint_path, read_checkpoint, save_checkpoint
-from fastcifar.runs.folder import read_metrics
+from fastcifar.runs.read import read_metrics
 from fastcifar.runs.results import EpochResult, StepProgress
 from fastcifar.training.loop import OnStep
 from fastcifar.training.resume import restore
