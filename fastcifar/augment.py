@@ -152,7 +152,7 @@ class Augmentation(nn.Module):
         with torch.autocast(images.device.type, enabled=False):  # otherwise Kornia casts the result back to uint8
             if not self.training:
                 return self.normalize(images)  # type: ignore[no-any-return]
-            return self.stages(images) if self.processes.count == 1 else self._augment_share(images)  # type: ignore[no-any-return]
+            return self._augment_share(images) if self.processes.count > 1 else self.stages(images)
 
     def _augment_share(self, images: Tensor) -> Tensor:
         batch = len(images) * self.processes.count

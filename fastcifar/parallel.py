@@ -6,6 +6,7 @@ torchrun starts them (`torchrun --nproc-per-node 2 -m fastcifar train …`). Eac
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import sys
 import warnings
@@ -16,7 +17,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from fastcifar.errors import ConfigError, DeviceError, FastCifarWarning, ProcessError, StoppedError
 
@@ -34,9 +36,9 @@ class Processes:
     """Number of this process, from 0."""
     count: int = 1
     control: dist.ProcessGroup | None = None
-    """A group for values on the CPU, whatever the device."""
-    store: dist.Store | None = None
-    """Keys and values that all can read."""
+    """The group for values on the CPU; None if it is the group for all values."""
+    store: Any = None
+    """The `torch.distributed.Store` of the processes: keys and values that all of them can read."""
 
     @property
     def is_first(self) -> bool:
@@ -84,18 +86,19 @@ class Processes:
         Raises:
             ProcessError: the first one has failed.
         """
+        key = f"fastcifar/{name}"
         if self.store is None:
             yield True
         elif self.is_first:
             try:
                 yield True
             except BaseException:
-                self.store.set(name, "failed")
+                self.store.set(key, "failed")
                 raise
-            self.store.set(name, "done")
+            self.store.set(key, "done")
         else:
-            self.store.wait([name], PATIENCE)
-            if self.store.get(name) != b"done":
+            self.store.wait([key], PATIENCE)
+            if self.store.get(key) != b"done":
                 raise ProcessError("stopped, since the first process of this run has failed")
             yield False
 
@@ -163,15 +166,18 @@ def join(device: str) -> Iterator[Processes]:
     if on_gpu:  # only on a GPU
         _choose_gpu()
     with explain_lost_process():
-        store, rank, count = next(dist.rendezvous("env://"))
+        store, rank, count = next(rendezvous("env://"))
         backend = "nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
         try:
-            control = dist.new_group(backend="gloo", timeout=TIMEOUT) if on_gpu else dist.group.WORLD
-            _joined = Processes(rank, count, control, dist.PrefixStore("fastcifar", store))
+            control = dist.new_group(backend="gloo", timeout=TIMEOUT) if on_gpu else None
+            assert control is None or isinstance(control, dist.ProcessGroup)
+            _joined = Processes(rank, count, control, store)
             yield _joined
+            dist.barrier(_joined.control)  # so that none closes its connections while others use them
         finally:
             _joined = ALONE
+            gc.collect()  # networks that average gradients keep the group alive, whose threads would outlive it
             dist.destroy_process_group()
 
 
@@ -198,9 +204,8 @@ def explain_lost_process() -> Iterator[None]:
             raise
         raise ProcessError(
             "lost the connection to another process of this run: it has failed, or its machine cannot be reached; "
-            f"resume the run with --resume ({text.splitlines()[0]})"
+            f"resume the run with --resume ({text.splitlines()[0].split('. ')[0]})"
         ) from error
-
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -128,12 +129,13 @@ class Train:
             if self.requeue_exit_code is not None and stopped.signal in REQUEUE_SIGNALS:
                 stopped.exit_code = self.requeue_exit_code
             raise
-        if self.report and not config.data.val_fraction and processes.is_first:
-            from fastcifar.report.run_page import write_report
+        with processes.first_only("report") as is_first:
+            if is_first and self.report and not config.data.val_fraction:
+                from fastcifar.report.run_page import write_report
 
-            assert config.run_dir is not None
-            page = write_report(config.run_dir, device=config.runtime.device, data_dir=config.data.data_dir)
-            print(f"Report: {page}")
+                assert config.run_dir is not None
+                page = write_report(config.run_dir, device=config.runtime.device, data_dir=config.data.data_dir)
+                print(f"Report: {page}")
 
     def _resolve(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
         """Return the configuration with the learning rates that were given or found, and save it as a recipe."""

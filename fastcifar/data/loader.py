@@ -122,7 +122,9 @@ class BetonLoader:
         Raises:
             DataError: the file cannot be read, or was changed while it was in use.
         """
-        yield from self._decoded(self._own_order(epoch, start))
+        order = self._own_order(epoch, start)
+        if len(order):
+            yield from self._decoded(order)
 
     def _own_order(self, epoch: int, start: int) -> npt.NDArray[np.uint64]:
         """Return the positions in the file of the images that this process gets, from batch `start` on."""
@@ -143,9 +145,9 @@ class BetonLoader:
         Yields:
             uint8 images [B, 3, H, W], int64 labels [B] and int64 indices [B], on the loader's device.
         """
-        order = torch.from_numpy(self.order(epoch)[start * self.batch_size :].astype(np.int64))
-        indices = order.to(self.device, non_blocking=True).split(self.batch_size)
-        for (images, labels), chosen in zip(self.batches(epoch, start), indices, strict=True):
+        order = torch.from_numpy(self._own_order(epoch, start).astype(np.int64))
+        indices = order.to(self.device, non_blocking=True).split(self.own_batch_size)
+        for (images, labels), chosen in zip(self.batches(epoch, start), indices, strict=len(order) > 0):
             yield images, labels, chosen
 
     def _decoded(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
@@ -185,6 +187,8 @@ class CachedLoader(BetonLoader):
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, as `BetonLoader.batches` does."""
         order = self._own_order(epoch, start)
+        if len(order) == 0:
+            return
         if self._cache is None and len(order) == len(self.indices):
             yield from self._first_epoch(order)
             return

@@ -1,6 +1,7 @@
 """Average the gradients of several processes while the backward pass computes them."""
 
 import inspect
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,25 +12,25 @@ from fastcifar.config import TrainConfig
 from fastcifar.inference.model import ImageClassifier
 from fastcifar.parallel import Processes
 
-_SYNC_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")  # the second one in torch before 2.12
-    if name in inspect.signature(DistributedDataParallel).parameters
-)
+_NAMES = ("forward_sync_buffers", "broadcast_buffers")
+"""Names of the argument that lets the first process's buffers replace the others' before each step; torch is giving it
+the first name instead of the second."""
+_NAME = next(name for name in _NAMES if name in inspect.signature(DistributedDataParallel).parameters)
 
 
 def average_gradients(classifier: ImageClassifier, config: TrainConfig, processes: Processes) -> None:
     """Let training steps call the network through DistributedDataParallel, if there are several processes.
 
-    All start with the first one's weights and buffers. The buffers are then each process's own, until `average_buffers`.
+    All start with the first one's weights and buffers. Then each has buffers of its own, until `average_buffers`.
     """
     if processes.count == 1:
         return
+    own_buffers: dict[str, Any] = {_NAME: False}
     device = classifier.runtime.device
     classifier.trained = DistributedDataParallel(
         classifier.model,
         device_ids=[device] if device.type == "cuda" else None,
-        **{_SYNC_BUFFERS: False},
+        **own_buffers,
         find_unused_parameters=bool(config.freezing.freeze),
     )
     if config.runtime.compress_gradients:

@@ -19,7 +19,8 @@ def synchronize_norms(model: nn.Module, device: torch.device) -> nn.Module:
     Source: torch.nn.SyncBatchNorm.convert_sync_batchnorm.
     """
     if device.type != "cpu":  # only on a GPU
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return converted
     for owner in [*model.modules()]:
         for name, norm in owner.named_children():
             if isinstance(norm, nn.BatchNorm2d):
@@ -40,13 +41,20 @@ class SharedBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        self.num_batches_tracked.add_(1)
-        output, mean, var, count = _SharedNorm.apply(input, self.weight, self.bias, self.eps)
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(var * (count / (count - 1)), momentum)  # without bias, as torch's batch norm
+        statistics: tuple[Tensor, ...] = _SharedNorm.apply(input, self.weight, self.bias, self.eps)
+        output, mean, var, count = statistics
+        self._track(mean, var * (count / (count - 1)))  # the unbiased variance, as torch's batch norm
         return output
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        """Update the running statistics, unless the norm has none."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(var, momentum)
 
 
 class _SharedNorm(torch.autograd.Function):
@@ -56,7 +64,9 @@ class _SharedNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         images, pixels = len(input), input[0, 0].numel()
         variances, means = torch.var_mean(_wide(input), (2, 3), correction=0)  # [B, C], added up in float64
         squares = variances.double() + means.double() ** 2
