@@ -154,6 +154,16 @@ TABLES = {
     "ablation_speedrun": (ABLATION, "ablation-speedrun-gpu ablation-speedrun-cpu"),
     "ablation_era_fast": (ABLATION, "ablation-era-fast-gpu ablation-era-fast-cpu"),
     "simpler_speedrun": (ABLATION, "simpler-speedrun-gpu"),
+    "seeds": (
+        Table(
+            "command | processes | runs | seconds | time per run relative to the first row | runs per minute after the "
+            "start | equal losses and accuracies",
+            "{name} | {processes} | {runs} | {seconds:.1f} | {relative:.2f} × | {pace} | {same}",
+            rows.many_seeds,
+            "{device}, {precision}; `{settings[recipe]}`, {data[name]}:",
+        ),
+        "seeds-gpu seeds-small-gpu seeds-cpu",
+    ),
     "max_lr": (
         Table(
             "max_lr | relative to the suggestion | validation accuracy of each seed | mean",
@@ -258,7 +268,8 @@ def find_problems(path: Path) -> list[str]:
     except DataError as error:
         return [str(error)]
     problems = [] if results.runs else ["has no runs"]
-    expected = "synthetic" if results.benchmark in NEEDS_NO_IMAGES else "cifar10"
+    synthetic = results.benchmark in NEEDS_NO_IMAGES or results.settings.get("images") is not None
+    expected = "synthetic" if synthetic else "cifar10"
     if results.data.get("name") != expected or "content_sha256" not in results.data:
         problems.append(f"its data must be {expected}, with a content_sha256")
     if not results.commit or results.commit.endswith("-dirty"):

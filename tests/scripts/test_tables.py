@@ -52,6 +52,26 @@ def test_the_ablation_table_pairs_runs_by_seed() -> None:
     ]
 
 
+def test_many_seeds_are_compared_with_separate_runs() -> None:
+    def way(name: str, processes: int, runs: int, seconds: float, pace: float | None, loss: float) -> dict[str, Any]:
+        values = {"accuracies": [0.9] * runs, "losses": [loss] * runs}
+        return {
+            "name": name, "processes": processes, "runs": runs, "seconds": seconds, "runs_per_minute": pace, **values,
+        }  # fmt: skip
+
+    separate, one, two = (
+        way("separate", 1, 2, 20, 6, 0.5),
+        way("seeds", 1, 4, 8, 40, 0.5),
+        way("seeds", 2, 4, 6, None, 0.6),
+    )
+    settings = {"recipe": "quick"}
+    assert rows("seeds", results([separate, one, two], settings=settings)) == [
+        "| separate | 1 | 2 | 20.0 | 1.00 × | 6.0 | – |",
+        "| seeds | 1 | 4 | 8.0 | 0.20 × | 40.0 | yes |",
+        "| seeds | 2 | 4 | 6.0 | 0.15 × | – | no |",
+    ]
+
+
 def test_the_headline_pairs_a_recipe_with_the_fastest_peer_that_reaches_the_target() -> None:
     seconds = {
         "speedrun": {1: 10.0, 2: 20.0, 3: 30.0},
