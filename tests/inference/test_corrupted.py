@@ -76,7 +76,8 @@ def test_the_error_is_the_share_of_wrong_predictions_of_corrupted_images(run: Pa
 def test_the_errors_do_not_depend_on_the_batches_but_on_the_seed(run: Path) -> None:
     def errors(size: int, seed: int) -> dict[str, tuple[float, ...]]:
         kinds = ["gaussian_noise", "glass_blur", "snow", "elastic_transform"]
-        return evaluate_corruptions(run, kinds=kinds, seed=seed, device="cpu", eval_batch_size=size).errors
+        options = {"kinds": kinds, "severities": [2, 5], "seed": seed, "device": "cpu", "eval_batch_size": size}
+        return evaluate_corruptions(run, **options).errors
 
     assert errors(30, 0) == errors(13, 0)
     assert errors(30, 0) != errors(30, 1)
