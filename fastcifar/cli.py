@@ -24,6 +24,7 @@ from fastcifar.commands.lr_find import LrFind, lr_find_default
 from fastcifar.commands.predict import Predict
 from fastcifar.commands.recipes import Recipes
 from fastcifar.commands.report import Report
+from fastcifar.commands.runs import Runs
 from fastcifar.commands.seeds import Seeds, seeds_arguments, seeds_default
 from fastcifar.commands.summary import Summary
 from fastcifar.commands.train import Train, train_arguments, train_default
@@ -76,6 +77,7 @@ _ALL = (
     Train,
     Seeds,
     Evaluate,
+    Runs,
     Report,
     Predict,
     Export,
