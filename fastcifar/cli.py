@@ -16,6 +16,7 @@ import tyro
 
 from fastcifar.commands.adopt import Adopt
 from fastcifar.commands.doctor import Doctor
+from fastcifar.commands.dynamics import Dynamics
 from fastcifar.commands.evaluate import Evaluate
 from fastcifar.commands.export import Export
 from fastcifar.commands.help import show_help
@@ -79,6 +80,7 @@ _ALL = (
     Evaluate,
     Runs,
     Report,
+    Dynamics,
     Predict,
     Export,
     Summary,
