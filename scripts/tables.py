@@ -26,16 +26,18 @@ from fastcifar import get_recipe
 from fastcifar.config import SETTINGS, TrainConfig
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.training.resume import RESUME_OVERRIDABLE
-from scripts import rows
+from scripts import dynamics_rows, rows
 from scripts.rows import Row
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 NEEDS_NO_IMAGES = {"reliability", "faults", "soak"}
 NOT_IN_RECIPES = (
-    {name for name, (group, _) in SETTINGS.items() if group == "runtime"} | RESUME_OVERRIDABLE | {"val_fraction"}
+    {name for name, (group, _) in SETTINGS.items() if group == "runtime"}
+    | RESUME_OVERRIDABLE
+    | {"val_fraction", "dynamics"}
 )
-"""Settings that are not part of a recipe: paths, device, precision, speed, seed and the validation split."""
+"""Settings that are not part of a recipe: paths, device, precision, speed, seed, the validation split and records."""
 NO_EFFECT: tuple[Any, ...] = (None, False, 0, [], "none")
 """Values with which a removed setting had no effect."""
 
@@ -163,6 +165,25 @@ TABLES = {
             "{device}, {precision}; `{settings[recipe]}`, {data[name]}:",
         ),
         "seeds-gpu seeds-small-gpu seeds-cpu",
+    ),
+    "dynamics": (
+        Table(
+            "ranked by | runs | in the first 5 % | 10 % | 15 % | 20 % | AUROC",
+            "{score} | {runs} | {found_5:.1%} | {found_10:.1%} | {found_15:.1%} | {found_20:.1%} | {auroc:.4f}",
+            dynamics_rows.wrong_labels_found,
+            below=dynamics_rows.trained_on_wrong_labels,
+        ),
+        "dynamics-gpu dynamics-cpu",
+    ),
+    "dynamics_overhead": (
+        Table(
+            "training | least seconds | difference | least processor seconds | difference",
+            "{part} | {seconds[min]:.3f} | {relative_seconds:+.2%} | {processor_seconds[min]:.3f} | "
+            "{relative_processor_seconds:+.2%}",
+            dynamics_rows.record_costs,
+            "{device}, {precision}; `{runs[0][recipe]}`, {settings[steps]} steps, the least of {settings[rounds]}:",
+        ),
+        "dynamics-overhead-gpu dynamics-overhead-cpu",
     ),
     "max_lr": (
         Table(

@@ -11,10 +11,11 @@ from fastcifar.files import dump_json
 
 @dataclass(frozen=True, kw_only=True)
 class Dynamics:
-    """Find wrong labels and hard examples in the training images of a run that was trained with --dynamics.
+    """Find wrong labels and hard examples among a run's training images.
 
-    The page has the data map (confidence by variability), the forgetting events, and the images with the most
-    suspicious labels; suspicious.csv lists all training images in order of suspicion.
+    The run must have been trained with --dynamics. The page has the data map (confidence by variability), the
+    forgetting events, and the images with the most suspicious labels; suspicious.csv lists all training images in order
+    of suspicion.
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
