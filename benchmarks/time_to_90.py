@@ -57,23 +57,29 @@ COMPARED = ("seeds", "first_seed", "target_accuracy", "compile", "amp", "val_fra
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimeTo90(Options):
+class RecipeOptions(Options):
+    """The options of a benchmark that trains recipes."""
+
+    compile: bool = False
+    """Compile network and augmentation."""
+    amp: bool = True
+    """Automatic mixed precision."""
+    val_fraction: float = 0.0
+    """Evaluate on this fraction of the training set instead of the test set, to choose settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeTo90(RecipeOptions):
     """Train recipes from several seeds, in turn."""
 
     recipes: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Recipes by name, with changes to their settings as NAME:setting=value,setting=value."""
     ablate: bool = False
     """Also train the recipe without each of its parts; for 'speedrun' and 'era-fast'."""
-    compile: bool = False
-    """Compile network and augmentation."""
-    amp: bool = True
-    """Automatic mixed precision."""
     seeds: int = 10
     """Runs of each recipe."""
     first_seed: int = 1000
     """Seed of the first run; the settings were chosen with other seeds."""
-    val_fraction: float = 0.0
-    """Evaluate on this fraction of the training set instead of the test set, to choose settings."""
     target_accuracy: float = 0.90
     """Accuracy to reach, from 0 to 1."""
     airbench: Path | None = None
@@ -148,7 +154,7 @@ def _resumed(path: Path, fresh: Results) -> Results:
     return results
 
 
-def read_recipe(name: str, settings: TimeTo90) -> TrainConfig:
+def read_recipe(name: str, settings: RecipeOptions) -> TrainConfig:
     """Return the configuration of NAME:setting=value,…; its changes take precedence over the benchmark's settings.
 
     Raises:

@@ -16,6 +16,7 @@ import tyro
 
 from fastcifar.commands.adopt import Adopt
 from fastcifar.commands.doctor import Doctor
+from fastcifar.commands.dynamics import Dynamics
 from fastcifar.commands.evaluate import Evaluate
 from fastcifar.commands.export import Export
 from fastcifar.commands.help import show_help
@@ -24,6 +25,7 @@ from fastcifar.commands.lr_find import LrFind, lr_find_default
 from fastcifar.commands.predict import Predict
 from fastcifar.commands.recipes import Recipes
 from fastcifar.commands.report import Report
+from fastcifar.commands.runs import Runs
 from fastcifar.commands.seeds import Seeds, seeds_arguments, seeds_default
 from fastcifar.commands.summary import Summary
 from fastcifar.commands.train import Train, train_arguments, train_default
@@ -76,7 +78,9 @@ _ALL = (
     Train,
     Seeds,
     Evaluate,
+    Runs,
     Report,
+    Dynamics,
     Predict,
     Export,
     Summary,

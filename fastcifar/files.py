@@ -98,6 +98,23 @@ def _lock(file: int, held: Exception | None, on_wait: Callable[[], None]) -> boo
     return True
 
 
+def is_locked(folder: Path, *, name: str = ".lock") -> bool:
+    """Return whether a process holds the lock of a folder, without waiting. Nothing is created."""
+    if fcntl is None:
+        return False
+    try:
+        file = os.open(folder / name, os.O_RDONLY)
+    except OSError:  # its holder removes it at the end
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(file)
+    return False
+
+
 def _is_open_file(path: Path, file: int) -> bool:
     """Return whether an open file is still the one at `path`."""
     try:

@@ -11,6 +11,8 @@ from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, FRACTION, NOT_NE
 
 LoaderKind = Literal["auto", "ffcv", "memmap"]
 """What decodes .beton files: FFCV, a memory map, or FFCV where it is installed."""
+LogName = Literal["tensorboard", "mlflow", "wandb"]
+"""The programs that a run can be logged to: TensorBoard, MLflow, Weights & Biases."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,6 +120,18 @@ def differences(results: Results) -> Iterator[Row]:
             }  # fmt: skip
 
 
+def many_seeds(results: Results) -> Iterator[Row]:
+    """One row per way to train many seeds; times per run relative to the first row's, and equality with its results."""
+    first = results.runs[0]
+    for run in results.runs:
+        count = min(run["runs"], first["runs"])
+        equal = all(run[name][:count] == first[name][:count] for name in ("accuracies", "losses"))
+        relative = run["seconds"] / run["runs"] / (first["seconds"] / first["runs"])
+        pace = "–" if run["runs_per_minute"] is None else f"{run['runs_per_minute']:.1f}"
+        same = "–" if run is first else "yes" if equal else "no"
+        yield {**run, "relative": relative, "pace": pace, "same": same}
+
+
 def learning_rates(results: Results) -> Iterator[Row]:
     """One row per learning rate: the validation accuracies of its runs."""
     for runs in results.grouped().values():

@@ -26,16 +26,18 @@ from fastcifar import get_recipe
 from fastcifar.config import SETTINGS, TrainConfig
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.training.resume import RESUME_OVERRIDABLE
-from scripts import rows
+from scripts import dynamics_rows, rows
 from scripts.rows import Row
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 NEEDS_NO_IMAGES = {"reliability", "faults", "soak"}
 NOT_IN_RECIPES = (
-    {name for name, (group, _) in SETTINGS.items() if group == "runtime"} | RESUME_OVERRIDABLE | {"val_fraction"}
+    {name for name, (group, _) in SETTINGS.items() if group == "runtime"}
+    | RESUME_OVERRIDABLE
+    | {"val_fraction", "dynamics"}
 )
-"""Settings that are not part of a recipe: paths, device, precision, speed, seed and the validation split."""
+"""Settings that are not part of a recipe: paths, device, precision, speed, seed, the validation split and records."""
 NO_EFFECT: tuple[Any, ...] = (None, False, 0, [], "none")
 """Values with which a removed setting had no effect."""
 
@@ -154,6 +156,35 @@ TABLES = {
     "ablation_speedrun": (ABLATION, "ablation-speedrun-gpu ablation-speedrun-cpu"),
     "ablation_era_fast": (ABLATION, "ablation-era-fast-gpu ablation-era-fast-cpu"),
     "simpler_speedrun": (ABLATION, "simpler-speedrun-gpu"),
+    "seeds": (
+        Table(
+            "command | processes | runs | seconds | time per run relative to the first row | runs per minute after the "
+            "start | equal losses and accuracies",
+            "{name} | {processes} | {runs} | {seconds:.1f} | {relative:.2f} × | {pace} | {same}",
+            rows.many_seeds,
+            "{device}, {precision}; `{settings[recipe]}`, {data[name]}:",
+        ),
+        "seeds-gpu seeds-small-gpu seeds-cpu",
+    ),
+    "dynamics": (
+        Table(
+            "ranked by | runs | in the first 5 % | 10 % | 15 % | 20 % | AUROC",
+            "{score} | {runs} | {found_5:.1%} | {found_10:.1%} | {found_15:.1%} | {found_20:.1%} | {auroc:.4f}",
+            dynamics_rows.wrong_labels_found,
+            below=dynamics_rows.trained_on_wrong_labels,
+        ),
+        "dynamics-gpu dynamics-cpu",
+    ),
+    "dynamics_overhead": (
+        Table(
+            "training | least seconds | difference | least processor seconds | difference",
+            "{part} | {seconds[min]:.3f} | {relative_seconds:+.2%} | {processor_seconds[min]:.3f} | "
+            "{relative_processor_seconds:+.2%}",
+            dynamics_rows.record_costs,
+            "{device}, {precision}; `{runs[0][recipe]}`, {settings[steps]} steps, the least of {settings[rounds]}:",
+        ),
+        "dynamics-overhead-gpu dynamics-overhead-cpu",
+    ),
     "max_lr": (
         Table(
             "max_lr | relative to the suggestion | validation accuracy of each seed | mean",
@@ -258,7 +289,8 @@ def find_problems(path: Path) -> list[str]:
     except DataError as error:
         return [str(error)]
     problems = [] if results.runs else ["has no runs"]
-    expected = "synthetic" if results.benchmark in NEEDS_NO_IMAGES else "cifar10"
+    synthetic = results.benchmark in NEEDS_NO_IMAGES or results.settings.get("images") is not None
+    expected = "synthetic" if synthetic else "cifar10"
     if results.data.get("name") != expected or "content_sha256" not in results.data:
         problems.append(f"its data must be {expected}, with a content_sha256")
     if not results.commit or results.commit.endswith("-dirty"):

@@ -21,6 +21,7 @@ from docs.hooks import adapt_links, adapt_pictures
 from fastcifar.cli import COMMANDS, main
 from fastcifar.recipes import RECIPES
 from fastcifar.runs.folder import write_json
+from fastcifar.runs.seeds import SeedOptions, SeedsFolder
 from fastcifar.training.resume import RESUME_OVERRIDABLE
 from tests.helpers import write_pair
 
@@ -88,9 +89,10 @@ def test_code_fits_a_laptop_without_a_scroll_bar(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the configuration of a run, which `--resume` reads for the defaults of the flags."""
-    folder = tmp_path_factory.mktemp("run")
-    write_json(folder / "config.json", RECIPES["era"]().to_json())
+    """A folder with the configuration of a run, and of many, which `--resume` reads for the defaults of the flags."""
+    folder, config = tmp_path_factory.mktemp("run"), RECIPES["era"]()
+    write_json(folder / "config.json", config.to_json())
+    SeedsFolder(folder, config, "").write([], SeedOptions(runs=10))
     return folder
 
 

@@ -23,7 +23,7 @@ Bools = npt.NDArray[np.bool_]
 _TOTALS = np.dtype(
     [
         *((name, "i8") for name in ("visits", "correct", "forgotten", "label", "predicted")),
-        *((name, "f8") for name in ("probability", "squared_probability", "margin")),
+        *((name, "f8") for name in ("loss", "probability", "squared_probability", "margin")),
         ("was_correct", "?"),
     ]
 )
@@ -43,6 +43,8 @@ class Dynamics:
     """The class that the network predicted when it was last trained on the image."""
     visits: Ints
     """Number of epochs in which the run has trained on the image."""
+    loss: Floats
+    """Mean cross-entropy over the visits, in nats."""
     confidence: Floats
     """Mean of the label's probability over the visits, from 0 to 1."""
     variability: Floats
@@ -90,6 +92,7 @@ def summarize_epochs(epochs: Iterable[EpochSamples]) -> Dynamics:
         label=totals["label"],
         predicted=totals["predicted"],
         visits=visits,
+        loss=totals["loss"] / visits,
         confidence=probability,
         variability=np.sqrt(variance.clip(0)),
         correctness=totals["correct"] / visits,
@@ -106,6 +109,7 @@ def _add(totals: npt.NDArray[Any], samples: EpochSamples) -> None:
     rows["correct"] += correct
     rows["forgotten"] += rows["was_correct"] & ~correct
     rows["label"], rows["predicted"], rows["was_correct"] = samples.label, samples.predicted, correct
+    rows["loss"] += samples.loss
     rows["probability"] += probability
     rows["squared_probability"] += probability**2
     rows["margin"] += samples.margin

@@ -17,7 +17,11 @@ from fastcifar.settings import RuntimeSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure accuracy, loss, calibration, and recall and precision per class of a run's checkpoint on the test set."""
+    """Measure accuracy, loss, calibration, and recall and precision per class of a run's checkpoint on the test set.
+
+    With --corrupt or --corrupt-dir, measure the error on corrupted test images. If no kind and no severity is left out,
+    the errors are saved in the run folder, as corruptions.json or corruptions-published.json, for its report.
+    """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """Run folder."""
@@ -32,10 +36,9 @@ class Evaluate:
     json: bool = False
     """Print one JSON object instead of a table."""
     corrupt: bool = False
-    """Evaluate on corrupted test images instead, as in CIFAR-10-C: 15 kinds of corruption at five severities, made on
-    the device. The errors are printed, and saved in the run folder if none of them is left out."""
+    """Evaluate on test images with the 15 corruptions of CIFAR-10-C at five severities instead."""
     corrupt_dir: Path | None = None
-    """Folder with the published .npy files of CIFAR-10-C, to evaluate on those instead."""
+    """Folder with the published .npy files of CIFAR-10-C, to evaluate on those images."""
     kinds: tuple[str, ...] = ()
     """Kinds of corruption, such as fog snow; all if not given."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)

@@ -20,7 +20,9 @@ from rich.text import Text
 from fastcifar.checks import type_hints
 from fastcifar.recipes import RECIPES, describe_recipe
 
-COMMON = ("recipe", "epochs", "batch_size", "max_lr", "amp", "compile", "device", "seed", "data_dir", "resume", "out")
+COMMON = (
+    "recipe", "runs", "epochs", "batch_size", "max_lr", "amp", "compile", "device", "seed", "data_dir", "resume", "out",
+)  # fmt: skip
 """The settings that most people change, in the order of the first panel."""
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 MAX_WIDTH, FLAG_WIDTH = 100, 24

@@ -19,6 +19,7 @@ from fastcifar.runs.seeds import SeedOptions, SeedRun, SeedsFolder, read_seeds
 
 if TYPE_CHECKING:
     from fastcifar.data.manifest import Manifest
+    from fastcifar.device import Runtime
     from fastcifar.report.seeds import SeedsConsole
     from fastcifar.training.signals import GracefulStop
 
@@ -71,15 +72,17 @@ class Seeds:
         return 0
 
     def _train_in(self, folder: SeedsFolder, manifest: Manifest) -> None:
+        from fastcifar.device import resolve_runtime
         from fastcifar.report.seeds import FIGURE, SeedsConsole, draw_accuracies
         from fastcifar.training.signals import stop_on_signals
 
+        runtime = resolve_runtime(folder.config.runtime)
         options, first = self._options(), folder.config.runtime.seed
         found = {seed: folder.finished(seed) for seed in range(first, first + options.runs)}
         runs = [run for run in found.values() if run is not None]
         with SeedsConsole(options) as console, stop_on_signals() as stop:
             interval = folder.write(runs, options)
-            console.header(self._facts(folder.config, manifest), interval)
+            console.header(self._facts(runtime, folder.config, manifest), runtime.notes, interval)
 
             def missing() -> Iterator[int]:
                 for seed in (seed for seed, run in found.items() if run is None):
@@ -117,10 +120,8 @@ class Seeds:
     def _options(self) -> SeedOptions:
         return SeedOptions(runs=self.runs, until=self.until, keep_checkpoints=self.keep_checkpoints)
 
-    def _facts(self, config: TrainConfig, manifest: Manifest) -> dict[str, str]:
-        from fastcifar.device import resolve_runtime
-
-        runtime, first = resolve_runtime(config.runtime), config.runtime.seed
+    def _facts(self, runtime: Runtime, config: TrainConfig, manifest: Manifest) -> dict[str, str]:
+        first = config.runtime.seed
         ends = "" if self.until is None else f", until the mean is known to ± {self.until:g} points"
         side_by_side = "" if self.processes == 1 else f", {self.processes} processes"
         return {

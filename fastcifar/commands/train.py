@@ -21,6 +21,7 @@ from fastcifar.files import dump_json
 from fastcifar.recipe_files import SUFFIX, write_recipe
 from fastcifar.recipes import DEFAULT_RECIPE
 from fastcifar.report.terminal import make_console
+from fastcifar.settings import LogName
 
 LAUNCHED = "WORLD_SIZE"
 """The environment variable that a launcher such as torchrun sets."""
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from fastcifar.report.console import RunHeader, TrainingConsole
     from fastcifar.runs.results import EpochResult
     from fastcifar.training.state import TrainState
+
+
+DEFAULT_LOG_DIR = Path("logs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +62,11 @@ class Train:
     report: bool = True
     """Write figures and report.html to the run folder, as `fastcifar report` does; not for a run with
     --val-fraction, since they use the test set."""
+    log: tuple[LogName, ...] = ()
+    """Also write the settings and the results of each epoch to TensorBoard, MLflow or Weights & Biases."""
     log_dir: Path | None = None
-    """Also write the settings and the results of each epoch as TensorBoard events, into this folder, where each run has
-    a folder of its own."""
+    """Folder for the files of --log, where each run has its own place; logs if not given. Without --log, TensorBoard
+    events are written to it."""
     requeue_exit_code: int | None = None
     """Exit code, from 1 to 255, of a run that a batch system stops with SIGTERM, SIGUSR1, SIGUSR2 or SIGXCPU, for a job
     script that then submits the job again; 128 + the signal's number if not given."""
@@ -124,7 +130,7 @@ class Train:
         from fastcifar.training.signals import REQUEUE_SIGNALS
 
         try:
-            _train(config, resume=self.resume is not None, log_dir=self.log_dir)
+            _train(config, resume=self.resume is not None, logs=self._logs(), log_dir=self.log_dir or DEFAULT_LOG_DIR)
         except StoppedError as stopped:
             if self.requeue_exit_code is not None and stopped.signal in REQUEUE_SIGNALS:
                 stopped.exit_code = self.requeue_exit_code
@@ -136,6 +142,9 @@ class Train:
                 assert config.run_dir is not None
                 page = write_report(config.run_dir, device=config.runtime.device, data_dir=config.data.data_dir)
                 print(f"Report: {page}")
+
+    def _logs(self) -> tuple[LogName, ...]:
+        return self.log if self.log or self.log_dir is None else ("tensorboard",)
 
     def _resolve(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
         """Return the configuration with the learning rates that were given or found, and save it as a recipe."""
@@ -201,9 +210,9 @@ def _find_for(config: TrainConfig, run_dir: Path) -> Suggestion:
     return found.suggestion
 
 
-def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
+def _train(config: TrainConfig, *, resume: bool, logs: tuple[LogName, ...], log_dir: Path) -> None:
     from fastcifar.report.console import TrainingConsole
-    from fastcifar.report.tensorboard import TensorBoardLog
+    from fastcifar.report.loggers import open_logs
     from fastcifar.runs.read import read_metrics
     from fastcifar.training.loop import fit_epochs
     from fastcifar.training.resume import restore
@@ -218,9 +227,7 @@ def _train(config: TrainConfig, *, resume: bool, log_dir: Path | None) -> None:
         console.header(_header(state))
         for note in state.notes:
             console.say(note)
-        consumers = [console.epoch]
-        if log_dir is not None:
-            consumers.append(stack.enter_context(TensorBoardLog(log_dir, config.run_dir, config)).epoch)
+        consumers = [console.epoch, stack.enter_context(open_logs(logs, log_dir, config)).epoch]
         earlier = read_metrics(config.run_dir)[: state.epochs_done] if resume else []
         for result in earlier:
             for consume in consumers:

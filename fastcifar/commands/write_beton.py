@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from fastcifar.errors import ConfigError
 from fastcifar.files import lock_folder
-from fastcifar.progress import Progress
+from fastcifar.progress import OnProgress, Progress
 from fastcifar.report.progress import ProgressDisplay
 from fastcifar.settings import DataSettings
+
+if TYPE_CHECKING:
+    from fastcifar.data.images import Source
+    from fastcifar.data.variation import Variation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,7 @@ class WriteBeton:
     downloads CIFAR-10."""
     source_format: str | None = None
     """Format of the source, if a folder has several data sets: cifar10, cifar100, parquet (Hugging Face), kaggle, npz
-    (NumPy arrays) or image-folder (train/<class>/, test/<class>/)."""
+    (NumPy arrays), image-folder (train/<class>/, test/<class>/) or beton (train.beton, test.beton)."""
     out: Path = DataSettings.data_dir
     """Folder to write to."""
     resize: int | None = None
@@ -44,7 +49,15 @@ class WriteBeton:
     cache: Path = Path("data/cifar10")
     """Folder for the download."""
     seed: int = 0
-    """Seed of the synthetic images, and of the choice of the test images."""
+    """Seed of the synthetic images, and of the choice of the test images, the subset and the wrong labels."""
+    classes: tuple[str, ...] = ()
+    """Classes to keep in both files, by name and in their new order, with commas or spaces between them."""
+    subset: float | None = None
+    """Training images to keep, the same part of each class: a fraction below 1, or a number. The test set stays
+    whole."""
+    label_noise: float | Path | None = None
+    """Wrong training labels to put in: the fraction of labels that become another class, all others with the same
+    probability; or a file (.csv, .json) with a confusion matrix, a row of probabilities per class."""
 
     def run(self) -> int:
         """Write both files; if another process writes to the folder, after that."""
@@ -54,22 +67,13 @@ class WriteBeton:
 
     def write(self) -> None:
         """Write both files, and show the progress."""
-        from fastcifar.data.sources import open_source
+        from fastcifar.data.vary import vary
         from fastcifar.data.writer import write_pair
 
+        variation = self._variation()
         with ProgressDisplay() as display:
             display.start("reading the images")
-            source = open_source(
-                self.source,
-                source_format=self.source_format,
-                cache=self.cache,
-                resize=self.resize,
-                labels=self.labels,
-                test_fraction=self.test_fraction,
-                workers=self.workers,
-                seed=self.seed,
-                on_progress=display.show,
-            )
+            source = vary(self._open(display.show), variation)
             for note in source.notes:
                 print(note, file=sys.stderr)
             total = len(source.train.images) + len(source.test.images)
@@ -81,6 +85,40 @@ class WriteBeton:
         for split, manifest in zip(("train", "test"), manifests, strict=True):
             size = f"{manifest.file_size / 1e6:.1f} MB"
             print(f"{self.out / split}.beton: {manifest.samples:,} images of {manifest.name}, {size}", flush=True)
+
+    def _variation(self) -> Variation:
+        """Return what is to be changed, before anything is read."""
+        from fastcifar.data.variation import Variation
+        from fastcifar.data.vary import read_confusion
+
+        noise = self.label_noise
+        return Variation(
+            classes=self.classes,
+            subset=self.subset,
+            label_noise=None if isinstance(noise, Path) else noise,
+            confusion=read_confusion(noise) if isinstance(noise, Path) else None,
+            seed=self.seed,
+        )
+
+    def _open(self, on_progress: OnProgress) -> Source:
+        """Read the source."""
+        from fastcifar.data.sources import open_source
+
+        source = open_source(
+            self.source,
+            source_format=self.source_format,
+            cache=self.cache,
+            resize=self.resize,
+            labels=self.labels,
+            test_fraction=self.test_fraction,
+            workers=self.workers,
+            seed=self.seed,
+            on_progress=on_progress,
+        )
+        if source.origin and (Path(source.origin.path) / "train.beton").exists() and self.out.exists():
+            if self.out.samefile(source.origin.path):
+                raise ConfigError(f"out is {self.out}, which has the .beton files to read: choose another folder")
+        return source
 
 
 @contextmanager

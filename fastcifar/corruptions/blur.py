@@ -19,7 +19,8 @@ def defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
     kernel = _disk(filters.relative_size(images), radius, soft).to(images)
     padded = F.pad(images, (kernel.shape[0] // 2,) * 4, mode="reflect")
     channels = images.shape[1]
-    padded = padded.contiguous(memory_format=torch.channels_last)  # which is 15 times as fast on a CPU
+    if images.is_cpu:  # where it is 15 times as fast; on a GPU, cuDNN would round such images to TF32
+        padded = padded.contiguous(memory_format=torch.channels_last)
     return F.conv2d(padded, kernel.expand(channels, 1, -1, -1), groups=channels)
 
 

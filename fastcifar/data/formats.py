@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastcifar.data import cifar10, cifar100, kaggle, npz, parquet
+from fastcifar.data.beton_source import read_betons
 from fastcifar.data.image_folder import open_image_folder
 from fastcifar.data.images import Source
 from fastcifar.data.official import Version, open_archive
@@ -98,6 +99,10 @@ def _find_kaggle(listing: Listing) -> list[Path]:
     return [listing.folder] if kaggle.LABELS_FILE in listing.files else []
 
 
+def _find_betons(listing: Listing) -> list[Path]:
+    return [listing.folder] if listing.files.intersection(("train.beton", "test.beton")) else []
+
+
 def _find_image_folder(listing: Listing) -> list[Path]:
     train = _list(listing.folder / "train", required=False) if "train" in listing.folders else None
     has_classes = train is not None and any(not is_hidden(name) for name in train.folders)
@@ -127,6 +132,7 @@ FORMATS = {
         read=open_image_folder,
         has_pictures=True,
     ),
+    "beton": SourceFormat(looks="train.beton and test.beton of a folder", find=_find_betons, read=read_betons),
 }
 """The formats by name, as `--source-format` takes them."""
 
@@ -144,6 +150,7 @@ def find_data_set(path: Path, format_name: str | None = None, preferred: str | N
         ConfigError: there is no such format.
     """
     names = tuple(FORMATS) if format_name is None else (_known(format_name),)
+    written = "beton" if format_name is None else None  # files of this package: only where there is nothing else
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; {describe_formats()}")
     if path.is_file():
@@ -151,9 +158,12 @@ def find_data_set(path: Path, format_name: str | None = None, preferred: str | N
     searched: list[Listing] = []
     for level in _levels(path):
         searched += level
-        found = [Found(name, place) for name in names for listing in level for place in _choices(name, listing)]
+        others = [name for name in names if name != written]
+        found = [Found(name, place) for name in others for listing in level for place in _choices(name, listing)]
         if found:
             return _choose(path, found, preferred)
+    if written and _find_betons(searched[0]):
+        return Found(written, path)
     for name in names:
         for listing in searched:
             if FORMATS[name].is_meant(listing):

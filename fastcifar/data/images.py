@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastcifar.data.variation import Variation
+
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
@@ -42,5 +44,9 @@ class Source:
     """The kind of source, such as 'cifar-10-python', 'image-folder' or 'synthetic'."""
     origin: Origin | None = None
     """Where the images were read from; None if they were not read from files."""
+    true_labels: Labels | None = None
+    """int64 [N], the labels of the training images before some were changed on purpose; None if none was."""
+    variations: tuple[Variation, ...] = ()
+    """How the data set was made from another one, one change after the other; empty for one that was not changed."""
     notes: tuple[str, ...] = ()
     """What the user should know about the reading, such as files that were passed over; the command prints it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import numpy as np
 
 from fastcifar.data.beton_format import BetonIndex, read_index
 from fastcifar.data.images import Images, Labels
+from fastcifar.data.variation import Variation
 from fastcifar.errors import DataError
 
-MANIFEST_VERSION = 2
-READ_VERSIONS = (1, 2)
-"""Version 2 added the origin and the hash of the other split."""
+MANIFEST_VERSION = 3
+READ_VERSIONS = (1, 2, 3)
+"""Version 2 added the origin and the hash of the other split; version 3, variations and true labels."""
 WRITE_AGAIN = "run `fastcifar write-beton` again"
 
 CIFAR10_CONTENT = {
@@ -52,6 +55,14 @@ class Manifest:
     """SHA-256 of the names, sizes and times of the source's files."""
     other_split_sha256: str | None = None
     """`content_sha256` of the file that was written together with this one, such as test.beton's for train.beton."""
+    variations: tuple[Variation, ...] = ()
+    """How the data set was made from another one, one change after the other."""
+    packed_true_labels: str | None = None
+    """The labels before some were changed on purpose, as `pack_labels` returns them; None if none was."""
+
+    def describe_variations(self) -> str:
+        """Return how the data set was made from another one, in words; empty if it was not."""
+        return "; ".join(variation.describe() for variation in self.variations)
 
 
 def manifest_path(beton: Path) -> Path:
@@ -73,6 +84,29 @@ def dataset_sha256(images: Images, labels: Labels) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
     return digest.hexdigest()
+
+
+def pack_labels(labels: Labels) -> str:
+    """Return labels, int64 [N], as text: little-endian int32, compressed with zlib, in base64."""
+    return base64.b64encode(zlib.compress(labels.astype("<i4").tobytes(), level=9)).decode()
+
+
+def read_true_labels(manifest: Manifest) -> Labels | None:
+    """Return the labels before some were changed on purpose, int64 [N] in file order; None if none was.
+
+    Raises:
+        DataError: the manifest is damaged.
+    """
+    if manifest.packed_true_labels is None:
+        return None
+    try:
+        data = zlib.decompress(base64.b64decode(manifest.packed_true_labels, validate=True))
+        labels = np.frombuffer(data, dtype="<i4").astype(np.int64)
+    except (ValueError, zlib.error) as error:
+        raise DataError(f"the true labels in the manifest cannot be read ({error}); {WRITE_AGAIN}") from error
+    if len(labels) != manifest.samples or labels.min() < 0 or labels.max() >= len(manifest.class_names):
+        raise DataError(f"the true labels in the manifest do not fit its {manifest.samples} images; {WRITE_AGAIN}")
+    return labels
 
 
 def file_sha256(path: Path) -> str:
@@ -100,7 +134,7 @@ def _parse_manifest(beton: Path, path: Path) -> Manifest:
         values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         version = values.get("format_version", MANIFEST_VERSION)
         if isinstance(version, int) and version not in READ_VERSIONS:
-            known = " and ".join(map(str, READ_VERSIONS))
+            known = f"{READ_VERSIONS[0]} to {READ_VERSIONS[-1]}"
             raise DataError(f"{path}: its format version is {version}, and this fastcifar reads {known}; {WRITE_AGAIN}")
         if unknown := values.keys() - {field.name for field in dataclasses.fields(Manifest)}:
             raise ValueError(f"unknown key {', '.join(sorted(unknown))}")

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 from fastcifar.data.formats import FORMATS, find_data_set
+from fastcifar.data.images import Source
 from fastcifar.data.manifest import Manifest, dataset_sha256
 from fastcifar.data.pair import read_pair
 from fastcifar.data.sources import ENV_VAR, open_source, read_origin
-from fastcifar.errors import DataError
+from fastcifar.data.vary import vary
+from fastcifar.errors import ConfigError, DataError
 
 
 def check_source(folder: Path, source: str) -> None:
@@ -43,14 +45,31 @@ def note_unused_source(folder: Path) -> str | None:
 
 
 def _holds(source: str, train: Manifest, test: Manifest) -> bool:
-    """Tell whether two files hold a source. CIFAR-10 has its name from its content."""
+    """Tell whether two files hold a source, or a variation of it. CIFAR-10 has its name from its content."""
+    if source == "download" and train.variations:
+        return _have_content(open_source(source), train, test)
+    if source == "synthetic" and train.variations:
+        return train.source == source
     if source in (names := {"download": "cifar10", "synthetic": "synthetic"}):
         return train.name == test.name == names[source]
     found = find_data_set(Path(os.path.expanduser(source)))
-    if train.source_fingerprint == test.source_fingerprint == read_origin(found.path).fingerprint:
+    if train.source_fingerprint == test.source_fingerprint == read_origin(found).fingerprint:
         return True
     height, width, _ = train.image_shape
     resizable = FORMATS[found.format_name].has_pictures and height == width
     opened = open_source(source, resize=height if resizable else None)
-    contents = [dataset_sha256(*split) for split in (opened.train, opened.test)]
+    return _have_content(opened, train, test)
+
+
+def _have_content(source: Source, train: Manifest, test: Manifest) -> bool:
+    """Tell whether two files hold a source, or what their variations make of it."""
+    done = len(source.variations)
+    if train.variations[:done] != source.variations:
+        return False
+    for variation in train.variations[done:]:
+        try:
+            source = vary(source, variation)
+        except ConfigError:  # it has other classes, or fewer images
+            return False
+    contents = [dataset_sha256(*split) for split in (source.train, source.test)]
     return contents == [train.content_sha256, test.content_sha256]

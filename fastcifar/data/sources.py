@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 
 from fastcifar.data import cifar10
+from fastcifar.data.beton_source import origin_of
 from fastcifar.data.formats import FORMATS, Found, find_data_set
 from fastcifar.data.images import Origin, Source
 from fastcifar.data.official import LabelKind
+from fastcifar.data.pair import read_pair
 from fastcifar.data.pictures import readable_path
 from fastcifar.data.reading import ReadOptions
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
@@ -91,8 +93,15 @@ def clamp_workers(workers: int | None) -> int:
     return min(workers or usable_cores(), usable_cores())
 
 
-def read_origin(path: Path) -> Origin:
-    """Return the origin of a data set at `path`, a file or folder, from the names, sizes and times of its files."""
+def read_origin(found: Found) -> Origin:
+    """Return the origin of a data set, from the names, sizes and times of its files; for .betons, from their content.
+
+    Raises:
+        DataError: the .betons do not belong together.
+    """
+    path = found.path
+    if found.format_name == "beton":
+        return origin_of(path, *read_pair(path))
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     digest = hashlib.sha256()
     for file in files:
@@ -117,4 +126,4 @@ def _open_auto(cache: Path, source_format: str | None, options: ReadOptions) -> 
 
 def _read(found: Found, options: ReadOptions) -> Source:
     source = FORMATS[found.format_name].read(found.path, options)
-    return dataclasses.replace(source, origin=read_origin(found.path))
+    return dataclasses.replace(source, origin=read_origin(found))

@@ -70,7 +70,8 @@ def write_beton(
     check_text(path, "name", name)
     pixels = as_images(path, images)
     split = ImageSet(pixels, as_labels(path, labels, len(pixels), len(names)))
-    return _write_files({path: split}, names, name, None, progress)[path]
+    source = Source(train=split, test=split, class_names=names, name=name)
+    return _write_files({path: split}, source, progress)[path]
 
 
 def write_pair(
@@ -94,7 +95,7 @@ def write_pair(
         as_labels(path, split.labels, len(split.images), len(source.class_names))
     written = _find_written(files, source)
     if written is None:
-        written = _write_files(files, source.class_names, source.name, source.origin, progress)
+        written = _write_files(files, source, progress)
     train, test = written.values()
     return train, test
 
@@ -109,16 +110,17 @@ def _find_written(files: Mapping[Path, ImageSet], source: Source) -> dict[Path, 
     origin = (source.origin.path, source.origin.fingerprint) if source.origin else (None, None)
     for (path, each), other in zip(found.items(), reversed(content.values()), strict=True):
         has = (each.content_sha256, each.other_split_sha256, each.class_names, each.source, each.source_fingerprint)
+        changes = (each.variations, each.packed_true_labels)
         if has != (content[path], other, source.class_names, *origin):
+            return None
+        if changes != (source.variations, _true_labels(source, files[path])):
             return None
     return found
 
 
 def _write_files(
     files: Mapping[Path, ImageSet],
-    class_names: tuple[str, ...],
-    name: str,
-    origin: Origin | None,
+    source: Source,
     progress: Progress | None,
 ) -> dict[Path, manifest.Manifest]:
     """Write one file, or two that belong together, to one folder. The old files stay until all new ones are complete.
@@ -140,12 +142,22 @@ def _write_files(
                 _write_verified(temporary, split, content[path], _shifted(progress, done))
                 done += len(split.images)
                 other = next((content[another] for another in files if another != path), None)
-                written[path] = describe(temporary, split, class_names, name, content[path], other, origin)
+                names, name, origin = source.class_names, source.name, source.origin
+                described = describe(temporary, split, names, name, content[path], other, origin)
+                changes = {"variations": source.variations, "packed_true_labels": _true_labels(source, split)}
+                written[path] = dataclasses.replace(described, **changes)
             for path, values in written.items():
                 write_json(manifest.next_manifest_path(path), dataclasses.asdict(values), only_writer=locked)
         for path in written:
             os.replace(manifest.next_manifest_path(path), manifest.manifest_path(path))
     return written
+
+
+def _true_labels(source: Source, split: ImageSet) -> str | None:
+    """Return the packed true labels of a split: only training labels are changed."""
+    if source.true_labels is None or split is not source.train:
+        return None
+    return manifest.pack_labels(source.true_labels)
 
 
 def _shifted(progress: Progress | None, done: int) -> Progress | None:

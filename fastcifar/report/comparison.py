@@ -13,6 +13,7 @@ from fastcifar.report import html
 from fastcifar.report.fonts import show_missing_characters
 from fastcifar.report.style import FigureSpec, add_legend, new_axes, shorten
 from fastcifar.report.units import format_duration, format_percent
+from fastcifar.runs.groups import differences
 from fastcifar.runs.record import RunRecord, read_record
 from fastcifar.runs.results import EpochResult
 
@@ -124,10 +125,8 @@ def _time_to_target(record: RunRecord) -> str:
 
 def _differences(records: Records) -> dict[str, list[str]]:
     """Return the values of each run for every setting or fact that is not the same in all of them."""
-    described = [_describe(record) for record in records.values()]
-    names = dict.fromkeys(name for values in described for name in values)
-    rows = {name: [values.get(name, "–") for values in described] for name in names}
-    return {name: values for name, values in rows.items() if len(set(values)) > 1}
+    varied = differences([_describe(record) for record in records.values()])
+    return {name: ["–" if value is None else value for value in values] for name, values in varied.items()}
 
 
 def _describe(record: RunRecord) -> dict[str, str]:

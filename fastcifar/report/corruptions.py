@@ -56,11 +56,18 @@ def corruption_errors(errors: CorruptionErrors) -> FigureSpec:
             axes.text(column, row, f"{values[row, column]:.1f}", color=color, fontsize=8, ha="center", va="center")
         return figure
 
+    made = errors.folder is None
     means = ", ".join(f"{_title(kind)} {100 * errors.mean_errors[kind]:.1f}" for kind in kinds)
-    mean = "" if errors.mean_corruption_error is None else f" Their mean: {100 * errors.mean_corruption_error:.2f}."
-    alt = f"Table of the error on corrupted test images, in percent. Mean over the severities: {means}.{mean}"
-    name, note = "corruptions", "In percent, with the mean over the severities beside the name."
-    return FigureSpec(name=name, title="Error on corrupted images", alt=alt, draw=draw, note=note)
+    mean = (
+        ""
+        if errors.mean_corruption_error is None
+        else f" Mean corruption error: {100 * errors.mean_corruption_error:.2f}."
+    )
+    clean = "" if errors.clean_error is None else f" Without corruption: {100 * errors.clean_error:.2f}."
+    alt = f"Table of the error on corrupted test images, in percent. Mean over the severities: {means}.{mean}{clean}"
+    note = f"In percent, with the mean over the severities beside each name, at epoch {errors.epoch}.{mean}{clean}"
+    name, title = ("corruptions", "made here") if made else ("corruptions-published", "of CIFAR-10-C")
+    return FigureSpec(name=name, title=f"Error on corrupted images, {title}", alt=alt, draw=draw, note=note)
 
 
 def _title(kind: str) -> str:

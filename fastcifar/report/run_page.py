@@ -10,8 +10,10 @@ import numpy as np
 from fastcifar.analysis.mistakes import Analysis, AugmentedSamples, analyze, draw_augmented
 from fastcifar.data.pair import SPLITS
 from fastcifar.errors import ConfigError, FastCifarWarning
+from fastcifar.inference.corruption_errors import MADE_FILE, PUBLISHED_FILE, read_corruption_errors
 from fastcifar.inference.evaluate import LoadedCheckpoint, load_classifier
 from fastcifar.report import figures, html, image_figures
+from fastcifar.report.corruptions import corruption_errors
 from fastcifar.report.fonts import show_missing_characters
 from fastcifar.report.progress import ProgressDisplay
 from fastcifar.report.units import format_duration, format_percent
@@ -95,6 +97,8 @@ def _write_page(
     mistakes = []
     if analysis and analysis.mistakes:
         mistakes = [image_figures.mistakes(analysis), image_figures.grad_cam_maps(analysis)]
+    saved_errors = (read_corruption_errors(record.path, file) for file in (MADE_FILE, PUBLISHED_FILE))
+    corruptions = [corruption_errors(errors) for errors in saved_errors if errors is not None]
     html.write_page(
         out / "report.html",
         "run.html",
@@ -108,6 +112,7 @@ def _write_page(
         training_figures=html.embed_figures(training, out),
         class_figures=html.embed_figures(classes, out),
         class_rows=_class_rows(analysis) if analysis else [],
+        corruption_figures=html.embed_figures(corruptions, out),
         mistake_figures=html.embed_figures(mistakes, out),
         run_facts=_run_facts(record, saved),
     )

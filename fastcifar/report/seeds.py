@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,13 @@ class SeedsConsole:
         self._console = console if console is not None else make_console()
         self._options, self._progress = options, ProgressDisplay(self._console)
         self._started_at, self._finished = self._console.get_time(), 0
-        self._interval: MeanInterval | None = None
 
-    def header(self, facts: dict[str, str], earlier: MeanInterval | None) -> None:
-        """Print the facts about all runs, and the mean of those of an earlier call, if there are any."""
-        self._interval = earlier
+    def header(self, facts: dict[str, str], notes: Iterable[str], earlier: MeanInterval | None) -> None:
+        """Print the facts about all runs, notes, and the mean of the runs of an earlier call, if there are any."""
         for name, value in facts.items():
             self.say(f"{name:<9}  {value}")
+        for note in notes:
+            self.say(note)
         if earlier is not None:
             self.say(f"resuming   {format_interval(earlier)} so far")
         self._progress.start("starting")
@@ -53,7 +53,7 @@ class SeedsConsole:
 
     def finished(self, run: SeedRun, interval: MeanInterval) -> None:
         """Print a run's line, with the mean of all runs so far and the time that is left."""
-        self._interval, self._finished = interval, self._finished + 1
+        self._finished += 1
         seconds = format_duration(run.train_seconds + run.eval_seconds)
         facts = [
             f"seed {run.seed:<4}",

@@ -8,30 +8,28 @@ import os
 from pathlib import Path
 
 from fastcifar.config import TrainConfig
-from fastcifar.errors import ConfigError
 from fastcifar.files import dump_json
+from fastcifar.report.loggers import Outcome
 from fastcifar.runs.results import EpochResult
 
 
 class TensorBoardLog:
-    """Writes a run's settings and results as TensorBoard events. A context manager that closes the event file."""
+    """Writes a run's settings and results as TensorBoard events."""
 
-    def __init__(self, log_dir: Path, run_dir: Path, config: TrainConfig) -> None:
+    def __init__(self, log_dir: Path, config: TrainConfig) -> None:
         """Start an event file in the run's own folder in `log_dir`, which has the name of the run folder.
 
         If the run has an event file there, because it is resumed, TensorBoard shows the new one instead.
 
         Raises:
-            ConfigError: TensorBoard is not installed.
+            ImportError: TensorBoard is not installed.
         """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(
-                f"TensorBoard is not installed ({error}); pip install 'fastcifar[tensorboard]', or leave out --log-dir"
-            ) from error
-        suffix = f".{hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:8]}"
-        folder = _own_folder(log_dir, run_dir.resolve().name, suffix)
+        from torch.utils.tensorboard import SummaryWriter
+
+        assert config.run_dir is not None
+        run_dir = config.run_dir.resolve()
+        suffix = f".{hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:8]}"
+        folder = _own_folder(log_dir, run_dir.name, suffix)
         self._writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=suffix)
         self._writer.add_text("config", f"```json\n{dump_json(config.to_json(), indent=2)}\n```")
 
@@ -47,10 +45,8 @@ class TensorBoardLog:
                 self._writer.add_scalar(name, value, result.epoch)
         self._writer.flush()
 
-    def __enter__(self) -> TensorBoardLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self, outcome: Outcome) -> None:
+        """Close the event file; TensorBoard has no place for the outcome."""
         self._writer.close()
 
 

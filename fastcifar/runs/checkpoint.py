@@ -88,7 +88,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             values = torch.load(path, map_location="cpu", weights_only=True)
         version = values["format_version"]
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path}: no such checkpoint; is {path.parent.parent} a run folder?") from None
+        run = path.parent.parent
+        why = "this run kept none" if (run / "metrics.jsonl").exists() else f"is {run} a run folder?"
+        raise CheckpointError(f"{path}: no such checkpoint; {why}") from None
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: damaged, or not a fastcifar checkpoint ({reason})") from error

@@ -21,7 +21,7 @@ class RunRecord:
     config: TrainConfig
     environment: Environment
     results: tuple[EpochResult, ...]
-    """One result per finished epoch, at least one."""
+    """One result per finished epoch, at least one unless the record was read with `allow_empty`."""
 
     @property
     def name(self) -> str:
@@ -37,6 +37,14 @@ class RunRecord:
     def target_accuracy(self) -> float:
         """The target accuracy, from 0 to 1: the run's `target_accuracy`, or the exercise's 90 % if that is None."""
         return self.config.target_accuracy if self.config.target_accuracy is not None else 0.90
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train: all epochs are done, or an evaluation has met the target accuracy."""
+        target = self.config.target_accuracy
+        if not self.results:
+            return False
+        return self.last.epoch >= self.last.epochs or (target is not None and self.last.best_accuracy >= target)
 
     def passes(self, result: EpochResult) -> float:
         """Return the number of passes over the training set at an epoch's end; the last epoch may be partial."""
@@ -58,13 +66,14 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Path], list[CheckpointError
     return runs, errors
 
 
-def read_record(run: Path) -> RunRecord:
+def read_record(run: Path, *, allow_empty: bool = False) -> RunRecord:
     """Read a run folder, without its checkpoints.
 
     Raises:
-        CheckpointError: it is not a run folder, is damaged or of another version, or has no finished epoch.
+        CheckpointError: it is not a run folder, is damaged or of another version, or has no finished epoch. With
+            `allow_empty`, it may have none.
     """
     config, environment, results = read_config(run), read_environment(run), tuple(read_metrics(run))
-    if not results:
+    if not results and not allow_empty:
         raise CheckpointError(f"{run}: has no finished epoch yet; resume it with `fastcifar train --resume {run}`")
     return RunRecord(path=run, config=config, environment=environment, results=results)

@@ -51,10 +51,10 @@ class SeedOptions:
 
     def enough(self, interval: MeanInterval | None) -> bool:
         """Return whether all runs are done, or the mean of those that `interval` describes is precise enough."""
-        if interval is None or interval.count >= self.runs:
-            return interval is not None
-        precise = self.until is not None and 100 * (interval.half_width or math.inf) <= self.until
-        return precise and interval.count >= MIN_RUNS
+        if interval is None or interval.half_width is None or self.until is None:
+            return interval is not None and interval.count >= self.runs
+        precise = interval.count >= MIN_RUNS and 100 * interval.half_width <= self.until
+        return precise or interval.count >= self.runs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class SeedProcesses:
     def _receive(self, conn: connection.Connection) -> SeedRun:
         try:
             result = conn.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             process = self._processes[conn]
             process.join()
             raise TrainingError(
@@ -107,7 +107,7 @@ def _hand_out(conn: connection.Connection, seeds: Iterator[int]) -> bool:
     seed = next(seeds, None)
     if seed is None:
         return False
-    with contextlib.suppress(BrokenPipeError):  # it has ended, which `_receive` notices
+    with contextlib.suppress(ConnectionError):  # it has ended, which `_receive` notices
         conn.send(seed)
     return True
 
@@ -139,7 +139,7 @@ def _ignored_interrupts() -> Iterator[None]:
 def _work(conn: connection.Connection, folder: SeedsFolder, options: SeedOptions) -> None:
     """Train the seeds that the connection gives until it is closed; send each result, or the error that ended one."""
     warnings.simplefilter("ignore", FastCifarWarning)  # each process would repeat them
-    ended = (StoppedError, EOFError, BrokenPipeError, KeyboardInterrupt)
+    ended = (StoppedError, EOFError, ConnectionError, KeyboardInterrupt)
     with stop_on_signals() as stop, contextlib.suppress(*ended):
         threading.Thread(target=_stop_with_parent, daemon=True).start()
         try:

@@ -1,7 +1,9 @@
 """Train the run folders of many seeds, in this process or in several side by side."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from fastcifar.errors import TrainingError
 from fastcifar.runs.checkpoint import has_checkpoint
 from fastcifar.runs.folder import RunFolder
 from fastcifar.runs.results import StepProgress
@@ -25,6 +27,7 @@ def train_seeds(
 
     Raises:
         StoppedError: `stop` asked for it; the running seed has a checkpoint.
+        TrainingError: a run cannot go on; the message has its seed.
         FastCifarError: bad input, as one of its other subclasses.
     """
     with SeedTrainer(folder.config, checkpoints=options.keep_checkpoints) as trainer:
@@ -49,8 +52,10 @@ def train_seed(
         folder.discard(seed)
         trainer.prepare(seed, run_dir)
     report = None if on_step is None else lambda progress: on_step(seed, progress)
-    for _ in trainer.fit_epochs(on_step=report, stop=stop):
-        pass
+    try:
+        deque(trainer.fit_epochs(on_step=report, stop=stop), maxlen=0)
+    except TrainingError as error:
+        raise TrainingError(f"seed {seed}: {error}") from error
     RunFolder(run_dir).keep_checkpoints([options.keep_checkpoints])
     finished = folder.finished(seed)
     assert finished is not None

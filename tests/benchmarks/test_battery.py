@@ -81,8 +81,9 @@ def test_the_command_of_each_part_is_accepted(name: str, tiny: bool, tmp_path: P
         options["args"] = arguments[1:]
         called = tyro.cli(functools.wraps(space.COMMANDS[arguments[0]])(lambda **values: values), **options)["options"]
     else:
-        called = tyro.cli(space.MaxLr if module.endswith("max_lr") else space.TimeTo90, **options)
-        for recipe in called.recipes:
+        kinds = {"benchmarks.max_lr": "MaxLr", "benchmarks.seeds": "Seeds", "benchmarks.time_to_90": "TimeTo90"}
+        called = tyro.cli(getattr(space, kinds[module]), **options)
+        for recipe in getattr(called, "recipes", None) or [called.recipe]:
             time_to_90.read_recipe(recipe, called)
     assert called.out == tmp_path / f"{name}-cpu.json"
 

@@ -93,13 +93,14 @@ def test_a_missing_key_of_a_manifest_is_named(file: Path, key: str) -> None:
         read_manifest(file)
 
 
-def test_the_keys_of_a_manifest_are_those_of_version_2(file: Path) -> None:
+def test_the_keys_of_a_manifest_are_those_of_version_3(file: Path) -> None:
     values = json.loads(manifest_path(file).read_text())
     assert list(values) == [
         "format_version", "name", "samples", "image_shape", "class_names", "mean", "std", "content_sha256",
         "file_sha256", "file_size", "source", "source_fingerprint", "other_split_sha256",
+        "variations", "packed_true_labels",
     ]  # fmt: skip
-    assert values["format_version"] == 2
+    assert values["format_version"] == 3
 
 
 def test_a_manifest_of_version_1_is_read(file: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_manifest_of_version_1_is_read(file: Path) -> None:
 def test_a_manifest_of_another_version_is_refused(file: Path) -> None:
     manifest = dataclasses.asdict(read_manifest(file))
     manifest_path(file).write_text(json.dumps({**manifest, "format_version": 99}))
-    with pytest.raises(DataError, match="its format version is 99, and this fastcifar reads 1 and 2"):
+    with pytest.raises(DataError, match="its format version is 99, and this fastcifar reads 1 to 3"):
         read_manifest(file)
 
 

@@ -12,7 +12,8 @@ from fastcifar import TrainConfig, fit
 from fastcifar.cli import main
 from fastcifar.data.synthetic import draw_synthetic
 from fastcifar.data.writer import write_beton
-from tests.report.pages import NAMES
+from fastcifar.inference.corruption_errors import save_corruption_errors
+from tests.report.pages import NAMES, example_errors
 
 
 @pytest.fixture(scope="package")
@@ -30,7 +31,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def report(run: Path) -> Path:
-    """The page of that run."""
+    """The page of that run, with errors on corrupted images."""
+    save_corruption_errors(run, example_errors())
     assert main(["report", str(run), "--top", "6", "--device", "cpu"]) == 0
     return run / "report" / "report.html"
 

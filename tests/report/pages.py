@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 
 from fastcifar.analysis.mistakes import Analysis, Mistake
+from fastcifar.corruptions.kinds import KINDS, SEVERITIES
+from fastcifar.inference.corruption_errors import CorruptionErrors
 
 HOSTILE = "<script>alert(1)</script>"
 NAMES = (HOSTILE, "\" onerror='x", "a & b", "$x_1$", "猫", "</title>", "dog", "frog", "[bold]cat", "a[/b]")
@@ -51,3 +53,14 @@ def noise_analysis(classes: int, *, names: tuple[str, ...] = (), mistakes: int =
         predicted_maps=heat,
         truth_maps=0 * heat,
     )
+
+
+def example_errors() -> CorruptionErrors:
+    """Return the errors of all corruptions: 1 %, 2 %, … 75 %."""
+    values = iter(range(1, 76))
+    by_kind = {kind: tuple(next(values) / 100 for _ in SEVERITIES) for kind in KINDS}
+    return CorruptionErrors(
+        checkpoint="last.pt", epoch=2, samples=90, seed=0, folder=None, severities=SEVERITIES, clean_error=0.0625,
+        errors=by_kind, extra_errors={}, mean_errors={kind: sum(each) / 5 for kind, each in by_kind.items()},
+        mean_corruption_error=0.38, seconds=1.0, device="CPU", precision="float32",
+    )  # fmt: skip

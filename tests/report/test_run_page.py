@@ -23,7 +23,7 @@ Capture = pytest.CaptureFixture[str]
 
 def test_the_command_prints_the_pages_path_and_saves_the_figures(run: Path, report: Path, capsys: Capture) -> None:
     out = report.parent
-    names = ["accuracy", "augmented", "classes", "confusion", "grad-cam", "loss", "mistakes", "schedule"]
+    names = ["accuracy", "augmented", "classes", "confusion", "corruptions", "grad-cam", "loss", "mistakes", "schedule"]
     assert sorted(path.name for path in out.iterdir()) == sorted([*(f"{name}.png" for name in names), "report.html"])
     for path in out.glob("*.png"):
         with Image.open(path) as image:
@@ -52,7 +52,7 @@ def test_the_page_loads_nothing_and_runs_nothing(report: Path) -> None:
 
 def test_every_image_has_a_description(run: Path, report: Path) -> None:
     images = Page(report.read_text()).all("img")
-    assert len(images) == 8
+    assert len(images) == 9
     words = [str(image["alt"]) for image in images]
     assert all(len(alt) > 40 for alt in words)
     last = read_record(run).last
@@ -93,8 +93,8 @@ def test_chromium_shows_the_page(run: Path, report: Path, tmp_path: Path) -> Non
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title is not None
     assert "% validation accuracy" in title[1]
-    assert len(shown.all("figure")) == 8
-    assert len(shown.all("img")) == 8
+    assert len(shown.all("figure")) == 9
+    assert len(shown.all("img")) == 9
     assert len(shown.all("table")) == 4
     assert len(shown.all("tr")) == 3 + 12 + 14 + len(read_record(run).config.to_json())
     assert not shown.all("script")
@@ -111,7 +111,7 @@ def test_a_run_without_mistakes_says_so(run: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(run_page, "analyze", lambda saved, **_: nothing)
     shown = Page(run_page.write_report(run, out=tmp_path / "out", device="cpu").read_text())
     assert "every image of the test set is classified correctly" in shown.text
-    assert len(shown.all("figure")) == 6
+    assert len(shown.all("figure")) == 7
 
 
 def test_bad_input_ends_in_one_line(run: Path, other: Path, tmp_path: Path, capsys: Capture) -> None:

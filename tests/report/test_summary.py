@@ -22,8 +22,8 @@ def _console() -> tuple[Console, io.StringIO]:
 def _evaluation(recall: dict[str, float], images: dict[str, int], **more: Any) -> Evaluation:
     return Evaluation(
         checkpoint="run/last.pt", epoch=3, samples=1200, accuracy=0.625, balanced_accuracy=0.61, loss=1.5,
-        calibration_error=0.0345, class_accuracy=recall, class_precision=dict.fromkeys(recall, 0.4), class_images=images,
-        seconds=2.5, device="CPU", precision="float32", **{"top5_accuracy": None, **more},
+        calibration_error=0.0345, class_accuracy=recall, class_precision=dict.fromkeys(recall, 0.4),
+        class_images=images, seconds=2.5, device="CPU", precision="float32", **{"top5_accuracy": None, **more},
     )  # fmt: skip
 
 

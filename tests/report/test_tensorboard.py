@@ -58,9 +58,10 @@ def test_everything_in_the_metrics_is_in_the_log_also_after_a_resume(betons: Pat
 def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
     runs = [tmp_path / parent / "run" for parent in ("a", "b")]
     for run, epochs in ((runs[0], [1]), (runs[1], [1, 2]), (runs[0], [1, 2, 3])):
-        with TensorBoardLog(tmp_path / "logs", run, TrainConfig()) as log:
-            for epoch in epochs:
-                log.epoch(result(epoch))
+        log = TensorBoardLog(tmp_path / "logs", TrainConfig(run_dir=run))
+        for epoch in epochs:
+            log.epoch(result(epoch))
+        log.close("finished")
     shown = {folder.name: _read(folder)[0]["train_loss"] for folder in (tmp_path / "logs").iterdir()}
     assert {name: [step for step, _ in points] for name, points in shown.items()} == {"run": [1, 2, 3], "run-2": [1, 2]}
 

@@ -11,6 +11,7 @@ from benchmarks.results import Results
 from fastcifar import get_recipe
 from fastcifar.errors import ConfigError, DataError
 from scripts import tables
+from scripts.dynamics_rows import trained_on_wrong_labels, wrong_labels_found
 from scripts.tables import TABLES, Table, changed_settings, filled, find_problems
 
 FIELDS = {
@@ -49,6 +50,26 @@ def test_the_ablation_table_pairs_runs_by_seed() -> None:
         "| whitening of the first layer | 2 | 88.00 % | -3.00 ± 1.00 | 0.50 × |",
         "| identity initialisation of convolutions | 1 | 89.00 % | -1.00 ± ? | 2.00 × |",
         "| `dirac=false,padding=0` | 1 | 91.00 % | +1.00 ± ? | 1.00 × |",
+    ]
+
+
+def test_many_seeds_are_compared_with_separate_runs() -> None:
+    def way(name: str, processes: int, runs: int, seconds: float, pace: float | None, loss: float) -> dict[str, Any]:
+        values = {"accuracies": [0.9] * runs, "losses": [loss] * runs}
+        return {
+            "name": name, "processes": processes, "runs": runs, "seconds": seconds, "runs_per_minute": pace, **values,
+        }  # fmt: skip
+
+    separate, one, two = (
+        way("separate", 1, 2, 20, 6, 0.5),
+        way("seeds", 1, 4, 8, 40, 0.5),
+        way("seeds", 2, 4, 6, None, 0.6),
+    )
+    settings = {"recipe": "quick"}
+    assert rows("seeds", results([separate, one, two], settings=settings)) == [
+        "| separate | 1 | 2 | 20.0 | 1.00 × | 6.0 | – |",
+        "| seeds | 1 | 4 | 8.0 | 0.20 × | 40.0 | yes |",
+        "| seeds | 2 | 4 | 6.0 | 0.15 × | – | no |",
     ]
 
 
@@ -249,3 +270,33 @@ def test_the_table_of_a_file_is_printed(committed: Path, capsys: pytest.CaptureF
     results([{}], benchmark="bygone").write(committed / "other.json")
     with pytest.raises(ConfigError, match=r"other\.json: there is no table for the benchmark 'bygone'"):
         tables.main((committed / "other.json",))
+
+
+def test_the_dynamics_table_has_the_means_of_each_score() -> None:
+    def run(seed: int, margin: float, confidence: float) -> dict[str, Any]:
+        found = {name: dict.fromkeys(("0.05", "0.15"), value) for name, value in (("m", margin), ("c", confidence))}
+        shared = {"seed": seed, "wrong_labels": 5000, "test_accuracy": 0.85, "auroc": {"m": margin, "c": confidence}}
+        return {**record("speedrun", dynamics=True), "recipe": "speedrun", "found": found, **shared}
+
+    fractions = {"fractions": [0.05, 0.15]}
+    measured = results([run(1, 0.9, 0.7), run(2, 1.0, 0.9)], settings=fractions)
+    rows = list(wrong_labels_found(measured))
+    assert [(row["score"], row["found_5"], row["found_15"], row["auroc"]) for row in rows] == [
+        ("m", pytest.approx(0.95), pytest.approx(0.95), pytest.approx(0.95)),
+        ("c", pytest.approx(0.8), pytest.approx(0.8), pytest.approx(0.8)),
+    ]
+    assert trained_on_wrong_labels(measured) == (
+        "`speedrun`, 4.2 epochs, with 5,000 wrong labels, from seed 1 and 2; test accuracy 85.00%."
+    )
+
+
+def test_the_cost_of_records_is_relative_to_training_without_them() -> None:
+    def run(part: str, seconds: float) -> dict[str, Any]:
+        times = {key: {"min": seconds, "median": seconds, "all": [seconds]} for key in ("seconds", "processor_seconds")}
+        return {**record("speedrun"), "part": part, "recipe": "speedrun", **times}
+
+    measured = results([run("without records", 10), run("with records", 10.1)], settings={"steps": 10, "rounds": 5})
+    assert rows("dynamics_overhead", measured) == [
+        "| without records | 10.000 | +0.00 % | 10.000 | +0.00 % |",
+        "| with records | 10.100 | +1.00 % | 10.100 | +1.00 % |",
+    ]

@@ -1,0 +1,54 @@
+"""A variation of a data set: some of its classes, a subset of its training images, wrong labels put in on purpose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fastcifar.checks import ABOVE_0_TO_1, NOT_NEGATIVE, Rule, check
+
+SUBSET: Rule = (
+    lambda value: 0 < value < 1 or (1 <= value < math.inf and float(value).is_integer()),
+    "a fraction above 0 and below 1, or a whole number of images",
+)
+"""The allowed sizes of a subset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """What was changed, in this order: classes, then the subset, then the labels. Only classes concern the test set."""
+
+    classes: tuple[str, ...] = ()
+    """The classes that were kept, in their new order; all if empty."""
+    subset: float | None = None
+    """Training images that were kept: a fraction, or a number from 1 on."""
+    label_noise: float | None = None
+    """Fraction of the training labels that were replaced by another class."""
+    confusion: tuple[tuple[float, ...], ...] | None = None
+    """[K, K], row by row: the probability of each new label, given the old one."""
+    seed: int = 0
+    """Seed of both random choices."""
+    source_samples: tuple[int, ...] = ()
+    """Training and test images before the change."""
+
+    def __post_init__(self) -> None:
+        check(self, subset=SUBSET, label_noise=ABOVE_0_TO_1, seed=NOT_NEGATIVE)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is changed."""
+        return not self.classes and self.subset is self.label_noise is self.confusion is None
+
+    def describe(self) -> str:
+        """Return the changes in words, such as "subset 0.1, seed 0"."""
+        parts = [f"{len(self.classes)} classes"] if self.classes else []
+        parts += [describe_subset(self.subset)] if self.subset is not None else []
+        parts += [f"label noise {self.label_noise:g}"] if self.label_noise is not None else []
+        parts += ["label noise of a confusion matrix"] if self.confusion is not None else []
+        is_random = self.subset is not None or self.label_noise is not None or self.confusion is not None
+        return ", ".join([*parts, f"seed {self.seed}"] if is_random else parts)
+
+
+def describe_subset(size: float) -> str:
+    """Return a subset's size in words: "subset 0.1" or "subset of 5,000 images"."""
+    return f"subset {size:g}" if size < 1 else f"subset of {int(size):,} images"

@@ -1,0 +1,101 @@
+"""Logs of a run in other programs: TensorBoard, MLflow, Weights & Biases, all behind one small interface."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Protocol
+
+from fastcifar.config import TrainConfig
+from fastcifar.errors import ConfigError, FastCifarWarning, StoppedError
+from fastcifar.runs.results import EpochResult
+from fastcifar.settings import LogName
+
+Outcome = Literal["finished", "stopped", "failed"]
+
+
+class RunLog(Protocol):
+    """Writes one run to a program that shows many. It gets the run's settings when it is created."""
+
+    def epoch(self, result: EpochResult) -> None:
+        """Write the result of an epoch. A resumed run gives the epochs before it again; none appears twice."""
+
+    def close(self, outcome: Outcome) -> None:
+        """End the log, and say how the run ended."""
+
+
+class RunLogs:
+    """Several logs, by name, as one. A log that fails is left out from then on, with a warning; the run goes on."""
+
+    def __init__(self, logs: dict[str, RunLog]) -> None:
+        self._logs = dict(logs)
+
+    def epoch(self, result: EpochResult) -> None:
+        """Write the result of an epoch to all logs."""
+        self._each(lambda log: log.epoch(result))
+
+    def close(self, outcome: Outcome) -> None:
+        """End all logs."""
+        self._each(lambda log: log.close(outcome))
+        self._logs.clear()
+
+    def _each(self, act: Callable[[RunLog], None]) -> None:
+        for name, log in list(self._logs.items()):
+            try:
+                act(log)
+            except Exception as error:  # whatever a server, a disk or a package of another project raises
+                del self._logs[name]
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+                text = f"{name}: writing its log failed ({reason}); the run goes on without it"
+                warnings.warn(text, FastCifarWarning, stacklevel=4)
+
+
+@contextmanager
+def open_logs(names: Iterable[LogName], log_dir: Path, config: TrainConfig) -> Iterator[RunLogs]:
+    """Open logs of a run during the block, and close them with the outcome of the block.
+
+    Args:
+        names: the programs, each once.
+        log_dir: folder for the files of all of them.
+        config: the run's configuration, with its run folder.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    logs = RunLogs({name: _open(name, log_dir, config) for name in dict.fromkeys(names)})
+    try:
+        yield logs
+    except (StoppedError, KeyboardInterrupt):
+        logs.close("stopped")
+        raise
+    except BaseException:
+        logs.close("failed")
+        raise
+    logs.close("finished")
+
+
+def _open(name: LogName, log_dir: Path, config: TrainConfig) -> RunLog:
+    with _name_extra(name):
+        if name == "tensorboard":
+            from fastcifar.report.tensorboard import TensorBoardLog
+
+            return TensorBoardLog(log_dir, config)
+        if name == "mlflow":
+            from fastcifar.report.mlflow import MLflowLog
+
+            return MLflowLog(log_dir, config)
+        from fastcifar.report.wandb import WandbLog
+
+        return WandbLog(log_dir, config)
+
+
+@contextlib.contextmanager
+def _name_extra(name: LogName) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        text = f"{name} is not installed ({error}); pip install 'fastcifar[{name}]', or leave it out of --log"
+        raise ConfigError(text) from error
