@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastcifar.device import apply_process_settings as apply_process_settings
     from fastcifar.errors import FastCifarError as FastCifarError
     from fastcifar.models import create_model as create_model
+    from fastcifar.parallel import join as join
     from fastcifar.recipes import get_recipe as get_recipe
     from fastcifar.runs.checkpoint import load_checkpoint as load_checkpoint
     from fastcifar.runs.results import EpochResult as EpochResult
@@ -34,6 +35,7 @@ _MODULES = {
     "device": ["apply_process_settings"],
     "errors": ["FastCifarError"],
     "models": ["create_model"],
+    "parallel": ["join"],
     "recipes": ["get_recipe"],
     "runs.checkpoint": ["load_checkpoint"],
     "runs.results": ["EpochResult"],

@@ -19,7 +19,7 @@ from fastcifar.training.loop import fit_epochs
 from fastcifar.training.state import create_state
 
 RECIPES: dict[str, dict[str, Any]] = {"era": {}, "speedrun": {"max_lr": 0.02, "bias_lr": 5.0, "head_lr": 10.0}}
-"""Recipes, with learning rates for small batches: with those of large ones, a rounding error grows fivefold per step."""
+"""Recipes, with learning rates for small batches: with those of large ones, rounding errors grow fivefold per step."""
 BATCH_SIZE = 4
 
 
