@@ -24,7 +24,7 @@ from fastcifar.errors import ConfigError, DeviceError, FastCifarWarning, Process
 
 TIMEOUT = datetime.timedelta(seconds=20)
 """How long a process waits for the others in a step, before it takes one of them for lost."""
-PATIENCE = datetime.timedelta(hours=2)
+LONGEST_PREPARATION = datetime.timedelta(hours=2)
 """How long it waits for the first one, which writes .beton files, downloads data or tests learning rates."""
 
 
@@ -97,7 +97,7 @@ class Processes:
                 raise
             self.store.set(key, "done")
         else:
-            self.store.wait([key], PATIENCE)
+            self.store.wait([key], LONGEST_PREPARATION)
             if self.store.get(key) != b"done":
                 raise ProcessError("stopped, since the first process of this run has failed")
             yield False

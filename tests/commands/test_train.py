@@ -154,12 +154,12 @@ def test_a_run_is_not_resumed_with_other_data(moved: Path, capsys: Capture) -> N
     assert f"was trained on other data than that in {other}; name the folder" in capsys.readouterr().err
 
 
-def test_a_run_in_several_processes_is_refused(
+def test_a_launcher_that_sets_only_the_number_of_processes_is_refused(
     betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(_train(betons, tmp_path / "run")) == 2
-    assert "start it without torchrun" in capsys.readouterr().err
+    assert "are not set: start with torchrun" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
