@@ -246,7 +246,7 @@ def _where(state: TrainState) -> str:
 def _header(state: TrainState) -> RunHeader:
     from fastcifar.report.console import RunHeader
 
-    config, trained, evaluated = state.config, len(state.train_loader.indices), state.test_loader.samples
+    config, evaluated = state.config, state.test_loader.samples
     split = "validation" if config.data.val_fraction else "test"
     return RunHeader(
         device=state.runtime.describe_device(),
@@ -254,7 +254,21 @@ def _header(state: TrainState) -> RunHeader:
         model=config.model.model,
         parameters=sum(parameter.numel() for parameter in state.classifier.model.parameters()),
         recipe=config.name,
-        images=f"{state.manifest.name}: {trained:,} training images, {evaluated:,} {split} images",
+        images=f"{state.manifest.name}: {_training_images(state)}, {evaluated:,} {split} images",
         epochs=config.epochs,
         batch_size=config.data.batch_size,
     )
+
+
+def _training_images(state: TrainState) -> str:
+    """Return the number of training images, and how they were chosen from others."""
+    from fastcifar.data.variation import describe_subset
+
+    count, data, manifest = len(state.train_loader.indices), state.config.data, state.manifest
+    chosen = [manifest.describe_variations()] if manifest.variations else []
+    if data.subset is not None:
+        chosen.append(f"{describe_subset(data.subset)}, seed {state.config.runtime.seed}")
+    if not chosen:
+        return f"{count:,} training images"
+    whole = manifest.variations[0].source_samples[0] if manifest.variations else manifest.samples
+    return f"{count:,} of {whole:,} training images ({'; '.join(chosen)})"

@@ -29,6 +29,8 @@ class ImageClassifier:
 
     def __init__(self, *, model: nn.Module, augmentation: nn.Module, runtime: Runtime) -> None:
         self.model, self.augmentation, self.runtime = model, augmentation, runtime
+        self.class_weights: Tensor | None = None
+        """float32 [classes] on the device: factors of the images' training losses, by their classes; None for 1."""
 
     def train(self, mode: bool = True) -> None:
         """Augment and use batch statistics; or, with False, only normalise and use the running statistics."""
@@ -64,7 +66,11 @@ class ImageClassifier:
         if flip is not None:
             images = hflip(images, flip)
         logits = self.logits(images, size)
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        if self.class_weights is None:
+            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        else:  # not its `weight`, which weighs smoothed labels by each class and divides by the batch's sum of weights
+            losses = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+            loss = (losses * self.class_weights[labels]).mean()
         samples = sample_metrics(logits.detach(), labels) if with_samples else None
         return loss, (logits.detach().argmax(dim=1) == labels).sum(), samples
 
