@@ -35,10 +35,11 @@ from fastcifar import fit, get_recipe
 from fastcifar.analysis.dynamics import Bools, Dynamics, found_fraction, ranking_auroc, summarize_epochs
 from fastcifar.checks import ABOVE_0_TO_1, check
 from fastcifar.config import TrainConfig
-from fastcifar.data.images import ImageSet, Labels, Source
-from fastcifar.data.loader import decode_all
-from fastcifar.data.manifest import open_beton, read_manifest
-from fastcifar.data.pair import SPLITS, split_path
+from fastcifar.data.beton_source import read_betons
+from fastcifar.data.manifest import open_beton
+from fastcifar.data.reading import ReadOptions
+from fastcifar.data.variation import Variation
+from fastcifar.data.vary import vary
 from fastcifar.data.writer import write_pair
 from fastcifar.runs.dynamics import read_epochs, write_epoch
 from fastcifar.runs.results import StepProgress
@@ -96,21 +97,11 @@ def noise(settings: Noise) -> None:
 
 def _write_wrong_labels(settings: Noise, folder: Path, seed: int) -> Bools:
     """Write the data set with wrong labels; return which of the training images have one, bool [N]."""
-    train, test = (decode_all(split_path(settings.data_dir, split)) for split in SPLITS)
-    names = read_manifest(split_path(settings.data_dir, "train")).class_names
-    labels = flip_labels(train.labels, len(names), settings.fraction, seed)
-    noisy = ImageSet(train.images, labels)
-    write_pair(folder, Source(train=noisy, test=test, class_names=names, name="CIFAR-10 with wrong labels"))
-    wrong: Bools = labels != train.labels
+    noise = Variation(label_noise=settings.fraction, seed=seed)
+    noisy = vary(read_betons(settings.data_dir, ReadOptions()), noise)
+    write_pair(folder, noisy)
+    wrong: Bools = noisy.train.labels != noisy.true_labels
     return wrong
-
-
-def flip_labels(labels: Labels, classes: int, fraction: float, seed: int) -> Labels:
-    """Return labels [N] of which a fraction, chosen at random, are others, each with equal probability."""
-    generator, flipped = np.random.default_rng(seed), labels.copy()
-    chosen = generator.permutation(len(labels))[: round(fraction * len(labels))]
-    flipped[chosen] = (labels[chosen] + generator.integers(1, classes, len(chosen))) % classes
-    return flipped
 
 
 def _train(config: TrainConfig, wrong: Bools) -> dict[str, Any]:

@@ -18,6 +18,10 @@ POSITIVE: Rule = (lambda value: 0 < value < math.inf, "positive and finite")
 NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "0 or more, and finite")
 FRACTION: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
 ABOVE_0_TO_1: Rule = (lambda value: 0 < value <= 1, "above 0 and at most 1")
+SUBSET: Rule = (
+    lambda value: 0 < value < 1 or (1 <= value < math.inf and float(value).is_integer()),
+    "a fraction above 0 and below 1, or a whole number of images",
+)
 BELOW_1: Rule = (lambda value: 0 <= value < 1, "from 0 up to, but not including, 1")
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}

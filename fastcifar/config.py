@@ -76,6 +76,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self, epochs=POSITIVE, checkpoint_every=AT_LEAST_1, target_accuracy=ABOVE_0_TO_1)
+        if self.data.sampler == "balanced" and self.optim.class_weights == "balanced":
+            raise ConfigError(
+                "class_weights is 'balanced'; it must be 'none' with the sampler 'balanced', which has balanced the "
+                "classes already"
+            )
         if self.runtime.cuda_graphs and self.optim.peak_momentum is not None:
             raise ConfigError(
                 "cuda_graphs is True; it must be False if the momentum cycles (peak_momentum), which a captured step "

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, FRACTION, NOT_NEGATIVE, POSITIVE, check, each
+from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, FRACTION, NOT_NEGATIVE, POSITIVE, SUBSET, check, each
 
 LoaderKind = Literal["auto", "ffcv", "memmap"]
 """What decodes .beton files: FFCV, a memory map, or FFCV where it is installed."""
+SamplerKind = Literal["shuffle", "balanced"]
+"""How the images of a training epoch are drawn: each once, or each class equally often."""
 LogName = Literal["tensorboard", "mlflow", "wandb"]
 """The programs that a run can be logged to: TensorBoard, MLflow, Weights & Biases."""
 
@@ -34,11 +36,20 @@ class DataSettings:
     """Keep the decoded images on the device after the first epoch, and gather each batch there."""
     val_fraction: float = 0.0
     """Fraction of the training set to hold out (stratified, seeded) and evaluate on instead of the test set."""
+    subset: float | None = None
+    """Train on a part of the training images only, the same part of each class, chosen by the seed: a fraction below 1,
+    or a number of images. The images to evaluate on stay the same."""
+    sampler: SamplerKind = "shuffle"
+    """Images of a training epoch: each once, in random order (shuffle), or each class equally often (balanced), so that
+    images of rare classes are drawn several times, and some of common classes not at all."""
     verify: bool = True
     """Check the SHA-256 of each .beton against its manifest before the file is opened."""
 
     def __post_init__(self) -> None:
-        check(self, batch_size=AT_LEAST_1, eval_batch_size=AT_LEAST_1, workers=AT_LEAST_1, val_fraction=BELOW_1)
+        check(
+            self, batch_size=AT_LEAST_1, eval_batch_size=AT_LEAST_1, workers=AT_LEAST_1, val_fraction=BELOW_1,
+            subset=SUBSET,
+        )  # fmt: skip
 
     @property
     def test_batch_size(self) -> int:
@@ -203,6 +214,9 @@ class OptimSettings:
     """Muon's momentum."""
     label_smoothing: float = 0.0
     """Fraction of each label that is spread evenly over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weight of an image's loss: 1 (none), or N / (K n) in a class with n of the N training images, for K classes
+    (balanced), so that all classes count the same."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """Reaction to a loss or gradient that is not finite: stop before the weights are updated, or skip the step."""
     max_skipped: int = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -98,12 +99,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("file", "line"), _commands("fastcifar"), ids=lambda value: value)
 def test_the_command_line_accepts_each_command(
-    file: str, line: str, run: Path, monkeypatch: pytest.MonkeyPatch
+    file: str, line: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "speedrun"\n')
+    monkeypatch.chdir(tmp_path)
     for kind in COMMANDS.values():
         monkeypatch.setattr(kind, "run", lambda command: 0)
-    line = re.split(r" [|>&;]", line)[0]
-    arguments = [re.sub(r"^runs/\S*", str(run), word) for word in shlex.split(line, comments=True)[1:]]
+    words = itertools.takewhile(lambda word: word[0] not in "|>&;", shlex.split(line, comments=True)[1:])
+    arguments = [re.sub(r"^runs/\S*", str(run), word) for word in words]
     try:
         code = main(arguments)
     except SystemExit as stopped:  # --help

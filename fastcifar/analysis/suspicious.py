@@ -12,7 +12,7 @@ import numpy as np
 from fastcifar.analysis.dynamics import Bools, Dynamics, Ints, found_fraction, ranking_auroc, summarize_epochs
 from fastcifar.data.beton_format import BetonIndex
 from fastcifar.data.images import Images
-from fastcifar.data.manifest import Manifest, open_beton
+from fastcifar.data.manifest import Manifest, open_beton, read_true_labels
 from fastcifar.data.pair import split_path
 from fastcifar.errors import DataError
 from fastcifar.runs.data import NAME_FOLDER, require_betons
@@ -102,13 +102,14 @@ def analyze_dynamics(run: Path, *, top: int, data_dir: Path | None = None) -> Dy
     """
     dynamics = summarize_epochs(read_epochs(run))
     index, manifest = _open_training_set(run, data_dir or read_config(run).data.data_dir)
-    rows = dynamics.ranking[:top]
+    rows, true_labels = dynamics.ranking[:top], read_true_labels(manifest)
+    true_labels = read_true_labels(manifest)
     return DynamicsAnalysis(
         dynamics=dynamics,
         class_names=manifest.class_names,
         rows=rows,
         images=index.images(dynamics.index[rows].tolist()),
-        true_labels=None,
+        true_labels=None if true_labels is None else true_labels[dynamics.index],
     )
 
 

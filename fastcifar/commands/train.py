@@ -15,6 +15,7 @@ import tyro
 from fastcifar.checks import AT_LEAST_1, check
 from fastcifar.commands.lr_find import find_lr
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folder, take_flag
+from fastcifar.commands.train_messages import announce, progress_in_words, run_header, why_finished
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError
 from fastcifar.files import dump_json
@@ -29,9 +30,6 @@ LAUNCHED = "WORLD_SIZE"
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import Suggestion
     from fastcifar.parallel import Processes
-    from fastcifar.report.console import RunHeader, TrainingConsole
-    from fastcifar.runs.results import EpochResult
-    from fastcifar.training.state import TrainState
 
 
 DEFAULT_LOG_DIR = Path("logs")
@@ -223,19 +221,20 @@ def _train(config: TrainConfig, *, resume: bool, logs: tuple[LogName, ...], log_
     with TrainingConsole(target_accuracy=config.target_accuracy) as console, ExitStack() as stack:
         state = stack.enter_context(create_state(config))
         if resume and (damage := restore(config.run_dir, state)):
-            console.say(f"{damage}. Resuming from the checkpoint before it, {_where(state)}")
-        console.header(_header(state))
+            console.say(f"{damage}. Resuming from the checkpoint before it, {progress_in_words(state)}")
+        console.header(run_header(state))
         for note in state.notes:
             console.say(note)
+        logs = logs if state.processes.is_first else ()
         consumers = [console.epoch, stack.enter_context(open_logs(logs, log_dir, config)).epoch]
         earlier = read_metrics(config.run_dir)[: state.epochs_done] if resume else []
         for result in earlier:
             for consume in consumers:
                 consume(result)
         if state.is_finished:
-            console.say(_why_finished(state, earlier))
+            console.say(why_finished(state, earlier))
         else:
-            _announce(state, console)
+            announce(state, console)
         stop = stack.enter_context(stop_on_signals())
         try:
             for result in fit_epochs(state, on_step=console.step, stop=stop):
@@ -246,57 +245,13 @@ def _train(config: TrainConfig, *, resume: bool, logs: tuple[LogName, ...], log_
                 raise
             # writing a line may fail before the signal says that the terminal is gone
             stopped = StoppedError(signal.Signals(stop.signal or signal.SIGHUP))
-            stopped.args = (f"stopped {_where(state)}; resume with `fastcifar train --resume {config.run_dir}`",)
+            stopped.args = (
+                f"stopped {progress_in_words(state)}; resume with `fastcifar train --resume {config.run_dir}`",
+            )
             raise stopped from error
         console.summary(config.run_dir)
-
-
-def _announce(state: TrainState, console: TrainingConsole) -> None:
-    """Say how long the run will take, and what comes before its first step."""
-    from fastcifar.report.units import format_rough_duration
-    from fastcifar.training.estimate import estimate_seconds
-
-    console.progress.start("measuring the speed")
-    seconds = estimate_seconds(state)
-    if seconds is not None:
-        console.say(f"Training takes about {format_rough_duration(seconds)} on this machine")
-    if state.runtime.compile_mode:
-        console.say("Compiling network and augmentation, before the clock starts")
-    console.progress.start("warming up")
-
-
-def _why_finished(state: TrainState, results: list[EpochResult]) -> str:
-    """Say why nothing is left to train in a run with these results."""
-    target = state.config.target_accuracy
-    if target is None or state.best_accuracy < target:
-        return "All epochs are done: nothing is left to train"
-    epoch = next((result.epoch for result in results if result.test_accuracy >= target), state.best_epoch)
-    return f"The run met its target of {100 * target:.4g} % in epoch {epoch}: nothing is left to train"
 
 
 def _lost_terminal(error: OSError) -> bool:
     """Return whether the error comes from writing to a terminal that is gone; an error of a file has a file name."""
     return error.errno == errno.EIO and error.filename is None
-
-
-def _where(state: TrainState) -> str:
-    """Return the progress of a run in words."""
-    steps = f" and {state.epoch_steps_done} steps" if state.epoch_steps_done else ""
-    return f"after epoch {state.epochs_done}{steps}"
-
-
-def _header(state: TrainState) -> RunHeader:
-    from fastcifar.report.console import RunHeader
-
-    config, trained, evaluated = state.config, len(state.train_loader.indices), state.test_loader.samples
-    split = "validation" if config.data.val_fraction else "test"
-    return RunHeader(
-        device=state.runtime.describe_device(),
-        precision=state.runtime.describe_precision(),
-        model=config.model.model,
-        parameters=sum(parameter.numel() for parameter in state.classifier.model.parameters()),
-        recipe=config.name,
-        images=f"{state.manifest.name}: {trained:,} training images, {evaluated:,} {split} images",
-        epochs=config.epochs,
-        batch_size=config.data.batch_size,
-    )

@@ -115,10 +115,14 @@ class WriteBeton:
             seed=self.seed,
             on_progress=on_progress,
         )
-        if source.origin and (Path(source.origin.path) / "train.beton").exists() and self.out.exists():
-            if self.out.samefile(source.origin.path):
-                raise ConfigError(f"out is {self.out}, which has the .beton files to read: choose another folder")
+        if source.origin and _is_pair_in(self.out, Path(source.origin.path)):
+            raise ConfigError(f"out is {self.out}, which has the .beton files to read: choose another folder")
         return source
+
+
+def _is_pair_in(out: Path, origin: Path) -> bool:
+    """Tell whether a data set was read from the .beton files that would be replaced."""
+    return (origin / "train.beton").exists() and out.exists() and out.samefile(origin)
 
 
 @contextmanager

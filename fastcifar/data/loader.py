@@ -17,10 +17,11 @@ from fastcifar.data.decoder import Batch, Decoder, IndexedBatch
 from fastcifar.data.images import ImageSet
 from fastcifar.data.manifest import open_beton
 from fastcifar.data.memmap import MemmapDecoder
+from fastcifar.data.sampler import balanced_draws
 from fastcifar.errors import ConfigError, FastCifarWarning
 from fastcifar.machine import decoding_threads
 from fastcifar.parallel import ALONE, Processes
-from fastcifar.settings import LoaderKind
+from fastcifar.settings import LoaderKind, SamplerKind
 
 DECODE_BYTES = 1 << 22
 """Bytes of pixels per batch when a whole file is decoded."""
@@ -50,7 +51,8 @@ class BetonLoader:
     """Batches of one .beton. A context manager that ends the decoding threads.
 
     Training epochs are shuffled, each in its own order, drawn from the seed, and drop the last batch if it is not full.
-    Other loaders give every image in file order. The loader has no position: `batches` takes the epoch.
+    Other loaders give every image in file order. With the sampler 'balanced', a training epoch has each class equally
+    often. The loader has no position: `batches` takes the epoch.
 
     Of several processes, each gets its part of every training batch, and in turn a whole batch for evaluation: together
     they get the batches of one process, which `order` and the length describe.
@@ -67,10 +69,11 @@ class BetonLoader:
         seed: int = 0,
         indices: npt.NDArray[np.int64] | None = None,
         loader: LoaderKind = "auto",
+        sampler: SamplerKind = "shuffle",
         processes: Processes = ALONE,
     ) -> None:
         self.batch_size, self.train, self.device, self.seed = batch_size, train, torch.device(device), seed
-        self.processes = processes
+        self.sampler, self.processes = sampler, processes
         self.own_batch_size = batch_size // processes.count if train else batch_size
         chosen = np.arange(index.samples) if indices is None else indices
         self.indices: npt.NDArray[np.uint64] = np.array(chosen, dtype=np.uint64)
@@ -97,12 +100,16 @@ class BetonLoader:
         if not self.train:
             return self.indices
         stream = np.random.SeedSequence(entropy=self.seed, spawn_key=(epoch,))
-        return np.random.default_rng(stream).permutation(self.indices)[: self.samples]
+        generator = np.random.default_rng(stream)
+        if self.sampler == "balanced":
+            return self.indices[balanced_draws(self.labels, self.samples, generator)]
+        return generator.permutation(self.indices)[: self.samples]
 
     def flip_mask(self, epoch: int) -> npt.NDArray[np.bool_]:
         """Return which of the epoch's images to flip, in the epoch's order: bool [samples].
 
-        Half of the images are flipped in the first epoch, the other half in the next one, and so on in turn.
+        Half of the images are flipped in the first epoch, the other half in the next one, and so on in turn. An image
+        that is drawn several times in an epoch is flipped each time or never.
         Source: KellerJordan/cifar10-airbench.
         """
         stream = np.random.SeedSequence(entropy=self.seed, spawn_key=(0, 0))  # no epoch uses this stream
@@ -189,7 +196,7 @@ class CachedLoader(BetonLoader):
         order = self._own_order(epoch, start)
         if len(order) == 0:
             return
-        if self._cache is None and len(order) == len(self.indices):
+        if self._cache is None and len(order) == len(self.indices) and self.sampler == "shuffle":
             yield from self._first_epoch(order)
             return
         # Without a cache, this epoch does not visit every image: decode all of them first
@@ -237,6 +244,7 @@ def create_loader(
     indices: npt.NDArray[np.int64] | None = None,
     cache_on_device: bool = False,
     loader: LoaderKind = "auto",
+    sampler: SamplerKind = "shuffle",
     verify: bool = True,
     processes: Processes = ALONE,
 ) -> BetonLoader:
@@ -253,6 +261,7 @@ def create_loader(
         cache_on_device: keep the decoded images on the device after the first epoch. The cache is filled from the
             batches of that epoch when the last one is reached, so they must not be changed in place.
         loader: what decodes: 'ffcv', 'memmap' (the same batches, by a memory map), or 'auto', FFCV if it is installed.
+        sampler: the images of a training epoch: each once ('shuffle'), or each class equally often ('balanced').
         verify: compare the file's SHA-256 with the manifest's.
         processes: the processes that share the batches.
 
@@ -291,6 +300,7 @@ def create_loader(
         seed=seed,
         indices=indices,
         loader=loader,
+        sampler=sampler,
         processes=processes,
     )
 

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from fastcifar.checks import ABOVE_0_TO_1, NOT_NEGATIVE, Rule, check
-
-SUBSET: Rule = (
-    lambda value: 0 < value < 1 or (1 <= value < math.inf and float(value).is_integer()),
-    "a fraction above 0 and below 1, or a whole number of images",
-)
-"""The allowed sizes of a subset."""
+from fastcifar.checks import ABOVE_0_TO_1, NOT_NEGATIVE, SUBSET, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +21,8 @@ class Variation:
     """[K, K], row by row: the probability of each new label, given the old one."""
     seed: int = 0
     """Seed of both random choices."""
+    changed_labels: int = 0
+    """Number of training labels that were changed."""
     source_samples: tuple[int, ...] = ()
     """Training and test images before the change."""
 
@@ -37,16 +32,20 @@ class Variation:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is changed."""
-        return not self.classes and self.subset is self.label_noise is self.confusion is None
+        return not (self.classes or self.subset or self.has_noise)
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether labels are changed."""
+        return self.label_noise is not None or self.confusion is not None
 
     def describe(self) -> str:
         """Return the changes in words, such as "subset 0.1, seed 0"."""
         parts = [f"{len(self.classes)} classes"] if self.classes else []
         parts += [describe_subset(self.subset)] if self.subset is not None else []
         parts += [f"label noise {self.label_noise:g}"] if self.label_noise is not None else []
-        parts += ["label noise of a confusion matrix"] if self.confusion is not None else []
-        is_random = self.subset is not None or self.label_noise is not None or self.confusion is not None
-        return ", ".join([*parts, f"seed {self.seed}"] if is_random else parts)
+        parts += [f"{self.changed_labels:,} labels changed by a confusion matrix"] if self.confusion is not None else []
+        return ", ".join([*parts, f"seed {self.seed}"] if self.subset or self.has_noise else parts)
 
 
 def describe_subset(size: float) -> str:

@@ -39,9 +39,10 @@ def vary(source: Source, variation: Variation) -> Source:
         source, recorded = _keep_classes(source, names), dataclasses.replace(recorded, classes=names)
     if variation.subset is not None:
         source = _keep_subset(source, stratified_subset(source.train.labels, variation.subset, variation.seed))
-    if variation.label_noise is not None or variation.confusion is not None:
+    if variation.has_noise:
         true = source.train.labels if source.true_labels is None else source.true_labels
         noisy = _add_noise(source.train.labels, len(source.class_names), variation)
+        recorded = dataclasses.replace(recorded, changed_labels=int((noisy != source.train.labels).sum()))
         source = dataclasses.replace(source, train=ImageSet(source.train.images, noisy), true_labels=true)
     name = source.name if source.name.endswith(VARIANT) else source.name + VARIANT
     return dataclasses.replace(source, name=name, variations=(*source.variations, recorded))

@@ -144,8 +144,8 @@ def _write_files(
                 other = next((content[another] for another in files if another != path), None)
                 names, name, origin = source.class_names, source.name, source.origin
                 described = describe(temporary, split, names, name, content[path], other, origin)
-                changes = {"variations": source.variations, "packed_true_labels": _true_labels(source, split)}
-                written[path] = dataclasses.replace(described, **changes)
+                true = _true_labels(source, split)
+                written[path] = dataclasses.replace(described, variations=source.variations, packed_true_labels=true)
             for path, values in written.items():
                 write_json(manifest.next_manifest_path(path), dataclasses.asdict(values), only_writer=locked)
         for path in written:

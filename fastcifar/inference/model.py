@@ -31,6 +31,8 @@ class ImageClassifier:
         self.model, self.augmentation, self.runtime = model, augmentation, runtime
         self.trained: nn.Module = model
         """The network that a training step calls: the same one, or the one that averages gradients over processes."""
+        self.class_weights: Tensor | None = None
+        """float32 [classes] on the device: factors of the images' training losses, by their classes; None for 1."""
 
     def train(self, mode: bool = True) -> None:
         """Augment and use batch statistics; or, with False, only normalise and use the running statistics."""
@@ -66,7 +68,11 @@ class ImageClassifier:
         if flip is not None:
             images = hflip(images, flip)
         logits = self.logits(images, size)
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        if self.class_weights is None:
+            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        else:  # not its `weight`, which weighs smoothed labels by each class and divides by the batch's sum of weights
+            losses = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+            loss = (losses * self.class_weights[labels]).mean()
         samples = sample_metrics(logits.detach(), labels) if with_samples else None
         return loss, (logits.detach().argmax(dim=1) == labels).sum(), samples
 

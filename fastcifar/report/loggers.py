@@ -7,24 +7,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, FastCifarWarning, StoppedError
+from fastcifar.report.run_log import Outcome, RunLog
 from fastcifar.runs.results import EpochResult
 from fastcifar.settings import LogName
-
-Outcome = Literal["finished", "stopped", "failed"]
-
-
-class RunLog(Protocol):
-    """Writes one run to a program that shows many. It gets the run's settings when it is created."""
-
-    def epoch(self, result: EpochResult) -> None:
-        """Write the result of an epoch. A resumed run gives the epochs before it again; none appears twice."""
-
-    def close(self, outcome: Outcome) -> None:
-        """End the log, and say how the run ended."""
 
 
 class RunLogs:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from fastcifar.config import TrainConfig
-from fastcifar.report.loggers import Outcome
+from fastcifar.report.run_log import Outcome
 from fastcifar.runs.log_position import LogPosition, read_position, write_position
 from fastcifar.runs.results import EpochResult
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastcifar.analysis.mistakes import Analysis, AugmentedSamples, analyze, draw_augmented
 from fastcifar.data.pair import SPLITS
+from fastcifar.data.variation import describe_subset
 from fastcifar.errors import ConfigError, FastCifarWarning
 from fastcifar.inference.corruption_errors import MADE_FILE, PUBLISHED_FILE, read_corruption_errors
 from fastcifar.inference.evaluate import LoadedCheckpoint, load_classifier
@@ -148,6 +149,15 @@ def _class_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     return [*rows, ("all", format_percent(analysis.accuracy), "", f"{correct:,}", "", f"{count:,}")]
 
 
+def _data_name(record: RunRecord) -> str:
+    """Return the name of the data set, and how its training images and labels were chosen."""
+    data, settings = record.environment["data"], record.config.data
+    chosen = [data["variations"]] if data.get("variations") else []
+    if settings.subset is not None:
+        chosen.append(f"{describe_subset(settings.subset)}, seed {record.config.runtime.seed}")
+    return f"{data['name']} ({'; '.join(chosen)})" if chosen else data["name"]
+
+
 def _run_facts(record: RunRecord, saved: LoadedCheckpoint) -> dict[str, str]:
     config, environment, last = record.config, record.environment, record.last
     parameters = sum(parameter.numel() for parameter in saved.classifier.model.parameters())
@@ -156,7 +166,7 @@ def _run_facts(record: RunRecord, saved: LoadedCheckpoint) -> dict[str, str]:
         "folder": str(record.path),
         "recipe": config.name,
         "model": f"{config.model.model}, {parameters:,} parameters",
-        "data": f"{data['name']}, content SHA-256 {data['content_sha256']}",
+        "data": f"{_data_name(record)}, content SHA-256 {data['content_sha256']}",
         "epochs": f"{last.epoch} of {last.epochs} (configured: {config.epochs:g}), batch size {config.data.batch_size}",
         "device": environment["device"],
         "precision": environment["precision"],

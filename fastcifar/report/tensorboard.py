@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastcifar.config import TrainConfig
 from fastcifar.files import dump_json
-from fastcifar.report.loggers import Outcome
+from fastcifar.report.run_log import Outcome
 from fastcifar.runs.results import EpochResult
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar.config import TrainConfig
-from fastcifar.report.loggers import Outcome
+from fastcifar.report.run_log import Outcome
 from fastcifar.runs.log_position import LogPosition, read_position, write_position
 from fastcifar.runs.results import EpochResult
 

@@ -21,7 +21,7 @@ from fastcifar.errors import CheckpointError
 from fastcifar.files import atomic_write, dump_json, flush, lock_folder, write_json
 from fastcifar.machine import instruction_set, usable_cores
 from fastcifar.runs.checkpoint import checkpoint_path, link_checkpoint, save_checkpoint
-from fastcifar.runs.read import Environment, read_metrics
+from fastcifar.runs.read import DataIdentity, Environment, read_metrics
 from fastcifar.runs.results import EpochResult
 from fastcifar.version import __version__
 
@@ -108,8 +108,14 @@ def describe_environment(runtime: Runtime, manifest: Manifest) -> Environment:
         "versions": versions | _installed_versions(),
         "platform": ", ".join(filter(None, (system, instruction_set(), f"{usable_cores()} usable cores"))),
         "commit": source_commit(),
-        "data": {"name": manifest.name, "content_sha256": manifest.content_sha256},
+        "data": _identify(manifest),
     }
+
+
+def _identify(manifest: Manifest) -> DataIdentity:
+    """Return what identifies the training set of a run."""
+    identity: DataIdentity = {"name": manifest.name, "content_sha256": manifest.content_sha256}
+    return {**identity, "variations": manifest.describe_variations()} if manifest.variations else identity
 
 
 def _installed_versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from fastcifar.config import TrainConfig
 from fastcifar.migrations import migrate_config, migrate_result
@@ -13,10 +13,11 @@ from fastcifar.runs.results import EpochResult
 
 
 class DataIdentity(TypedDict):
-    """The data set of a run: its name, and the hash of its images and labels."""
+    """The data set of a run: its name, the hash of its images and labels, and how it was made from another one."""
 
     name: str
     content_sha256: str
+    variations: NotRequired[str]
 
 
 class Environment(TypedDict):

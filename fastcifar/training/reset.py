@@ -7,7 +7,9 @@ from fastcifar.config import TrainConfig
 from fastcifar.data.loader import BetonLoader
 from fastcifar.device import seed_everything
 from fastcifar.errors import DataError
-from fastcifar.training.state import TrainState, create_loaders, create_modules
+from fastcifar.training.class_weights import class_weights
+from fastcifar.training.loaders import create_loaders
+from fastcifar.training.state import TrainState, create_modules
 
 
 def reset(state: TrainState, config: TrainConfig, *, keep_data: bool = True) -> None:
@@ -25,6 +27,9 @@ def reset(state: TrainState, config: TrainConfig, *, keep_data: bool = True) -> 
     model, augmentation = create_modules(config, state.manifest)
     _overwrite(state.classifier.model, model)
     _overwrite(state.classifier.augmentation, augmentation)
+    weights = class_weights(config.optim, state.train_loader, len(state.manifest.class_names))
+    if state.classifier.class_weights is not None and weights is not None:
+        state.classifier.class_weights.copy_(weights)  # in place, since a captured step reads it there
     _clear(state.optimizer)
     state.scaler.reset()
     state.nonfinite.reset()

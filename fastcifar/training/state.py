@@ -1,6 +1,5 @@
 """The state of a run at one moment: network, optimizer, data and progress."""
 
-import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -10,10 +9,8 @@ from torch import nn
 
 from fastcifar.augment import create_augmentation
 from fastcifar.config import TrainConfig
-from fastcifar.data.loader import BetonLoader, create_loader
-from fastcifar.data.manifest import Manifest, open_beton
-from fastcifar.data.pair import read_pair
-from fastcifar.data.split import stratified_split
+from fastcifar.data.loader import BetonLoader
+from fastcifar.data.manifest import Manifest
 from fastcifar.device import Runtime, get_random_state, resolve_runtime, seed_everything, set_random_state
 from fastcifar.inference.model import ImageClassifier
 from fastcifar.machine import give_back_freed_memory
@@ -24,8 +21,10 @@ from fastcifar.optim.create import create_optimizer
 from fastcifar.parallel import Processes, current
 from fastcifar.training.average import average_gradients
 from fastcifar.training.check_network import check_network
+from fastcifar.training.class_weights import class_weights
 from fastcifar.training.data_notes import note_data
 from fastcifar.training.freezing import check_freezable
+from fastcifar.training.loaders import create_loaders
 from fastcifar.training.loss_scaling import LossScaler
 from fastcifar.training.metrics import StepMetrics
 from fastcifar.training.nonfinite import NonFiniteCounter
@@ -191,8 +190,10 @@ def create_state(
         model = synchronize_norms(model, runtime.device)
     model = runtime.place(model)
     classifier = ImageClassifier(model=model, augmentation=runtime.place(augmentation), runtime=runtime)
+    classifier.class_weights = class_weights(config.optim, train_loader, len(manifest.class_names))
     check_network(classifier, config, manifest)
     average_gradients(classifier, config, train_loader.processes)
+    validation = test_loader.labels if config.data.val_fraction else None
     settings, compiler = config.optim, runtime.compiled if runtime.compile_mode else None
     return TrainState(
         config=config,
@@ -205,7 +206,7 @@ def create_state(
         train_loader=train_loader,
         test_loader=test_loader,
         epoch_totals=StepMetrics.zeros(runtime.device),
-        notes=[*runtime.notes, *note_data(manifest, test_loader.labels if config.data.val_fraction else None)],
+        notes=[*runtime.notes, *note_data(manifest, train_loader.labels, validation)],
     )
 
 
@@ -220,34 +221,6 @@ def create_modules(
         mean, std, size = manifest.mean, manifest.std, manifest.image_shape[0]
         augmentation = create_augmentation(config.augment, mean=mean, std=std, size=size, processes=current())
     return model, augmentation
-
-
-def create_loaders(config: TrainConfig, device: torch.device) -> tuple[BetonLoader, BetonLoader, Manifest]:
-    """Return the training loader, the evaluation loader (test set or validation split) and the training manifest."""
-    data, seed = config.data, config.runtime.seed
-    train_path, test_path = data.data_dir / "train.beton", data.data_dir / "test.beton"
-    index, manifest = open_beton(train_path, verify=data.verify)
-    train_indices = test_indices = None
-    if data.val_fraction:
-        train_indices, test_indices = stratified_split(index.labels, data.val_fraction, seed)
-        test_path = train_path
-    else:
-        read_pair(data.data_dir)
-    create = functools.partial(
-        create_loader,
-        device=device,
-        seed=seed,
-        loader=data.loader,
-        workers=data.workers,
-        cache_on_device=data.cache_on_device,
-        processes=current(),
-    )
-    verify_test = data.verify and test_path != train_path
-    return (
-        create(train_path, batch_size=data.batch_size, train=True, indices=train_indices, verify=False),
-        create(test_path, batch_size=data.test_batch_size, train=False, indices=test_indices, verify=verify_test),
-        manifest,
-    )
 
 
 def init_whitening(model: nn.Module, state: TrainState) -> None:

@@ -104,9 +104,10 @@ def test_a_stopped_run_goes_on_where_it_stopped(
     assert not list(folder.rglob("*.pt"))
 
 
-def test_a_killed_run_begins_again(trained: Path, betons: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", ["none", "last"])
+def test_a_killed_run_begins_again(kept: str, trained: Path, betons: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
-    assert main(seeds(betons, folder, "-n", "2", "--seed", "3")) == 0
+    assert main(seeds(betons, folder, "-n", "2", "--seed", "3", "--keep-checkpoints", kept)) == 0
     metrics = folder / "seed-0004" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
     assert main(["seeds", "--resume", str(folder)]) == 0

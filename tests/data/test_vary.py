@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,12 @@ def test_a_subset_has_its_size_and_the_same_part_of_each_class(size: float, coun
 def test_smaller_subsets_are_parts_of_larger_ones() -> None:
     labels = np.random.default_rng(0).integers(0, 7, 400)
     chosen = [set(stratified_subset(labels, count, seed=0).tolist()) for count in range(1, 400, 13)]
-    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(chosen))
 
 
 @pytest.mark.parametrize("size", [0, 1.5, -3, float("nan"), float("inf")])
 def test_sizes_that_mean_nothing_are_refused(size: float) -> None:
-    with pytest.raises(ConfigError, match="subset is .*a fraction above 0 and below 1, or a whole number of images"):
+    with pytest.raises(ConfigError, match=r"subset is .*a fraction above 0 and below 1, or a whole number of images"):
         Variation(subset=size)
 
 

@@ -139,6 +139,18 @@ def test_cached_images_are_read_once_and_again_for_another_split(betons: Path) -
                 assert all(torch.equal(*pair) for pair in zip(ours, expected, strict=True))
 
 
+def test_a_seed_with_another_number_of_steps_gets_a_new_state(betons: Path) -> None:
+    with SeedTrainer(CONFIGS["adam"].replace(data_dir=betons, device="cpu")) as trainer:
+        before = trainer.prepare(1)
+        assert trainer.prepare(2) is before
+        trainer.config = trainer.config.replace(batch_size=25)  # stands in for a split with fewer images
+        after = trainer.prepare(3)
+        assert after is not before
+        expected, _ = separate(trainer.config, 3)
+        trainer.prepare(3)
+        assert values(list(trainer.fit_epochs())) == expected
+
+
 def test_files_that_were_replaced_between_two_seeds_are_refused(tmp_path: Path) -> None:
     write_pair(tmp_path, train=100, test=50)
     with SeedTrainer(CONFIGS["adam"].replace(data_dir=tmp_path, device="cpu")) as trainer:

@@ -1,0 +1,77 @@
+"""Which images a run trains on and is evaluated on: the subset, beside the validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastcifar import TrainConfig
+from fastcifar.cli import main
+from fastcifar.data.loader import decode_all
+from fastcifar.data.manifest import read_manifest
+from fastcifar.device import resolve_runtime
+from fastcifar.errors import CheckpointError, ConfigError
+from fastcifar.training.loaders import create_loaders
+from fastcifar.training.loop import fit, fit_epochs
+from fastcifar.training.resume import restore
+from fastcifar.training.state import create_state
+from tests.helpers import tiny_state, train_tiny
+
+
+def indices(config: TrainConfig) -> tuple[set[int], set[int]]:
+    """Return the positions of the images to train on and to evaluate on."""
+    train, test, _ = create_loaders(config, resolve_runtime(config.runtime).device)
+    return set(train.indices.tolist()), set(test.indices.tolist())
+
+
+def test_a_subset_in_training_has_the_images_of_the_subset_in_a_file(config: TrainConfig, tmp_path: Path) -> None:
+    source = str(config.data.data_dir)
+    assert main(["write-beton", "--source", source, "--out", str(tmp_path), "--subset", "0.3", "--seed", "5"]) == 0
+    written = decode_all(tmp_path / "train.beton")
+    train, test, _ = create_loaders(config.replace(subset=0.3, seed=5), resolve_runtime(config.runtime).device)
+    whole = decode_all(config.data.data_dir / "train.beton")
+    chosen = train.indices.astype(np.int64)
+    assert len(chosen) == 60
+    assert np.array_equal(whole.images[chosen], written.images)
+    assert np.array_equal(train.labels, written.labels)
+    assert test.samples == 90 == read_manifest(tmp_path / "test.beton").samples
+
+
+def test_the_validation_split_is_the_same_for_every_size_of_the_subset(config: TrainConfig) -> None:
+    run = config.replace(val_fraction=0.2)
+    training, validation = indices(run)
+    smaller = [indices(run.replace(subset=size)) for size in (0.5, 100, 40)]
+    assert [len(train) for train, _ in smaller] == [80, 100, 40]
+    assert all(evaluated == validation for _, evaluated in smaller)
+    assert smaller[2][0] < smaller[0][0] < smaller[1][0] < training
+
+
+def test_a_subset_that_is_too_large_or_smaller_than_a_batch_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="subset is 201; there are 200 training images"):
+        create_state(config.replace(subset=201))
+    with pytest.raises(ConfigError, match=r"batch_size is 32.* has 20 images to train on"):
+        create_state(config.replace(subset=0.1))
+    with pytest.raises(ConfigError, match="subset is 0"):
+        config.replace(subset=0)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("change", [{"sampler": "balanced"}, {"class_weights": "balanced"}])
+def test_a_resumed_run_on_a_subset_ends_like_one_that_was_not_stopped(
+    config: TrainConfig, tmp_path: Path, cache: bool, change: dict[str, str]
+) -> None:
+    run = config.replace(subset=0.5, cache_on_device=cache, epochs=2, **change)
+    whole = train_tiny(run.replace(run_dir=tmp_path / "whole"))
+    with tiny_state(run.replace(run_dir=tmp_path / "resumed")) as state:
+        next(iter(fit_epochs(state)))
+    with tiny_state(run.replace(run_dir=tmp_path / "resumed")) as state:
+        restore(tmp_path / "resumed", state)
+        (last,) = fit(state)[-1:]
+    assert (last.train_loss, last.test_loss) == (whole[-1].train_loss, whole[-1].test_loss)
+    with (
+        tiny_state(run.replace(subset=0.6)) as state,
+        pytest.raises(CheckpointError, match=r"was started with 0.5 for --subset, not 0.6"),
+    ):
+        restore(tmp_path / "resumed", state)
