@@ -41,6 +41,7 @@ from fastcifar.data.reading import ReadOptions
 from fastcifar.data.variation import Variation
 from fastcifar.data.vary import vary
 from fastcifar.data.writer import write_pair
+from fastcifar.device import apply_process_settings, resolve_runtime
 from fastcifar.runs.dynamics import read_epochs, write_epoch
 from fastcifar.runs.results import StepProgress
 from fastcifar.training.loop import train_epoch
@@ -76,29 +77,30 @@ class Noise(Options):
         require_positive(seeds=self.seeds)
 
 
-def noise(settings: Noise) -> None:
+def noise(options: Noise) -> None:
     """Train on wrong labels, and count how many of them each score finds."""
-    runtime, (_, manifest) = settings.runtime(), open_beton(settings.data_dir / "train.beton")
-    changes: dict[str, Any] = {} if settings.epochs is None else {"epochs": settings.epochs}
-    config = get_recipe(settings.recipe, device=settings.device, dynamics=True, **changes)
-    recorded = {"fraction": settings.fraction, "fractions": FRACTIONS}
+    changes: dict[str, Any] = {} if options.epochs is None else {"epochs": options.epochs}
+    config = get_recipe(options.recipe, device=options.device, dynamics=True, **changes)
+    apply_process_settings(config.runtime)
+    runtime, (_, manifest) = resolve_runtime(config.runtime), open_beton(options.data_dir / "train.beton")
+    recorded = {"fraction": options.fraction, "fractions": FRACTIONS}
     results = new_results("dynamics", runtime, manifest, settings=recorded)
-    for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            wrong = _write_wrong_labels(settings, Path(folder), seed)
+            wrong = _write_wrong_labels(options, Path(folder), seed)
             run = config.replace(data_dir=folder, run_dir=Path(folder) / "run", seed=seed)
             results.runs.append(_train(run, wrong))
-        results.write(settings.out)
+        results.write(options.out)
         found = results.runs[-1]["found"]["mean margin"]
         print(
             f"seed {seed}: " + ", ".join(f"{value:.1%} in {fraction}" for fraction, value in found.items()), flush=True
         )
 
 
-def _write_wrong_labels(settings: Noise, folder: Path, seed: int) -> Bools:
+def _write_wrong_labels(options: Noise, folder: Path, seed: int) -> Bools:
     """Write the data set with wrong labels; return which of the training images have one, bool [N]."""
-    noise = Variation(label_noise=settings.fraction, seed=seed)
-    noisy = vary(read_betons(settings.data_dir, ReadOptions()), noise)
+    noise = Variation(label_noise=options.fraction, seed=seed)
+    noisy = vary(read_betons(options.data_dir, ReadOptions()), noise)
     write_pair(folder, noisy)
     wrong: Bools = noisy.train.labels != noisy.true_labels
     return wrong
@@ -146,14 +148,14 @@ class Overhead(Timing):
         check(self, epochs=ABOVE_0_TO_1)
 
 
-def overhead(settings: Overhead) -> None:
+def overhead(options: Overhead) -> None:
     """Time short trainings without records and with them, which includes writing their file, in turn.
 
     The processor time is that of all threads of the process.
     """
-    runtime = settings.runtime()
-    shared: dict[str, Any] = {"data_dir": settings.data_dir, "device": settings.device, "compile": settings.compile}
-    config = get_recipe(settings.recipe, epochs=settings.epochs, **shared)
+    shared: dict[str, Any] = {"data_dir": options.data_dir, "device": options.device, "compile": options.compile}
+    config = get_recipe(options.recipe, epochs=options.epochs, **shared)
+    apply_process_settings(config.runtime)
     plain, recording = (create_state(config.replace(dynamics=dynamics)) for dynamics in (False, True))
     processor: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, plain, recording:
@@ -161,13 +163,13 @@ def overhead(settings: Overhead) -> None:
         for name, state in (("without records", plain), ("with records", recording)):
             block = functools.partial(_train_epoch, state, warm_up(state), Path(folder))
             blocks[name] = _timing_processor(block, processor.setdefault(name, []))
-        seconds = time_interleaved(blocks, rounds=settings.rounds, runtime=runtime)
-    recorded = {"rounds": settings.rounds, "epochs": settings.epochs, "steps": plain.total_steps}
+        seconds = time_interleaved(blocks, rounds=options.rounds, runtime=plain.runtime)
+    recorded = {"rounds": options.rounds, "epochs": options.epochs, "steps": plain.total_steps}
     results = new_results("dynamics_overhead", plain.runtime, plain.manifest, settings=recorded)
     for name, values in seconds.items():
         times = {"seconds": summarize(values), "processor_seconds": summarize(processor[name][1:])}
         results.runs.append({"recipe": config.name, "config": without_paths(config), "part": name, **times})
-    results.write(settings.out)
+    results.write(options.out)
 
 
 def _timing_processor(block: Block, into: list[float]) -> Block:

@@ -62,7 +62,7 @@ class Runs:
             rows = _sort(rows, self.sort)
         self._output(rows, COLUMNS)
         if self.out is None and not self.json and not self.compare:
-            print(f"{len(rows)} of {len(found)} runs" if self.where else f"{len(rows)} runs")
+            print(f"{len(rows)} of {len(found)} runs")
         return 0
 
     def _check_options(self, known: Sequence[str]) -> None:

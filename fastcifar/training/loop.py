@@ -109,7 +109,7 @@ def run_epochs(
             with explain_out_of_memory(state):
                 result = run_epoch(state, warmed_up, on_step, stop, save)
             if folder:
-                _write_dynamics(state, folder, result.epoch)
+                _write_dynamics(state, folder)
                 saved = checkpoints == "all" or (checkpoints == "last" and state.is_finished)
                 folder.record(result, state.state_dict() if saved else None)
             yield result
@@ -237,10 +237,11 @@ def _save(state: TrainState, folder: RunFolder) -> None:
     folder.save(state.state_dict())
 
 
-def _write_dynamics(state: TrainState, folder: RunFolder, epoch: int) -> None:
-    """Write the records of an epoch, counted from 1, if the run keeps them. Its checkpoint must come later."""
+def _write_dynamics(state: TrainState, folder: RunFolder) -> None:
+    """Write the records of the finished epoch, if the run keeps them. Its checkpoint must come later."""
     if state.recorder.enabled:
-        write_epoch(folder.path, epoch, state.recorder.read(state.train_loader, epoch - 1))
+        samples = state.recorder.read(state.train_loader, state.epochs_done - 1)
+        write_epoch(folder.path, state.epochs_done, samples)
 
 
 def _flip_masks(state: TrainState) -> Tensor:

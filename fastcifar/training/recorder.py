@@ -47,13 +47,13 @@ class SampleRecorder:
             self._epoch[step].copy_(self._batch)
             self._steps_kept = step + 1
 
-    def read(self, loader: BetonLoader, epoch: int) -> EpochSamples:
+    def read(self, loader: BetonLoader, epoch_index: int) -> EpochSamples:
         """Return the metrics that were kept in an epoch, counted from 0, in which `loader` gave the images.
 
         An image that a sampler drew several times has those of its last visit.
         """
         loss, margin, predicted = self._epoch[: self._steps_kept].cpu().transpose(0, 1).flatten(1).numpy()
-        visited = loader.order(epoch)[: len(loss)].astype(np.int64)
+        visited = loader.order(epoch_index)[: len(loss)].astype(np.int64)
         index, from_the_end = np.unique(visited[::-1], return_index=True)
         last = len(visited) - 1 - from_the_end
         by_position = np.argsort(loader.indices, kind="stable")

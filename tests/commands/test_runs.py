@@ -44,7 +44,7 @@ def test_the_table_has_a_line_per_run_and_the_newest_is_last(runs: Path, capsys:
     assert [line.split()[0] for line in lines] == ["a", "b", "c", "d"]
     assert " ".join(lines[1].split()) == "b era 1 2 24 finished 91.00 % 50.00 % 20.0 s CPU: example synthetic"
     assert "stopped" in lines[3]
-    assert count == "4 runs"
+    assert count == "4 of 4 runs"
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_lines(
@@ -134,4 +134,4 @@ def test_damaged_runs_are_named_and_passed_over(runs: Path, capsys: Capture) -> 
     assert main(["runs"]) == 0
     captured = capsys.readouterr()
     assert captured.err.startswith("passed over runs/a/config.json: ")
-    assert captured.out.endswith("3 runs\n")
+    assert captured.out.endswith("3 of 3 runs\n")
