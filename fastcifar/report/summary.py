@@ -13,7 +13,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from fastcifar.analysis.model_summary import LayerSummary, ModelSummary
-from fastcifar.data.manifest import open_beton
+from fastcifar.data.beton_format import BetonIndex
+from fastcifar.data.manifest import Manifest, open_beton, read_true_labels
 from fastcifar.files import atomic_write
 from fastcifar.inference.evaluate import Evaluation
 from fastcifar.inference.predict import PicturePrediction
@@ -153,6 +154,7 @@ def show_beton(path: Path, console: Console, *, verify: bool = True) -> None:
         "mean": "  ".join(f"{value:.8f}" for value in manifest.mean),
         "std": "  ".join(f"{value:.8f}" for value in manifest.std),
         "source": manifest.source or "not known",
+        **_variation_facts(layout, manifest),
         "file": f"{manifest.file_size:,} bytes, manifest version {manifest.format_version}",
         "file SHA-256": manifest.file_sha256 if verify else f"{manifest.file_sha256} (not checked)",
         "content SHA-256": manifest.content_sha256,
@@ -165,6 +167,16 @@ def show_beton(path: Path, console: Console, *, verify: bool = True) -> None:
     for label, (name, count) in enumerate(zip(manifest.class_names, counts.tolist(), strict=True)):
         table.add_row(str(label), Text(name), f"{count:,}")
     console.print(table)
+
+
+def _variation_facts(layout: BetonIndex, manifest: Manifest) -> dict[str, str]:
+    """Return how the data set was made from another one, and the number of its labels that are wrong on purpose."""
+    facts = {"variation": manifest.describe_variations()} if manifest.variations else {}
+    true = read_true_labels(manifest)
+    if true is None:
+        return facts
+    wrong = int((true != layout.labels).sum())
+    return facts | {"wrong labels": f"{wrong:,} ({format_percent(wrong / manifest.samples)}), put in on purpose"}
 
 
 def draw_samples(path: Path, png: Path) -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from fastcifar import TrainConfig
 from fastcifar.cli import main
+from fastcifar.commands.train_messages import run_header
 from fastcifar.data.loader import decode_all
 from fastcifar.data.manifest import read_manifest
 from fastcifar.device import resolve_runtime
 from fastcifar.errors import CheckpointError, ConfigError
+from fastcifar.report.run_page import write_report
 from fastcifar.training.loaders import create_loaders
 from fastcifar.training.loop import fit, fit_epochs
 from fastcifar.training.resume import restore
@@ -37,6 +39,27 @@ def test_a_subset_in_training_has_the_images_of_the_subset_in_a_file(config: Tra
     assert np.array_equal(whole.images[chosen], written.images)
     assert np.array_equal(train.labels, written.labels)
     assert test.samples == 90 == read_manifest(tmp_path / "test.beton").samples
+
+
+def test_console_report_and_inspect_say_how_the_images_were_chosen(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "noisy"
+    flags = ["--source", str(config.data.data_dir), "--out", str(out), "--subset", "0.8", "--label-noise", "0.25"]
+    assert main(["write-beton", *flags]) == 0
+    run = config.replace(data_dir=out, subset=64, seed=1, run_dir=tmp_path / "run", model="speed_cnn", widths=(8, 8, 8))
+    with create_state(run.replace(epochs=1, batch_size=32)) as state:
+        fit(state)
+        images = run_header(state).images
+    changes = "subset 0.8, label noise 0.25, seed 0"
+    assert images.startswith(f"synthetic-variant: 64 of 200 training images ({changes}; subset of 64 images, seed 1)")
+    page = write_report(tmp_path / "run", device="cpu").read_text()
+    assert f"synthetic-variant ({changes}; subset of 64 images, seed 1)" in page
+    capsys.readouterr()
+    assert main(["inspect", str(out / "train.beton")]) == 0
+    shown = capsys.readouterr().out
+    assert f"variation       {changes}" in shown
+    assert "wrong labels    40 (25.00 %), put in on purpose" in shown
 
 
 def test_the_validation_split_is_the_same_for_every_size_of_the_subset(config: TrainConfig) -> None:
