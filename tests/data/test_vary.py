@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from fastcifar.cli import main
-from fastcifar.data.images import Source
+from fastcifar.data import source_check, writer
+from fastcifar.data.images import Origin, Source
 from fastcifar.data.loader import decode_all
 from fastcifar.data.manifest import dataset_sha256, manifest_path, read_manifest, read_true_labels
 from fastcifar.data.source_check import check_source
@@ -171,6 +172,20 @@ def test_betons_are_a_source_of_variations_which_the_manifest_records(
             check_source(wrong, str(two))
     for origin in (folder, one, two):
         check_source(two, str(origin))
+
+
+def test_a_variation_of_downloaded_or_drawn_images_is_known(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = vary(source, Variation(subset=0.5))
+    writer.write_pair(tmp_path, dataclasses.replace(changed, origin=Origin(path="synthetic", fingerprint="")))
+    check_source(tmp_path, "synthetic")
+    monkeypatch.setattr(source_check, "open_source", lambda source: whole)
+    whole = source
+    check_source(tmp_path, "download")
+    for whole in (vary(source, Variation(classes=NAMES[:3])), vary(source, Variation(subset=0.4))):
+        with pytest.raises(DataError, match="and not what the source download has now"):
+            check_source(tmp_path, "download")
 
 
 def test_a_variation_is_written_again_only_if_it_differs(folder: Path, tmp_path: Path) -> None:
