@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -180,10 +181,10 @@ def test_a_variation_of_downloaded_or_drawn_images_is_known(
     changed = vary(source, Variation(subset=0.5))
     writer.write_pair(tmp_path, dataclasses.replace(changed, origin=Origin(path="synthetic", fingerprint="")))
     check_source(tmp_path, "synthetic")
-    monkeypatch.setattr(source_check, "open_source", lambda source: whole)
-    whole = source
+    monkeypatch.setattr(source_check, "open_source", lambda _: source)
     check_source(tmp_path, "download")
-    for whole in (vary(source, Variation(classes=NAMES[:3])), vary(source, Variation(subset=0.4))):
+    for other in (Variation(classes=NAMES[:3]), Variation(subset=0.4)):
+        monkeypatch.setattr(source_check, "open_source", functools.partial(lambda made, _: made, vary(source, other)))
         with pytest.raises(DataError, match="and not what the source download has now"):
             check_source(tmp_path, "download")
 
