@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import queue
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,16 +57,23 @@ def without_numba_dict() -> Iterator[None]:
 with preserve_torch_threads(), without_numba_dict():
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-    from ffcv.loader import Loader, epoch_iterator
-    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.loader import Loader
     from ffcv.memory_managers.os_cache import OSCacheContext, OSCacheManager
-    from ffcv.pipeline import Compiler, PipelineSpec, graph
+    from ffcv.pipeline import Compiler, PipelineSpec
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.graph import Graph
     from ffcv.reader import Reader
 
 if (_installed := importlib.metadata.version("ffcv")) != FFCV_VERSION:
     raise ImportError(f"FFCV {_installed} is installed, and fastcifar uses the internals of {FFCV_VERSION}")
+
+
+BATCH_TIMEOUT_SECONDS = 300
+"""Seconds to wait for a batch, which takes milliseconds, or for the thread to end."""
+
+_compiled: dict[str, Any] = {}
+"""Compiled code that all loaders share. FFCV compiles it for each loader, in most of a second, and numba never frees
+the 8 MB of each."""
 
 
 def allocate(query: AllocationQuery, batch_size: int, slots: int) -> npt.NDArray[Any]:
@@ -75,17 +83,6 @@ def allocate(query: AllocationQuery, batch_size: int, slots: int) -> npt.NDArray
     """
     buffers = torch.from_numpy(np.empty((slots, batch_size, *query.shape), dtype=query.dtype))
     return (buffers.pin_memory() if torch.cuda.is_initialized() else buffers).numpy()
-
-
-graph.allocate_query = allocate
-epoch_iterator.IS_CUDA = False  # FFCV's streams, which are on the wrong device for "cuda:1"; `to_device` has its own
-
-BATCH_TIMEOUT_SECONDS = 300
-"""Seconds to wait for a batch, which takes milliseconds, or for the thread to end."""
-
-_compiled: dict[str, Any] = {}
-"""Compiled code that all loaders share. FFCV compiles it for each loader, in most of a second, and numba never frees
-the 8 MB of each."""
 
 
 class MappedReader(Reader):  # type: ignore[misc]  # ffcv has no types
@@ -125,13 +122,12 @@ class MappedLoader(Loader):  # type: ignore[misc]
     """FFCV's loader of raw images and integer labels from a mapped file, for `SafeEpochIterator`.
 
     `Loader.__init__` is not called, because it creates FFCV's own reader and memory manager. The attributes set here
-    are those that `generate_code` and `EpochIterator` use.
+    are those that `generate_code` and `SafeEpochIterator` use.
     """
 
     def __init__(self, path: Path, *, batch_size: int, workers: int) -> None:
         self.fname, self._file = os.fspath(path), WatchedFile(path)
-        self.batch_size, self.batches_ahead = batch_size, BATCHES_AHEAD
-        self.num_workers, self.traversal_order = workers, None
+        self.batch_size, self.num_workers = batch_size, workers
         self.code: Any = None
         self.reader = MappedReader(self.fname)
         self.memory_manager = MappedManager(self.reader)
@@ -169,28 +165,51 @@ class MappedLoader(Loader):  # type: ignore[misc]
         self.code = _compiled[threading]
 
 
-class SafeEpochIterator(EpochIterator):  # type: ignore[misc]
+class SafeEpochIterator(threading.Thread):
     """The decoding thread of one epoch, which raises its errors in the caller and ends when the caller wants it to.
 
-    Created from a `MappedLoader` and the positions in the file to visit, uint64 [N]; the thread starts at once.
+    Created from a `MappedLoader` and the positions in the file to visit, uint64 [N]; the thread starts at once. FFCV's
+    own `EpochIterator` has CUDA streams, which are on the wrong device for "cuda:1" and initialise CUDA for a loader on
+    the CPU.
     """
+
+    def __init__(self, loader: MappedLoader, order: npt.NDArray[np.uint64]) -> None:
+        super().__init__(daemon=True)
+        self.loader, self.terminate_event = loader, threading.Event()
+        self.output_queue: queue.Queue[Any] = queue.Queue(BATCHES_AHEAD)
+        self._batches = [order[start : start + loader.batch_size] for start in range(0, len(order), loader.batch_size)]
+        self._storage = loader.memory_manager.context.__enter__().state
+        self._buffers = self._allocate()
+        self.start()
+
+    def _allocate(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the ring's buffers of each decoder, by the names that FFCV's generated code gives them."""
+        needed, _ = self.loader.graph.collect_requirements()
+        count, slots = self.loader.batch_size, BATCHES_AHEAD + 2
+        return {f"memory_{node}": allocate(query, count, slots) for node, query in needed["operation"].items()}
 
     def run(self) -> None:
         try:
             numba.set_num_threads(self.loader.num_workers)
-            for number, indices in enumerate(self.iter_ixes):
+            for number, indices in enumerate(self._batches):
                 self.loader.check_unchanged()
-                slot = number % (BATCHES_AHEAD + 2)
-                if not self._put(self.decode(number, indices, slot)):
+                if not self._put(self.decode(indices, number % (BATCHES_AHEAD + 2))):
                     return
             self.loader.check_unchanged()
             self._put(None)
         except BaseException as error:  # raised in __next__, in the caller's thread
             self._put(error)
 
-    def decode(self, number: int, indices: npt.NDArray[np.uint64], slot: int) -> Any:
-        """Decode batch `number` into the ring's buffer `slot`: images [B, H, W, 3] and labels [B, 1]."""
-        return self.run_pipeline(number, indices, slot, None)
+    def decode(self, indices: npt.NDArray[np.uint64], slot: int) -> tuple[npt.NDArray[Any], ...]:
+        """Decode a batch into the ring's buffer `slot`: images [B, H, W, 3] and labels [B, 1]."""
+        stages, outputs = self.loader.code
+        values = {name: buffer[slot][: len(indices)] for name, buffer in self._buffers.items()}
+        values |= {f"shared_{name}": None for name in self._buffers}
+        values |= {"batch_indices": indices, "storage_state": self._storage, "metadata": self.loader.reader.metadata}
+        for decode_stage, nodes in stages:
+            results = decode_stage(**values)
+            values |= {f"result_{node}": result for node, result in zip(nodes, results, strict=True)}
+        return tuple(values[f"result_{node}"] for node in outputs)
 
     def _put(self, item: object) -> bool:
         while not self.terminate_event.is_set():
@@ -200,6 +219,9 @@ class SafeEpochIterator(EpochIterator):  # type: ignore[misc]
             except queue.Full:
                 pass
         return False
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
 
     def __next__(self) -> Batch:
         for _ in range(BATCH_TIMEOUT_SECONDS):
@@ -226,7 +248,6 @@ class SafeEpochIterator(EpochIterator):  # type: ignore[misc]
         self.terminate_event.set()
         if self.is_alive():
             self.join(BATCH_TIMEOUT_SECONDS)
-        super().close()
 
 
 class FFCVDecoder:
@@ -241,7 +262,7 @@ class FFCVDecoder:
         """Compile the decoders without reading an image."""
         none = np.empty(0, dtype=np.uint64)
         with self._start(none) as iterator:
-            iterator.decode(0, none, slot=0)
+            iterator.decode(none, slot=0)
 
     def batches(self, order: npt.NDArray[np.uint64]) -> Generator[Batch, None, None]:
         """Yield the images at these positions in the file, as `Decoder.batches` does."""
