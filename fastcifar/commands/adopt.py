@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fastcifar.checks import AT_LEAST_1, check
+from fastcifar.errors import ConfigError
 from fastcifar.progress import Progress
 from fastcifar.report.progress import ProgressDisplay
 
@@ -34,13 +36,22 @@ class Adopt:
     resize: int | None = None
     """With --rewrite, side in pixels to which the images are resized; if not given, all must have one size."""
 
+    image_field: str | None = None
+    """With --rewrite, name of the field of the images, if there are several and none is called image or img."""
+    label_field: str | None = None
+    """With --rewrite, name of the field of the labels, if there are several integers and none is called label or
+    target."""
+
+    def __post_init__(self) -> None:
+        check(self, resize=AT_LEAST_1)
+        for name in ("resize", "image_field", "label_field"):
+            if self.rewrite is None and getattr(self, name) is not None:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it needs --rewrite")
+
     def run(self) -> int:
         """Write the manifest, or the copy with its manifest."""
         from fastcifar.data.adopt import adopt
-        from fastcifar.errors import ConfigError
 
-        if self.resize is not None and (self.rewrite is None or self.resize < 1):
-            raise ConfigError(f"resize is {self.resize}; it must be at least 1 pixel, and needs --rewrite")
         if self.rewrite is None:
             path, manifest = self.file, adopt(self.file, class_names=self.class_names, name=self.name)
         else:
@@ -61,6 +72,8 @@ class Adopt:
                 target,
                 class_names=self.class_names,
                 name=self.name,
+                image_field=self.image_field,
+                label_field=self.label_field,
                 resize=self.resize,
                 workers=usable_cores(),
                 on_progress=display.show,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fastcifar.data.arrays import as_class_names, as_labels
 from fastcifar.data.beton_format import RAW, read_index
-from fastcifar.data.beton_tables import IMAGE_TYPE, JPEG, LABEL_TYPE, damaged, image_sizes, read_tables
+from fastcifar.data.beton_tables import IMAGE_TYPE, JPEG, LABEL_TYPE, Tables, damaged, image_sizes, read_tables
 from fastcifar.data.images import ImageSet
 from fastcifar.data.manifest import Manifest, dataset_sha256, manifest_path
 from fastcifar.data.picture_arrays import stack_pictures
@@ -38,6 +38,9 @@ def adopt(path: Path, *, class_names: Sequence[str] = (), name: str | None = Non
     Raises:
         DataError: the file is missing, damaged or of another kind, or has a manifest already.
     """
+    tables = read_tables(path)
+    for kind in (IMAGE_TYPE, LABEL_TYPE):
+        tables.field(kind)
     if manifest_path(path).exists():
         raise DataError(f"{manifest_path(path)}: is there already; remove it first to make another manifest")
     index = read_index(path)
@@ -57,6 +60,8 @@ def rewrite(
     *,
     class_names: Sequence[str] = (),
     name: str | None = None,
+    image_field: str | None = None,
+    label_field: str | None = None,
     resize: int | None = None,
     workers: int = 1,
     on_progress: OnProgress | None = None,
@@ -69,6 +74,9 @@ def rewrite(
         target: the new file.
         class_names: the names of the classes; if empty, CIFAR-10's for its images, otherwise digits.
         name: the data set's name; that of the file if not given.
+        image_field: the name of the field of the images; needed if there are several RGB images and none has a usual
+            name.
+        label_field: the name of the field of the labels, for several integers.
         resize: pixels per side that the images are resized to; if None, all must have one size.
         workers: threads that decode.
         on_progress: called while images are decoded.
@@ -79,7 +87,10 @@ def rewrite(
     """
     if target.exists() and path.exists() and target.samefile(path):
         raise DataError(f"{target}: is the file to read; choose another name for the new one")
-    split = _read_any(path, resize, workers, on_progress)
+    tables = read_tables(path)
+    labels = np.ascontiguousarray(tables.field(LABEL_TYPE, label_field), dtype=np.int64)
+    pictures = _encode_images(tables, tables.field(IMAGE_TYPE, image_field))
+    split = ImageSet(stack_pictures(pictures, resize, workers, on_progress), labels)
     names = _name_classes(path, split, class_names)
     return write_beton(
         target, *split, class_names=names, name=name or readable_path(Path(path.stem)), progress=on_written
@@ -87,26 +98,26 @@ def rewrite(
 
 
 def _name_classes(path: Path, split: ImageSet, class_names: Sequence[str]) -> tuple[str, ...]:
+    count = count_classes(split)
     if not class_names:
-        as_labels(path, split.labels, len(split.labels), count_classes(split))  # none is negative
-        return default_class_names(split, count_classes(split))
+        as_labels(path, split.labels, len(split.labels), count)  # none is negative
+        return default_class_names(split, count)
     names = as_class_names(path, class_names)
+    if len(names) < count:
+        raise DataError(f"{path}: has labels up to {count - 1}, so it needs {count} names of classes, not {len(names)}")
     as_labels(path, split.labels, len(split.labels), len(names))
     return names
 
 
-def _read_any(path: Path, resize: int | None, workers: int, on_progress: OnProgress | None) -> ImageSet:
-    """Read the images and labels of a file with any fields."""
-    tables = read_tables(path)
-    images, labels = tables.field(IMAGE_TYPE), tables.field(LABEL_TYPE)
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    sizes = image_sizes(path, images, tables.allocations, len(data))
+def _encode_images(tables: Tables, images: npt.NDArray[np.void]) -> list[io.BytesIO]:
+    """Return the images of a field as picture files in memory."""
+    data = np.memmap(tables.path, dtype=np.uint8, mode="r")
+    sizes = image_sizes(tables.path, images, tables.allocations, len(data))
     rows = enumerate(zip(images, sizes, strict=True))
-    pictures = [_encoded(path, data, image, int(size), row) for row, (image, size) in rows]
-    return ImageSet(stack_pictures(pictures, resize, workers, on_progress), np.ascontiguousarray(labels))
+    return [_encode(tables.path, data, image, int(size), row) for row, (image, size) in rows]
 
 
-def _encoded(path: Path, data: npt.NDArray[np.uint8], image: np.void, size: int, row: int) -> io.BytesIO:
+def _encode(path: Path, data: npt.NDArray[np.uint8], image: np.void, size: int, row: int) -> io.BytesIO:
     """Return an image as a picture file in memory: its JPEG, or its pixels as BMP, which is not compressed."""
     start = int(image["data_ptr"])
     content = data[start : start + size]

@@ -114,7 +114,7 @@ def read_index(path: Path) -> BetonIndex:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     if fields["type_id"].tolist() != [*FIELDS.values()] or fields["arguments"].any():
-        raise _unsupported(path, "its fields are not one RGB image and one integer label")
+        raise _unsupported(path, "its fields are not one RGB image and then one integer label")
     return _check_samples(path, header, samples, allocations)
 
 

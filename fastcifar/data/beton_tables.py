@@ -15,6 +15,8 @@ POINTER = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 METADATA = {0: "<f8", 1: "<i8", 2: IMAGE, 3: POINTER, 4: "<u8", 5: POINTER, 6: "<u8"}
 """What a sample's metadata has for a field, by FFCV's id of the field's type: a float, an integer, an RGB image, bytes,
 an array, JSON, a tensor."""
+TYPE_NAMES = {0: "float", 1: "integer", 2: "RGB image", 3: "bytes", 4: "array", 5: "JSON", 6: "tensor"}
+"""The types in words."""
 LABEL_TYPE, IMAGE_TYPE = 1, 2
 JPEG = 0
 """FFCV's image mode for JPEG."""
@@ -32,21 +34,28 @@ class Tables(NamedTuple):
     """FFCV's id of the type of each field."""
     allocations: npt.NDArray[np.void]
 
-    def field(self, kind: int) -> npt.NDArray[np.void]:
-        """Return the metadata of the only field of a type, or of the one with a usual name.
+    def field(self, kind: int, name: str | None = None) -> npt.NDArray[np.void]:
+        """Return the metadata of the field of this name, of the only one of a type, or of the one with a usual name.
 
         Raises:
-            DataError: there is none, or more than one.
+            DataError: there is none of the type, or more than one.
         """
-        names = [name for name, type_id in self.types.items() if type_id == kind]
+        names = [each for each, type_id in self.types.items() if type_id == kind and name in (None, each)]
         if len(names) > 1:
-            names = [name for name in names if name in USUAL_NAMES[kind]]
+            names = [each for each in names if each in USUAL_NAMES[kind]]
         if len(names) != 1:
-            what = "RGB image" if kind == IMAGE_TYPE else "integer label"
-            usual = " or ".join(USUAL_NAMES[kind])
-            listed = ", ".join(self.types)
-            raise DataError(f"{self.path}: must have one {what}, or one called {usual}; its fields are {listed}")
+            raise DataError(f"{self.path}: {self._describe_choice(kind, name)}")
         return np.asarray(self.samples[names[0]])
+
+    def _describe_choice(self, kind: int, name: str | None) -> str:
+        listed = ", ".join(f"{each} ({TYPE_NAMES[type_id]})" for each, type_id in self.types.items())
+        problem = f"has no field {name!r} that is an {TYPE_NAMES[kind]}"
+        if name is None:
+            usual = " or ".join(USUAL_NAMES[kind])
+            problem = f"must have one {TYPE_NAMES[kind]} field, or one called {usual}"
+        several = list(self.types.values()).count(kind) > 1
+        advice = f"; choose one with --rewrite and --{USUAL_NAMES[kind][0]}-field" if several or name else ""
+        return f"{problem}; its fields are {listed}{advice}"
 
 
 def damaged(path: Path, what: str) -> DataError:
@@ -68,7 +77,7 @@ def read_tables(path: Path) -> Tables:
             samples = np.fromfile(file, dtype=metadata, count=int(header["num_samples"]))
             file.seek(int(header["alloc_table_ptr"]))
             allocations = np.fromfile(file, dtype=ALLOCATION)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"{path}: there is no such file") from None
     except (OSError, OverflowError, MemoryError, ValueError) as error:
         raise damaged(path, f"cannot be read ({error})") from error

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastcifar import TrainConfig, create_loader
 from fastcifar.cli import main
 from fastcifar.data import cifar10
 from fastcifar.data.adopt import adopt, rewrite
-from fastcifar.data.beton_format import FIELD, HEADER, read_index
+from fastcifar.data.beton_format import FIELD, HEADER
 from fastcifar.data.loader import decode_all
 from fastcifar.data.manifest import CIFAR10_CONTENT, dataset_sha256, manifest_path, open_beton
 from fastcifar.errors import DataError
@@ -73,29 +74,44 @@ def test_a_file_of_ffcvs_writer_gives_the_same_batches_from_both_decoders(
         assert np.array_equal(torch.cat([numbers for _, numbers in batches]).numpy(), labels)
 
 
-def test_adopted_files_are_trained_on(tmp_path: Path, config: TrainConfig, pictures: np.ndarray) -> None:
+def test_the_files_of_ffcvs_example_are_trained_on(tmp_path: Path, config: TrainConfig, pictures: np.ndarray) -> None:
+    """Its write_datasets.py gives torchvision's pairs of a PIL image and a label to the writer."""
+    from ffcv.fields import IntField, RGBImageField
+
+    labels = np.arange(64) % 10
     for split in ("train", "test"):
-        _plain(tmp_path / f"{split}.beton", pictures, np.arange(64) % 10)
-        assert main(["adopt", str(tmp_path / f"{split}.beton"), "--class-names", *cifar10.CLASSES]) == 0
+        pairs = [(Image.fromarray(image), label) for image, label in zip(pictures, labels.tolist(), strict=True)]
+        path = _write(tmp_path / f"{split}.beton", {"image": RGBImageField(), "label": IntField()}, pairs)
+        assert main(["adopt", str(path), "--class-names", *cifar10.CLASSES]) == 0
+    images, numbers = decode_all(tmp_path / "train.beton")
+    assert np.array_equal(images, pictures)
+    assert np.array_equal(numbers, labels)
     (result,) = train_tiny(config.replace(data_dir=tmp_path, epochs=1))
     assert result.test_loss > 0
 
 
-def test_ffcvs_own_loader_reads_our_files(file: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
-    """With the pipeline of FFCV's example for CIFAR-10, but without its random operations."""
+@pytest.mark.filterwarnings("ignore:Using a pytorch transform on the CPU:ResourceWarning")
+def test_the_pipeline_of_ffcvs_example_reads_our_files(file: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
+    """As in its train_cifar.py, on the CPU and without random operations."""
     from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import Convert, Squeeze, ToTensor, ToTorchImage
+    from ffcv.transforms import Convert, ToDevice, ToTensor, ToTorchImage
+    from ffcv.transforms.common import Squeeze
+    from torchvision.transforms import Normalize
 
-    threads = torch.get_num_threads()
+    threads, cpu = torch.get_num_threads(), torch.device("cpu")
+    normalize = Normalize([125.307, 122.961, 113.8575], [51.5865, 50.847, 51.255])
+    convert = [ToTensor(), ToDevice(cpu, non_blocking=True), ToTorchImage(), Convert(torch.float16), normalize]
     pipelines = {
-        "image": [SimpleRGBImageDecoder(), ToTensor(), ToTorchImage(), Convert(torch.float32)],
-        "label": [IntDecoder(), ToTensor(), Squeeze()],
+        "image": [SimpleRGBImageDecoder(), *convert],
+        "label": [IntDecoder(), ToTensor(), ToDevice(cpu), Squeeze()],
     }
-    loader = Loader(str(file), 16, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False, pipelines=pipelines)
+    loader = Loader(str(file), 24, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False, pipelines=pipelines)
     batches = [(images.clone(), numbers.clone()) for images, numbers in loader]
     torch.set_num_threads(threads)
-    assert np.array_equal(torch.cat([images for images, _ in batches]).permute(0, 2, 3, 1).numpy(), pictures)
+    assert [len(images) for images, _ in batches] == [24, 24, 16]
+    expected = normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2).half())
+    assert torch.equal(torch.cat([images for images, _ in batches]), expected)
     assert np.array_equal(torch.cat([numbers for _, numbers in batches]).numpy(), labels)
 
 
@@ -140,22 +156,94 @@ def test_uncompressed_images_are_rewritten_without_a_change(
         rewrite(path, path)
 
 
-def test_files_that_cannot_be_adopted_are_refused(tmp_path: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
-    from ffcv.fields import FloatField, IntField, RGBImageField
+@pytest.mark.parametrize(
+    "options",
+    [{"write_mode": "jpg"}, {"write_mode": "proportion", "compress_probability": 0.5}],
+    ids=lambda options: options["write_mode"],
+)
+def test_jpeg_images_of_one_size_are_rewritten(tmp_path: Path, options: dict[str, Any]) -> None:
+    from ffcv.fields import IntField, RGBImageField
 
+    rows = [(np.broadcast_to(colour, (32, 32, 3)).copy(), row) for row, colour in enumerate(COLOURS)]
+    fields = {"image": RGBImageField(jpeg_quality=100, **options), "label": IntField()}
+    path = _write(tmp_path / "a.beton", fields, rows)
+    with pytest.raises(DataError, match=r"not all uncompressed .*; `fastcifar adopt \S+ --rewrite NEW\.beton` makes"):
+        adopt(path)
+    rewrite(path, tmp_path / "train.beton")
+    images, labels = decode_all(tmp_path / "train.beton")
+    assert labels.tolist() == list(range(12))
+    assert np.abs(images.astype(int) - COLOURS[:, None, None]).max() <= 2
+
+
+def test_the_fields_are_chosen_by_name_where_there_are_several(
+    tmp_path: Path, pictures: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ffcv.fields import IntField, RGBImageField
+
+    fields = {"left": RGBImageField(), "age": IntField(), "right": RGBImageField(), "height": IntField()}
+    rows = [(image, 0, 255 - image, row % 2) for row, image in enumerate(pictures[:4])]
+    path, target = _write(tmp_path / "a.beton", fields, rows), tmp_path / "train.beton"
+    command = ["adopt", str(path), "--rewrite", str(target)]
+    listed = "its fields are left (RGB image), age (integer), right (RGB image), height (integer); choose one with"
+    for more, message in (
+        ([], "must have one integer field, or one called label or target"),
+        (["--label-field", "height"], "must have one RGB image field, or one called image or img"),
+        (["--label-field", "right"], "has no field 'right' that is an integer"),
+    ):
+        assert main([*command, *more]) == 1
+        err = capsys.readouterr().err
+        assert f"{path}: {message}; {listed}" in err
+    with pytest.raises(SystemExit):
+        main(["adopt", str(path), "--image-field", "left"])
+    assert "image_field is left; it needs --rewrite" in capsys.readouterr().err
+    assert main([*command, "--image-field", "right", "--label-field", "height"]) == 0
+    images, labels = decode_all(target)
+    assert np.array_equal(images, 255 - pictures[:4])
+    assert labels.tolist() == [0, 1, 0, 1]
+
+
+def test_a_file_whose_label_comes_first_is_rewritten(tmp_path: Path, pictures: np.ndarray) -> None:
+    from ffcv.fields import IntField, RGBImageField
+
+    rows = [(row % 2, image) for row, image in enumerate(pictures[:4])]
+    path = _write(tmp_path / "a.beton", {"label": IntField(), "image": RGBImageField()}, rows)
+    with pytest.raises(DataError, match="not one RGB image and then one integer label; `fastcifar adopt"):
+        adopt(path)
+    rewrite(path, tmp_path / "train.beton")
+    assert np.array_equal(decode_all(tmp_path / "train.beton")[0], pictures[:4])
+
+
+def test_fields_that_are_no_image_or_no_integer_are_refused(tmp_path: Path, pictures: np.ndarray) -> None:
+    from ffcv.fields import FloatField, IntField, NDArrayField, RGBImageField
+
+    array = NDArrayField(np.dtype(np.int64), (1,))
+    cases = [
+        ({"image": RGBImageField(), "label": FloatField()}, (pictures[0], 1.0), "one integer field, .*label .float"),
+        (
+            {"image": RGBImageField(), "label": array},
+            (pictures[0], np.ones(1, int)),
+            "one integer field, .*label .array",
+        ),
+        ({"x": FloatField(), "label": IntField()}, (0.5, 1), "one RGB image field, .* x .float., label .integer.$"),
+    ]
+    for number, (fields, row, message) in enumerate(cases):
+        path = _write(tmp_path / f"{number}.beton", fields, [row] * 4)
+        for function in (adopt, lambda file: rewrite(file, tmp_path / "b.beton")):
+            with pytest.raises(DataError, match=rf"{path}: must have {message}"):
+                function(path)
+
+
+def test_labels_that_do_not_fit_the_class_names_are_refused(tmp_path: Path, pictures: np.ndarray) -> None:
     negative = _plain(tmp_path / "a.beton", pictures[:4], [0, 1, -1, 0])
-    with pytest.raises(DataError, match="label 2 is -1"):
-        adopt(negative)
-    with pytest.raises(DataError, match="labels must be 4 whole numbers from 0 to 0"):
-        adopt(negative, class_names=("one",))
-    fields = {"image": RGBImageField(), "age": IntField(), "size": IntField()}
-    two = _write(tmp_path / "two.beton", fields, [(image, 1, 2) for image in pictures[:4]])
-    with pytest.raises(DataError, match="one called label or target; its fields are image, age, size"):
-        rewrite(two, tmp_path / "b.beton")
-    none = _write(tmp_path / "none.beton", {"x": FloatField(), "label": IntField()}, [(0.5, 1)] * 4)
-    with pytest.raises(DataError, match=r"must have one RGB image, .*; its fields are x, label"):
-        rewrite(none, tmp_path / "b.beton")
-    assert read_index(_plain(tmp_path / "c.beton", pictures, labels)).samples == 64
+    for names in ((), NAMES):
+        with pytest.raises(DataError, match="label 2 is -1"):
+            adopt(negative, class_names=names)
+    path = _plain(tmp_path / "b.beton", pictures[:4], [0, 1, 2, 0])
+    with pytest.raises(DataError, match="has labels up to 2, so it needs 3 names of classes, not 2"):
+        adopt(path, class_names=NAMES)
+    with pytest.raises(DataError, match="class_names has 'a' twice"):
+        adopt(path, class_names=("a", "b", "a"))
+    assert adopt(path, class_names=("a", "b", "c", "absent")).class_names[3] == "absent"
 
 
 @pytest.fixture(scope="module")
@@ -200,5 +288,6 @@ def test_a_damaged_file_is_refused(tmp_path: Path, written: bytes, position: int
         os.truncate(path, size)
         with pytest.raises(DataError, match=r"a\.beton: "):
             rewrite(path, tmp_path / "b.beton")
-    with pytest.raises(DataError, match="there is no such file"):
-        rewrite(tmp_path / "nowhere.beton", tmp_path / "b.beton")
+    for missing in (tmp_path / "nowhere.beton", tmp_path):
+        with pytest.raises(DataError, match="there is no such file"):
+            rewrite(missing, tmp_path / "b.beton")

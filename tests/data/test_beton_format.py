@@ -147,5 +147,5 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_fields_of_another_type_are_refused(file: Path) -> None:
     _edit(file, FIELD, HEADER.itemsize, type_id=5)
-    with pytest.raises(DataError, match=r"train\.beton: its fields are not one RGB image and one integer label"):
+    with pytest.raises(DataError, match=r"train\.beton: its fields are not one RGB image and then one integer label"):
         read_index(file)
