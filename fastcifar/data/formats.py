@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fastcifar.data import cifar10, cifar100, kaggle, npz, parquet
+from fastcifar.data import cifar10, cifar100, csv_table, kaggle, npz, parquet
 from fastcifar.data.beton_source import read_betons
 from fastcifar.data.image_folder import open_image_folder
 from fastcifar.data.images import Source
@@ -99,6 +99,11 @@ def _find_kaggle(listing: Listing) -> list[Path]:
     return [listing.folder] if kaggle.LABELS_FILE in listing.files else []
 
 
+def _find_tables(listing: Listing) -> list[Path]:
+    tables = (listing.folder / name for name in sorted(listing.files) if name.lower().endswith(csv_table.SUFFIXES))
+    return [table for table in tables if csv_table.is_table(table)]
+
+
 def _find_betons(listing: Listing) -> list[Path]:
     return [listing.folder] if listing.files.intersection(("train.beton", "test.beton")) else []
 
@@ -132,6 +137,12 @@ FORMATS = {
         read=open_image_folder,
         has_pictures=True,
     ),
+    "csv": SourceFormat(
+        looks="a .csv file with a column for the pictures' paths and one for their labels",
+        find=_find_tables,
+        read=csv_table.read_table,
+        has_pictures=True,
+    ),
     "beton": SourceFormat(looks="train.beton and test.beton of a folder", find=_find_betons, read=read_betons),
 }
 """The formats by name, as `--source-format` takes them."""
@@ -150,7 +161,7 @@ def find_data_set(path: Path, format_name: str | None = None, preferred: str | N
         ConfigError: there is no such format.
     """
     names = tuple(FORMATS) if format_name is None else (_known(format_name),)
-    written = "beton" if format_name is None else None  # files of this package: only where there is nothing else
+    last = ("csv", "beton") if format_name is None else ()  # they may lie beside a data set, so it comes first
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; {describe_formats()}")
     if path.is_file():
@@ -158,12 +169,13 @@ def find_data_set(path: Path, format_name: str | None = None, preferred: str | N
     searched: list[Listing] = []
     for level in _levels(path):
         searched += level
-        others = [name for name in names if name != written]
-        found = [Found(name, place) for name in others for listing in level for place in _choices(name, listing)]
+        first = [name for name in names if name not in last]
+        found = [Found(name, place) for name in first for listing in level for place in _choices(name, listing)]
         if found:
             return _choose(path, found, preferred)
-    if written and _find_betons(searched[0]):
-        return Found(written, path)
+    for name in last:
+        if found := [Found(name, place) for place in _choices(name, searched[0])]:
+            return _choose(path, found, preferred)
     for name in names:
         for listing in searched:
             if FORMATS[name].is_meant(listing):
@@ -174,7 +186,7 @@ def find_data_set(path: Path, format_name: str | None = None, preferred: str | N
 def describe_formats() -> str:
     """Return one sentence that lists what can be a source."""
     formats = "; ".join(f"{name} ({one.looks})" for name, one in FORMATS.items())
-    return f"a source is 'auto', 'download', 'synthetic', or the path of one of: {formats}"
+    return f"a source is 'auto', 'download', 'synthetic', torchvision:NAME, or the path of one of: {formats}"
 
 
 def _known(name: str) -> str:
@@ -188,6 +200,8 @@ def _find_file(path: Path, names: tuple[str, ...]) -> Found:
     for name in names:
         if found := FORMATS[name].find(listing):
             return Found(name, found[0])
+    if "csv" in names and path.name.lower().endswith(csv_table.SUFFIXES):
+        return Found("csv", path)  # reading it will say what is missing
     if path.name.endswith((*ARCHIVE_SUFFIXES, ".gz", ".tar")):  # an official archive by another name
         return Found(names[0], path)
     raise DataError(f"{path}: this file is of no known format; {describe_formats()}")
