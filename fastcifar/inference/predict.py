@@ -18,6 +18,7 @@ from fastcifar.data.pictures import decode_pictures, readable_path
 from fastcifar.errors import DataError
 from fastcifar.inference.evaluate import LoadedCheckpoint
 from fastcifar.machine import usable_cores
+from fastcifar.progress import OnProgress, Progress
 
 STANDARD_INPUT = Path("-")
 BATCH = 64
@@ -75,6 +76,7 @@ def predict_pictures(
     *,
     top: int = 5,
     on_unreadable: Callable[[DataError], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Iterator[PicturePrediction]:
     """Read images, resize them to the network's input size, and yield each one's `top` most likely classes, in order.
 
@@ -86,12 +88,15 @@ def predict_pictures(
         pictures: image files; "-" is the standard input.
         top: number of classes.
         on_unreadable: called with the error of each file that cannot be read, which is then left out.
+        on_progress: called before each batch is predicted.
 
     Raises:
         DataError: a file cannot be read as an image, and `on_unreadable` is not given.
     """
     height, width, _ = loaded.image_shape
     for start in range(0, len(pictures), BATCH):
+        if on_progress:
+            on_progress(Progress(task="predicting", done=start, total=len(pictures)))
         files = pictures[start : start + BATCH]
         decoded = decode_pictures([_open(file) for file in files], (width, height), usable_cores())
         for image in decoded:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fastcifar.cli import main
+from fastcifar.commands.predict import Predict
 from fastcifar.data.loader import decode_all
 from fastcifar.errors import DataError
 from fastcifar.inference.evaluate import load_classifier, open_test_loader, predict_all
@@ -148,6 +149,49 @@ def test_rows_come_before_later_pictures_are_read(run: Path, picture: Path, tmp_
         next(predictions)
 
 
+def test_numbered_pictures_become_a_submission_in_the_order_of_their_numbers(
+    run: Path, betons: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    folder, table = tmp_path / "test", tmp_path / "submission.csv"
+    folder.mkdir()
+    for number, image in enumerate(decode_all(betons / "test.beton")[0][:12], start=1):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    shown = {Path(entry["image"]).stem: entry["predictions"][0] for entry in _predictions(capsys, run, folder)}
+    assert main(["predict", str(run), str(folder), "--out", str(table), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == f"{table}: 12 rows with the columns id, label\n"
+    assert table.read_text().splitlines() == [
+        "id,label", *(f"{number},{shown[str(number)]['class']}" for number in range(1, 13))
+    ]  # fmt: skip
+
+
+def test_a_table_of_other_pictures_has_their_paths_and_says_which_rows_are_missing(
+    run: Path, picture: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "2.png").write_bytes(b"")
+    table = tmp_path / "table.csv"
+    (entry,) = _predictions(capsys, run, picture)
+    assert main(["predict", str(run), str(tmp_path), "--out", str(table), "--device", "cpu"]) == 1
+    best = entry["predictions"][0]
+    rows = ["path,label,confidence", f"{picture},{best['class']},{best['probability']:.6f}"]
+    assert table.read_text().splitlines() == rows
+    unreadable, missing = capsys.readouterr().err.splitlines()
+    assert unreadable.startswith(f"fastcifar: {tmp_path / '2.png'}: is not a picture")
+    assert missing == f"{table}: 1 of 2 images have no row"
+
+
+def test_progress_is_reported_for_all_pictures_unless_the_rows_are_on_a_terminal(
+    run: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, reports = load_classifier(run, device="cpu", amp=False), []
+    rows = list(predict_pictures(loaded, [picture] * (BATCH + 1), on_progress=reports.append))
+    assert [(report.done, report.total) for report in reports] == [(0, BATCH + 1), (BATCH, BATCH + 1)]
+    assert len(rows) == BATCH + 1
+    assert Predict(folder=run, images=(picture,)).shows_progress
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert not Predict(folder=run, images=(picture,)).shows_progress
+    assert Predict(folder=run, images=(picture,), out=run / "a.csv").shows_progress
+
+
 def test_hidden_files_and_those_of_systems_are_passed_over(run: Path, picture: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for name in ("good", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "good/$RECYCLE.BIN", "good/lost+found"):
@@ -184,9 +228,18 @@ def test_bad_input_is_one_line_that_names_it(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert "standard input: is not a picture that can be read (unknown format)" in _error(capsys, run, "-")
     assert "no such checkpoint" in _error(capsys, empty, picture)
+    assert "predictions are written as .csv" in _error(capsys, run, picture, "--out", "a.txt", code=2)
 
 
-@pytest.mark.parametrize("arguments", [["--top", "0", "picture.png"], [], ["--checkpoint", "first", "picture.png"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--top", "0", "picture.png"],
+        [],
+        ["--checkpoint", "first", "picture.png"],
+        ["--json", "--out", "a.csv", "picture.png"],
+    ],
+)
 def test_a_wrong_flag_is_a_usage_error(arguments: list[str], run: Path, capsys: Capture) -> None:
     try:
         code = main(["predict", str(run), *arguments])
