@@ -30,9 +30,9 @@ class WriteBeton:
     """
 
     source: str = "auto"
-    """Data source: the path of a data set or of a folder that contains one at any depth, 'download', or 'synthetic' for
-    drawn shapes. 'auto' uses the path in the environment variable FASTCIFAR_DATA, or else an earlier download, or else
-    downloads CIFAR-10."""
+    """Data source: the path of a data set or of a folder that contains one at any depth, 'torchvision:NAME' for a data
+    set of torchvision such as torchvision:SVHN, 'download', or 'synthetic' for drawn shapes. 'auto' uses the path in
+    the environment variable FASTCIFAR_DATA, or else an earlier download, or else downloads CIFAR-10."""
     source_format: str | None = None
     """Format of the source, if a folder has several data sets: cifar10, cifar100, parquet (Hugging Face), kaggle, npz
     (NumPy arrays), image-folder (train/<class>/, test/<class>/) or beton (train.beton, test.beton)."""
@@ -47,7 +47,8 @@ class WriteBeton:
     workers: int | None = None
     """Threads that decode pictures; at most one per core."""
     cache: Path = Path("data/cifar10")
-    """Folder for the download."""
+    """Folder for the download. If it is not given, data sets of torchvision are in the folder FASTCIFAR_DATA, or else
+    in data/torchvision."""
     seed: int = 0
     """Seed of the synthetic images, and of the choice of the test images, the subset and the wrong labels."""
     classes: tuple[str, ...] = ()

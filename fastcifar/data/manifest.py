@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from fastcifar.data.beton_format import BetonIndex, read_index
-from fastcifar.data.images import Images, Labels
+from fastcifar.data.images import Images, Labels, chunks
 from fastcifar.data.variation import Variation
 from fastcifar.errors import DataError
 
@@ -50,7 +50,7 @@ class Manifest:
     file_size: int
     """Bytes."""
     source: str | None = None
-    """The absolute path that the images were read from, 'download' or 'synthetic'; None if this is not known."""
+    """The absolute path that the images were read from, or a name such as 'torchvision:svhn'; None if not known."""
     source_fingerprint: str | None = None
     """SHA-256 of the names, sizes and times of the source's files."""
     other_split_sha256: str | None = None
@@ -81,7 +81,9 @@ def next_manifest_path(beton: Path) -> Path:
 
 def dataset_sha256(images: Images, labels: Labels) -> str:
     """Return the SHA-256 that identifies a data set, in any file: of uint8 images [N, H, W, 3], then labels [N]."""
-    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    digest = hashlib.sha256()
+    for chunk in chunks(images):
+        digest.update(np.ascontiguousarray(chunk).data)
     digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
     return digest.hexdigest()
 

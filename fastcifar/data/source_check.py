@@ -10,12 +10,13 @@ from fastcifar.data.images import Source
 from fastcifar.data.manifest import Manifest, dataset_sha256
 from fastcifar.data.pair import read_pair
 from fastcifar.data.sources import ENV_VAR, open_source, read_origin
+from fastcifar.data.torchvision_source import is_torchvision, torchvision_origin
 from fastcifar.data.vary import vary
 from fastcifar.errors import ConfigError, DataError
 
 
 def check_source(folder: Path, source: str) -> None:
-    """Check that train.beton and test.beton in a folder hold the images of `source`: a path, 'download' or 'synthetic'.
+    """Check that train.beton and test.beton in a folder hold the images of `source`: a path or a name.
 
     Files that were written from the same source, which has not changed since, pass at once. Otherwise the source is
     read and compared.
@@ -52,11 +53,15 @@ def _holds(source: str, train: Manifest, test: Manifest) -> bool:
         return train.source == source
     if source in (names := {"download": "cifar10", "synthetic": "synthetic"}):
         return train.name == test.name == names[source]
-    found = find_data_set(Path(os.path.expanduser(source)))
-    if train.source_fingerprint == test.source_fingerprint == read_origin(found).fingerprint:
+    if is_torchvision(source):
+        origin, has_pictures = torchvision_origin(source), True
+    else:
+        found = find_data_set(Path(os.path.expanduser(source)))
+        origin, has_pictures = read_origin(found), FORMATS[found.format_name].has_pictures
+    if train.source_fingerprint == test.source_fingerprint == origin.fingerprint:
         return True
     height, width, _ = train.image_shape
-    resizable = FORMATS[found.format_name].has_pictures and height == width
+    resizable = has_pictures and height == width
     opened = open_source(source, resize=height if resizable else None)
     return _have_content(opened, train, test)
 

@@ -16,6 +16,7 @@ from fastcifar.data.pair import read_pair
 from fastcifar.data.pictures import readable_path
 from fastcifar.data.reading import ReadOptions
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
+from fastcifar.data.torchvision_source import is_torchvision, read_torchvision, torchvision_origin
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.machine import usable_cores
 from fastcifar.progress import OnProgress
@@ -23,6 +24,8 @@ from fastcifar.progress import OnProgress
 ENV_VAR = "FASTCIFAR_DATA"
 DEFAULT_CACHE = Path("data/cifar10")
 """The folder for the download."""
+TORCHVISION_CACHE = Path("data/torchvision")
+"""The folder for the data sets of torchvision, if neither another cache nor FASTCIFAR_DATA is given."""
 
 
 def open_source(
@@ -41,7 +44,8 @@ def open_source(
 
     Args:
         source: 'auto' (the path in FASTCIFAR_DATA if that is set, else a copy in `cache`, else a download),
-            'download', 'synthetic', or the path of a file or folder that is or contains a data set of one of `FORMATS`.
+            'download', 'synthetic', 'torchvision:' and the name of a data set, or the path of a file or folder that
+            is or contains a data set of one of `FORMATS`.
         source_format: the name of the format, where a folder has data sets of several.
         cache: the folder for the download, in which 'auto' also looks for an earlier one.
         resize: resize every picture to this many pixels per side.
@@ -73,6 +77,9 @@ def open_source(
             opened = _read(Found("cifar10", cifar10.download(cache, on_progress)), options)
         case "auto":
             opened = _open_auto(cache, source_format, options)
+        case str() if is_torchvision(source):
+            opened = read_torchvision(source, _torchvision_root(cache), options)
+            opened = dataclasses.replace(opened, origin=torchvision_origin(source))
         case _:
             opened = _read(find_data_set(Path(os.path.expanduser(source)), source_format), options)
     if resize is not None and opened.train.images.shape[1:3] != (resize, resize):
@@ -109,6 +116,21 @@ def read_origin(found: Found) -> Origin:
         line = f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n"
         digest.update(line.encode(errors="surrogateescape"))
     return Origin(path=readable_path(Path(os.path.abspath(path))), fingerprint=digest.hexdigest())
+
+
+def _torchvision_root(cache: Path) -> Path:
+    """Return the folder of torchvision's data sets: `cache`, or if that is the default, the one in FASTCIFAR_DATA."""
+    if cache != DEFAULT_CACHE:
+        return cache
+    if not (named := os.environ.get(ENV_VAR)):
+        return TORCHVISION_CACHE
+    root = Path(os.path.expanduser(named))
+    if not root.is_dir():
+        raise DataError(
+            f"the environment variable {ENV_VAR} is {named}, which is not a folder; torchvision's data sets are read "
+            "from a folder: name one with --cache"
+        )
+    return root
 
 
 def _open_auto(cache: Path, source_format: str | None, options: ReadOptions) -> Source:
