@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,17 @@ class ImageSet(NamedTuple):
     """uint8 [N, H, W, 3], C-contiguous."""
     labels: Labels
     """int64 [N], each an index into the class names of the source."""
+
+
+CHUNK_BYTES = 1 << 24
+"""Bytes of pixels that are worked on at once, so that a large data set is never in memory twice."""
+
+
+def chunks(images: Images) -> Iterator[Images]:
+    """Yield the images, uint8 [N, H, W, 3], in order, in parts of about `CHUNK_BYTES`."""
+    step = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
 
 
 @dataclass(frozen=True, kw_only=True)

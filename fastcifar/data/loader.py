@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -320,15 +321,33 @@ def decode_all(path: Path) -> ImageSet:
         DataError: the file is missing or damaged.
     """
     index = read_index(path)
-    batch_size = max(1, DECODE_BYTES // index.image_bytes)
-    loader = BetonLoader(index, batch_size=batch_size, train=False, device="cpu", workers=decoding_threads())
     images = np.empty((index.samples, index.height, index.width, 3), dtype=np.uint8)
     labels = np.empty(index.samples, dtype=np.int64)
     start = 0
-    with loader:
-        for batch, batch_labels in loader.batches():
-            stop = start + len(batch)
-            images[start:stop] = batch.permute(0, 2, 3, 1).numpy()
-            labels[start:stop] = batch_labels.numpy()
-            start = stop
+    for part in _decode_in_order(index):
+        stop = start + len(part.images)
+        images[start:stop], labels[start:stop] = part
+        start = stop
     return ImageSet(images, labels)
+
+
+def decoded_sha256(path: Path) -> str:
+    """Return `dataset_sha256` of the images and labels that decoding a whole .beton gives, in little memory.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    digest, labels = hashlib.sha256(), []
+    for part in _decode_in_order(read_index(path)):
+        digest.update(part.images.data)
+        labels.append(part.labels)
+    digest.update(np.concatenate(labels).astype("<i8").data)
+    return digest.hexdigest()
+
+
+def _decode_in_order(index: BetonIndex) -> Iterator[ImageSet]:
+    """Yield all images and labels of a file in parts of about `DECODE_BYTES`."""
+    batch_size = max(1, DECODE_BYTES // index.image_bytes)
+    with BetonLoader(index, batch_size=batch_size, train=False, device="cpu", workers=decoding_threads()) as loader:
+        for images, labels in loader.batches():
+            yield ImageSet(images.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())

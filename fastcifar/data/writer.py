@@ -19,8 +19,8 @@ import numpy.typing as npt
 from fastcifar.data import beton_format as beton
 from fastcifar.data import manifest
 from fastcifar.data.arrays import as_class_names, as_images, as_labels, check_text
-from fastcifar.data.images import Images, ImageSet, Origin, Source
-from fastcifar.data.loader import decode_all
+from fastcifar.data.images import Images, ImageSet, Origin, Source, chunks
+from fastcifar.data.loader import decoded_sha256
 from fastcifar.data.pair import SPLITS, split_path
 from fastcifar.errors import DataError
 from fastcifar.files import atomic_write, lock_folder, write_json
@@ -32,9 +32,12 @@ Progress = Callable[[int], None]
 def channel_statistics(images: Images) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return the mean and the standard deviation of each channel of uint8 [N, H, W, 3], pixels in [0, 1]."""
     values = np.arange(256, dtype=np.float64) / 255
+    counted = np.zeros((3, 256), dtype=np.int64)
+    for chunk in chunks(images):
+        for channel in range(3):
+            counted[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
     mean, std = [], []
-    for channel in range(3):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+    for counts in counted:
         average = float(np.average(values, weights=counts))
         mean.append(average)
         std.append(float(np.sqrt(np.average((values - average) ** 2, weights=counts))))
@@ -168,7 +171,7 @@ def _shifted(progress: Progress | None, done: int) -> Progress | None:
 def _write_verified(path: Path, split: ImageSet, content: str, progress: Progress | None) -> None:
     _write_file(path, split, progress)
     beton.read_index(path)
-    if manifest.dataset_sha256(*decode_all(path)) != content:
+    if decoded_sha256(path) != content:
         raise DataError(f"{path}: reading it back gives different data; check the disk and try again")
 
 
@@ -219,14 +222,13 @@ def _write_file(path: Path, split: ImageSet, progress: Progress | None) -> None:
     allocations["sample_id"], allocations["ptr"], allocations["size"] = np.arange(count), offsets, image_bytes
 
     per_page = beton.PAGE_SIZE // image_bytes
-    flat = images.reshape(count, image_bytes)
     with path.open("wb") as file:
         header = np.zeros(1, dtype=beton.HEADER)
         file.write(header.tobytes() + beton.field_descriptors().tobytes() + samples.tobytes())
         file.seek(int(offsets[0]))
         page = np.zeros(beton.PAGE_SIZE, dtype=np.uint8)
         for start in range(0, count, per_page):
-            chunk = flat[start : start + per_page]
+            chunk = images[start : start + per_page]
             page[: chunk.size] = chunk.ravel()
             page[chunk.size :] = 0
             file.write(page.data)
