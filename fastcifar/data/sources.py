@@ -128,7 +128,7 @@ def _torchvision_root(cache: Path) -> Path:
     if not root.is_dir():
         raise DataError(
             f"the environment variable {ENV_VAR} is {named}, which is not a folder; torchvision's data sets are read "
-            "from a folder: name one with --cache"
+            "from a folder: name one, or use `fastcifar write-beton --cache`"
         )
     return root
 

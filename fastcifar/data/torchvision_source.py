@@ -126,7 +126,7 @@ def _try_to_read(
             f"{place}: an item is not a picture and the number of its class ({error}); write an image folder or a .npz "
             "file of this data set, and name that as the source"
         ) from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         raise DataError(f"{place}: cannot be read ({one_line(error)}); replace its files") from error
 
 

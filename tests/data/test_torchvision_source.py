@@ -148,6 +148,21 @@ def test_emnist_gives_its_balanced_classes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened.test.images[..., 1], draw("test", 28, 28)[0])
 
 
+def test_qmnist_gives_the_first_of_its_columns_of_labels(tmp_path: Path) -> None:
+    raw = tmp_path / "QMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split in COUNTS:
+        pixels, labels = draw(split, 28, 28)
+        columns = np.stack([labels, *[labels + 50] * 7], axis=1).astype(">i4")
+        for kind, code, array in (("images-idx3-ubyte", 8, pixels), ("labels-idx2-int", 12, columns)):
+            sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+            file = raw / f"qmnist-{split}-{kind}"
+            file.write_bytes(bytes([0, 0, code, array.ndim]) + sizes + array.tobytes())
+    opened = open_source("torchvision:QMNIST", cache=tmp_path)
+    np.testing.assert_array_equal(opened.test.labels, draw("test", 28, 28)[1])
+    np.testing.assert_array_equal(opened.test.images[..., 2], draw("test", 28, 28)[0])
+
+
 def test_cifar10_equals_the_images_of_the_python_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_source("torchvision:CIFAR10", cache=write_cifar10(tmp_path / "sets", monkeypatch))
     assert_equals_records(opened)
@@ -219,6 +234,29 @@ def test_only_missing_files_are_downloaded_and_nothing_is_printed(
 def test_a_label_that_is_no_class_is_an_error(signs: type[Signs], label: object) -> None:
     signs.item = staticmethod(lambda _: (Image.new("RGB", (8, 8)), label))
     assert "torchvision:gtsrb, train" in refusal("torchvision:gtsrb")
+
+
+@pytest.mark.parametrize("data", [np.zeros((30, 24), np.uint8), np.zeros((30, 24, 20), np.uint8)])
+def test_arrays_that_are_not_the_pictures_are_not_taken(
+    signs: type[Signs], data: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.joinpath("signs.txt").touch()
+    signs.item = staticmethod(lambda index: (Image.new("L", (20, 24), 100 + index), index))
+    monkeypatch.setattr(signs, "data", data, raising=False)
+    monkeypatch.setattr(signs, "targets", list(range(30)), raising=False)
+    opened = open_source("torchvision:GTSRB", cache=tmp_path)
+    np.testing.assert_array_equal(opened.train.images[:, 0, 0, 0], 100 + np.arange(30))
+    np.testing.assert_array_equal(opened.train.labels, np.arange(30))
+
+
+def test_damaged_pictures_and_empty_splits_are_errors(signs: type[Signs], monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(index: int) -> tuple[Any, Any]:
+        raise OSError(f"image file is truncated\n({index} bytes not processed)")
+
+    signs.item = staticmethod(damaged)
+    assert "train: cannot be read (image file is truncated (0 bytes not processed))" in refusal("torchvision:GTSRB")
+    monkeypatch.setattr(signs, "__len__", lambda _: 0)
+    assert "torchvision:GTSRB, train: has no images" in refusal("torchvision:GTSRB")
 
 
 def test_without_a_network_the_error_says_where_the_files_belong(tmp_path: Path) -> None:
