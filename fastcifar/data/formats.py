@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from fastcifar.data import cifar10, cifar100, csv_table, kaggle, npz, parquet
 from fastcifar.data.beton_source import read_betons
-from fastcifar.data.image_folder import open_image_folder
+from fastcifar.data.image_folder import TEST_NAMES, TRAIN_NAMES, named_folders, open_image_folder
 from fastcifar.data.images import Source
 from fastcifar.data.official import Version, open_archive
-from fastcifar.data.picture_files import is_hidden
+from fastcifar.data.picture_files import has_picture_suffix, is_hidden
 from fastcifar.data.reading import ReadOptions
 from fastcifar.errors import ConfigError, DataError, closest
 
@@ -109,9 +109,16 @@ def _find_betons(listing: Listing) -> list[Path]:
 
 
 def _find_image_folder(listing: Listing) -> list[Path]:
-    train = _list(listing.folder / "train", required=False) if "train" in listing.folders else None
-    has_classes = train is not None and any(not is_hidden(name) for name in train.folders)
+    trains = [_list(listing.folder / name, required=False) for name in named_folders(listing.folders, TRAIN_NAMES)[:1]]
+    has_classes = any(not is_hidden(name) for train in trains if train for name in train.folders)
     return [listing.folder] if has_classes and kaggle.LABELS_FILE not in listing.files else []
+
+
+def _has_class_folders(listing: Listing) -> bool:
+    """Tell whether a folder has at least two folders with pictures, which can be classes."""
+    folders = [_list(listing.folder / name, required=False) for name in listing.folders if not is_hidden(name)]
+    filled = [found for found in folders if found and any(map(has_picture_suffix, found.files))]
+    return len(filled) > 1 and not named_folders(listing.folders, TRAIN_NAMES + TEST_NAMES)
 
 
 FORMATS = {
@@ -131,9 +138,9 @@ FORMATS = {
     ),
     "npz": SourceFormat(looks="a .npz file with x_train, y_train, x_test, y_test", find=_find_npz, read=npz.read_npz),
     "image-folder": SourceFormat(
-        looks="train/<class>/ and test/<class>/ with pictures",
+        looks="train/<class>/ and test/<class>/ with pictures, or <class>/ alone",
         find=_find_image_folder,
-        is_meant=lambda listing: not listing.folders.isdisjoint(("train", "test")),
+        is_meant=lambda listing: bool(named_folders(listing.folders, TRAIN_NAMES + TEST_NAMES)),
         read=open_image_folder,
         has_pictures=True,
     ),
@@ -176,6 +183,8 @@ def find_data_set(path: Path, format_name: str | None = None, preferred: str | N
     for name in last:
         if found := [Found(name, place) for place in _choices(name, searched[0])]:
             return _choose(path, found, preferred)
+    if "image-folder" in names and _has_class_folders(searched[0]):
+        return Found("image-folder", path)
     for name in names:
         for listing in searched:
             if FORMATS[name].is_meant(listing):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from fastcifar.data.pictures import readable_path
 from fastcifar.data.reading import ReadOptions
 from fastcifar.errors import DataError
 
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+"""The names of the folders of the two splits, in lower case; the first one that is there is taken."""
 SHOWN_NAMES = 5
 """Names of classes in a note."""
 
@@ -41,10 +44,17 @@ class _Split(NamedTuple):
         return [file for pictures in found for file in pictures], labels
 
 
+def named_folders(folders: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Return the folders that have one of these names, in upper or lower case, in the order of the names."""
+    found = {folder.lower(): folder for folder in sorted(folders, reverse=True)}
+    return [found[name] for name in names if name in found]
+
+
 def open_image_folder(path: Path, options: ReadOptions) -> Source:
     """Read the pictures in train/<class>/ and test/<class>/, with classes and files in sorted order.
 
-    Without the folder test, a part of each class becomes the test split. Names of folders that only differ in how
+    The folders may have other usual names (`TRAIN_NAMES`, `TEST_NAMES`). Without the second one, or with class folders
+    only, a part of each class becomes the test split. Names of folders that only differ in how
     Unicode composes their characters (NFC and NFD) are one class. A class that one of the splits lacks, and files that
     are no pictures, become notes of the source.
 
@@ -53,16 +63,22 @@ def open_image_folder(path: Path, options: ReadOptions) -> Source:
         ConfigError: `test_fraction` is given although there is a test split.
         OSError: a folder cannot be read.
     """
-    train = _find_split(path / "train")
-    test = _find_split(path / "test") if (path / "test").exists() else None
+    folders = [entry.name for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
+    trains, tests = named_folders(folders, TRAIN_NAMES), named_folders(folders, TEST_NAMES)
+    only_classes = folders and not trains and not tests
+    train_folder = path if only_classes else path / (trains or TRAIN_NAMES)[0]
+    train = _find_split(train_folder)
+    test = _find_split(path / tests[0]) if tests else None
     if empty := train.classes.keys() - train.filled:
-        raise DataError(f"{path / 'train' / min(empty)}: this class has no pictures; add some or remove the folder")
+        raise DataError(f"{train_folder / min(empty)}: this class has no pictures; add some or remove the folder")
     if len(train.classes) < 2:
         count = len(train.classes)
-        raise DataError(f"{path / 'train'}: it has {count} class folders; make at least 2, with pictures in them")
+        raise DataError(f"{train_folder}: it has {count} class folders; make at least 2, with pictures in them")
     if test and not test.filled:
-        raise DataError(f"{path / 'test'}: no class has pictures; add some or remove the folder")
-    return _read_splits(train, test, options)
+        raise DataError(f"{path / tests[0]}: no class has pictures; add some or remove the folder")
+    source = _read_splits(train, test, options)
+    unused = tuple(f"{path / name}: passed over, since {tests[0]} is the test set" for name in tests[1:])
+    return dataclasses.replace(source, notes=source.notes + unused)
 
 
 def _read_splits(train: _Split, test: _Split | None, options: ReadOptions) -> Source:

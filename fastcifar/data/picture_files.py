@@ -30,6 +30,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
+def has_picture_suffix(name: str) -> bool:
+    """Tell whether a file of this name has a suffix that is read."""
+    return os.path.splitext(name)[1].lower() in picture_suffixes()
+
+
 def list_pictures(folder: Path) -> PictureFiles:
     """List the files in a folder and its subfolders, without hidden ones and those of the system.
 
@@ -56,7 +61,7 @@ def note_others(others: Sequence[Path]) -> tuple[str, ...]:
 
 def _is_picture(file: Path) -> bool:
     """A link to a missing file counts, so that it is reported; a pipe, whose reading would wait, does not."""
-    return file.suffix.lower() in picture_suffixes() and (file.is_file() or not file.exists())
+    return has_picture_suffix(file.name) and (file.is_file() or not file.exists())
 
 
 def _raise(error: OSError) -> None:

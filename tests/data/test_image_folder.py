@@ -246,3 +246,50 @@ def test_a_part_of_each_class_is_held_out_where_there_are_no_test_pictures(tmp_p
     assert np.bincount(opened.test.labels).tolist() == [1, 3, 1]
     assert np.bincount(opened.train.labels).tolist() == [1, 7, 1]
     assert any("image-folder has no test split with labels: 5 of its 14 images" in note for note in opened.notes)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("training", "testing"), ("train", "val"), ("train", "valid"), ("TRAIN", "Validation")],
+)
+def test_the_folders_of_the_splits_may_have_other_usual_names(tmp_path: Path, train: str, test: str) -> None:
+    expected = open_source(write_image_folder(tmp_path / "usual"))
+    write_image_folder(tmp_path / "other")
+    for name, other in (("train", train), ("test", test)):
+        (tmp_path / "other" / name).rename(tmp_path / "other" / other)
+    opened = open_source(tmp_path / "other")
+    assert opened.class_names == expected.class_names
+    for (images, labels), (expected_images, expected_labels) in (
+        (opened.train, expected.train),
+        (opened.test, expected.test),
+    ):
+        np.testing.assert_array_equal(images, expected_images)
+        np.testing.assert_array_equal(labels, expected_labels)
+
+
+def test_the_folder_test_comes_before_validation_pictures_which_are_named(tmp_path: Path) -> None:
+    expected = open_source(write_image_folder(tmp_path))
+    write_picture(tmp_path / "val" / "ant" / "a.png", 99)
+    opened = open_source(tmp_path)
+    assert len(opened.test.images) == len(expected.test.images)
+    assert opened.notes == (*expected.notes, f"{tmp_path / 'val'}: passed over, since test is the test set")
+
+
+def test_class_folders_alone_are_divided_into_two_splits(tmp_path: Path) -> None:
+    for name in ("cat", "dog", ".ipynb_checkpoints"):
+        for number in range(10):
+            write_picture(tmp_path / name / f"{number}.png", number)
+    (tmp_path / "README.txt").touch()
+    opened = open_source(tmp_path, test_fraction=0.3)
+    assert opened.class_names == ("cat", "dog")
+    assert np.bincount(opened.train.labels).tolist() == [7, 7]
+    assert np.bincount(opened.test.labels).tolist() == [3, 3]
+    assert opened.notes[0] == "1 file passed over: .txt"
+    (tmp_path / "emu").mkdir()
+    assert f"{tmp_path / 'emu'}: this class has no pictures; add some or remove the folder" in refusal(tmp_path)
+
+
+def test_one_folder_of_pictures_is_not_taken_for_classes(tmp_path: Path) -> None:
+    write_picture(tmp_path / "pictures" / "a.png", 1)
+    (tmp_path / "notes").mkdir()
+    assert "there is no data set in this folder or the 2 folders in it" in refusal(tmp_path)
