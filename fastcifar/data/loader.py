@@ -337,11 +337,14 @@ def decoded_sha256(path: Path) -> str:
     Raises:
         DataError: the file is missing or damaged.
     """
-    digest, labels = hashlib.sha256(), []
-    for part in _decode_in_order(read_index(path)):
+    index = read_index(path)
+    digest, labels = hashlib.sha256(), np.empty(index.samples, dtype="<i8")
+    start = 0
+    for part in _decode_in_order(index):
         digest.update(part.images.data)
-        labels.append(part.labels)
-    digest.update(np.concatenate(labels).astype("<i8").data)
+        labels[start : start + len(part.labels)] = part.labels  # keeping small parts would fragment the heap
+        start += len(part.labels)
+    digest.update(labels.data)
     return digest.hexdigest()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,13 @@ import pytest
 from fastcifar.data import beton_format
 from fastcifar.data import loader as loader_module
 from fastcifar.data.beton_format import read_index
-from fastcifar.data.loader import decode_all
+from fastcifar.data.loader import create_loader, decode_all
 from fastcifar.data.manifest import manifest_path, open_beton, read_manifest
 from fastcifar.data.sources import open_source
 from fastcifar.data.writer import channel_statistics, write_beton
 from fastcifar.errors import DataError
 from fastcifar.files import lock_folder
+from fastcifar.machine import anonymous_bytes
 from tests.data.conftest import NAMES
 
 
@@ -71,6 +74,39 @@ def test_tables_and_images_on_many_small_pages_read_back(
         assert np.array_equal(read_labels, labels)
     pages = np.frombuffer(path.read_bytes(), dtype=np.uint8)[8192 : 8192 + 128 * 4096].reshape(128, 4096)
     assert not pages[:, 3072:].any(), "the rest of each page is zeros"
+
+
+def test_a_large_data_set_is_written_and_read_in_little_memory(tmp_path: Path) -> None:
+    bytes_per_image, count = 96 * 96 * 3, 6000  # 166 MB
+    images = np.memmap(tmp_path / "pixels", dtype=np.uint8, mode="w+", shape=(count, 96, 96, 3))
+    labels = np.zeros(count, dtype=np.int64)
+    path = tmp_path / "a.beton"
+
+    def write_and_read() -> None:
+        write_beton(path, images, labels, class_names=NAMES, name="noise")
+        with create_loader(path, batch_size=100, train=True, seed=1) as loader:
+            assert sum(len(batch) for batch, _ in loader.batches()) == count
+
+    assert _peak_growth(write_and_read) < 0.6 * count * bytes_per_image
+
+
+def _peak_growth(function: Callable[[], None]) -> int:
+    """Return by how many bytes the memory of this process, without mapped files, grows at most during a call."""
+    before, peak, done = anonymous_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.005):
+            peak = max(peak, anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        function()
+    finally:
+        done.set()
+        watcher.join()
+    return peak - before
 
 
 def test_a_file_of_ffcvs_own_writer_passes_the_check(
