@@ -165,7 +165,7 @@ def read_recipe(name: str, settings: RecipeOptions) -> TrainConfig:
     for change in filter(None, re.split(r",(?![^\[]*\])", changes)):  # a comma between brackets separates list elements
         field, _, value = change.partition("=")
         values[field] = _parse_value(value)
-    config = get_recipe(recipe, **values)
+    config = get_recipe(recipe).replace(**values)
     return TrainConfig.from_json(config.to_json())  # which checks the types
 
 
