@@ -222,6 +222,23 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def available_memory_bytes(root: Path = Path("/")) -> float:
+    """Memory in bytes that this machine can give without swapping, within the limit of the control group.
+
+    Infinity if the system does not report it. `root` is the folder that contains /proc and /sys.
+    """
+    available = math.inf
+    try:
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) * 1024
+        group = root / "sys/fs/cgroup"
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return available if limit == "max" else min(available, max(0, int(limit) - int(used)))
+    except OSError:  # no Linux, or no control groups of version 2
+        return available
+
+
 def _status_bytes(name: str) -> int | None:
     path = Path("/proc/self/status")
     for line in path.read_text().splitlines() if path.exists() else ():

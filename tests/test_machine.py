@@ -15,6 +15,7 @@ from fastcifar import device, machine
 from fastcifar.device import apply_process_settings
 from fastcifar.machine import (
     anonymous_bytes,
+    available_memory_bytes,
     cpu_quota,
     decoding_threads,
     give_back_freed_memory,
@@ -196,3 +197,15 @@ def test_instructions_that_torch_is_kept_from_using_do_not_count(
     assert machine.has_amx() is not limited
     assert machine.instruction_set() == ("AVX2 by a limit of this process" if limited else "AMX")
     assert {"fma", "avx2"} <= machine.cpu_flags()
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max\n", 3000 * 1024), ("1000000\n", 600_000), ("1000\n", 0)])
+def test_available_memory_is_within_the_limit_of_the_control_group(tmp_path: Path, limit: str, expected: int) -> None:
+    assert available_memory_bytes(tmp_path) == math.inf
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:       9000 kB\nMemAvailable:   3000 kB\n")
+    assert available_memory_bytes(tmp_path) == 3000 * 1024
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text(limit)
+    (tmp_path / "sys/fs/cgroup/memory.current").write_text("400000\n")
+    assert available_memory_bytes(tmp_path) == expected

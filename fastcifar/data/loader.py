@@ -188,6 +188,7 @@ class CachedLoader(BetonLoader):
 
     def __init__(self, index: BetonIndex, **options: Any) -> None:
         super().__init__(index, **options)
+        self._index = index
         self._cache: Batch | None = None
         self._cache_index = np.zeros(int(self.indices.max(initial=0)) + 1, dtype=np.int64)
         """The row of the cache that holds the image at each position in the file."""
@@ -198,10 +199,14 @@ class CachedLoader(BetonLoader):
         if len(order) == 0:
             return
         if self._cache is None and len(order) == len(self.indices) and self.sampler == "shuffle":
-            yield from self._first_epoch(order)
+            yield from self._decoded_and_cached(order)
             return
         # Without a cache, this epoch does not visit every image: decode all of them first
-        images, labels = self._cache or self._fill_cache([*self._decoded(self.indices)], self.indices)
+        if self._cache is None:
+            for _ in self._decoded_and_cached(self.indices):
+                pass
+        assert self._cache is not None, "every image was decoded"
+        images, labels = self._cache
         rows = torch.from_numpy(self._cache_index[order]).to(self.device, non_blocking=True)
         for batch_rows in rows.split(self.own_batch_size):
             yield images[batch_rows].permute(0, 3, 1, 2), labels[batch_rows]
@@ -217,21 +222,23 @@ class CachedLoader(BetonLoader):
         labels[other._cache_index[self.indices]] = self.labels
         self._cache, self._cache_index = (images, torch.from_numpy(labels).to(self.device)), other._cache_index
 
-    def _first_epoch(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
-        """Yield the batches as they are decoded, while the device works on earlier ones, and cache them."""
-        batches: list[Batch] = []
-        for batch in self._decoded(order):
-            batches.append(batch)
-            if len(batches) == len(self):  # before the last `yield`, after which the caller may stop
-                self._fill_cache(batches, order)
-            yield batch
+    def _decoded_and_cached(self, order: npt.NDArray[np.uint64]) -> Iterator[Batch]:
+        """Yield the images at these positions as they are decoded, while the device works on earlier ones.
 
-    def _fill_cache(self, batches: list[Batch], order: npt.NDArray[np.uint64]) -> Batch:
-        """Cache the images, uint8 [N, H, W, 3], and labels, int64 [N], at the positions `order` in the file."""
-        images, labels = zip(*batches, strict=True)
-        self._cache_index[order] = np.arange(len(order))
-        self._cache = torch.cat([batch.permute(0, 2, 3, 1) for batch in images]), torch.cat(labels)
-        return self._cache
+        Each batch goes to the cache, uint8 [N, H, W, 3] and int64 [N], so that the images are there only once.
+        """
+        shape = (len(order), self._index.height, self._index.width, 3)
+        images = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        labels = torch.empty(len(order), dtype=torch.int64, device=self.device)
+        start = 0
+        for batch in self._decoded(order):
+            rows = slice(start, start + len(batch[1]))
+            images[rows], labels[rows] = batch[0].permute(0, 2, 3, 1), batch[1]
+            start = rows.stop
+            if start == len(order):  # before the last `yield`, after which the caller may stop
+                self._cache_index[order] = np.arange(len(order))
+                self._cache = images, labels
+            yield batch
 
 
 def create_loader(
@@ -259,8 +266,7 @@ def create_loader(
         seed: the seed of the shuffled orders.
         workers: decoding threads, at most as many as this process may use; all of these if not given.
         indices: int64 [M], the positions in the file of the images to use; all images if not given.
-        cache_on_device: keep the decoded images on the device after the first epoch. The cache is filled from the
-            batches of that epoch when the last one is reached, so they must not be changed in place.
+        cache_on_device: keep the decoded images on the device after the first epoch.
         loader: what decodes: 'ffcv', 'memmap' (the same batches, by a memory map), or 'auto', FFCV if it is installed.
         sampler: the images of a training epoch: each once ('shuffle'), or each class equally often ('balanced').
         verify: compare the file's SHA-256 with the manifest's.

@@ -24,7 +24,7 @@ from fastcifar.training.check_network import check_network
 from fastcifar.training.class_weights import class_weights
 from fastcifar.training.data_notes import note_data
 from fastcifar.training.freezing import check_freezable
-from fastcifar.training.loaders import create_loaders
+from fastcifar.training.loaders import create_loaders, note_cache
 from fastcifar.training.loss_scaling import LossScaler
 from fastcifar.training.metrics import StepMetrics
 from fastcifar.training.nonfinite import NonFiniteCounter
@@ -206,7 +206,11 @@ def create_state(
         train_loader=train_loader,
         test_loader=test_loader,
         epoch_totals=StepMetrics.zeros(runtime.device),
-        notes=[*runtime.notes, *note_data(manifest, train_loader.labels, validation)],
+        notes=[
+            *runtime.notes,
+            *note_cache(config.data.cache_on_device, train_loader),
+            *note_data(manifest, train_loader.labels, validation),
+        ],
     )
 
 

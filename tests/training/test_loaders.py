@@ -10,11 +10,12 @@ import pytest
 from fastcifar import TrainConfig
 from fastcifar.cli import main
 from fastcifar.commands.train_messages import run_header
-from fastcifar.data.loader import decode_all
+from fastcifar.data.loader import CachedLoader, decode_all
 from fastcifar.data.manifest import read_manifest
 from fastcifar.device import resolve_runtime
 from fastcifar.errors import CheckpointError, ConfigError
 from fastcifar.report.run_page import write_report
+from fastcifar.training import loaders
 from fastcifar.training.loaders import create_loaders
 from fastcifar.training.loop import fit, fit_epochs
 from fastcifar.training.resume import restore
@@ -39,6 +40,24 @@ def test_a_subset_in_training_has_the_images_of_the_subset_in_a_file(config: Tra
     assert np.array_equal(whole.images[chosen], written.images)
     assert np.array_equal(train.labels, written.labels)
     assert test.samples == 90 == read_manifest(tmp_path / "test.beton").samples
+
+
+def test_images_that_do_not_fit_on_the_device_are_decoded_in_each_epoch(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = config.replace(cache_on_device=True)
+    with tiny_state(cached) as state:
+        assert isinstance(state.train_loader, CachedLoader)
+        assert not any("decoding" in note for note in state.notes)
+        needed = sum(len(loader.indices) * 32 * 32 * 3 for loader in (state.train_loader, state.test_loader))
+    monkeypatch.setattr(loaders, "available_memory_bytes", lambda: 2 * needed - 1)
+    with tiny_state(cached) as state:
+        assert not isinstance(state.train_loader, CachedLoader)
+        assert not isinstance(state.test_loader, CachedLoader)
+        assert any("50% of the device's free memory: decoding them in each epoch" in note for note in state.notes)
+    monkeypatch.setattr(loaders, "available_memory_bytes", lambda: 2 * needed)
+    with tiny_state(cached) as state:
+        assert isinstance(state.test_loader, CachedLoader)
 
 
 def test_console_report_and_inspect_say_how_the_images_were_chosen(
