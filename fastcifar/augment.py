@@ -13,8 +13,8 @@ import kornia.augmentation as K
 import torch
 from torch import Tensor, nn
 
-from fastcifar.errors import ConfigError
 from fastcifar.parallel import ALONE, Processes
+from fastcifar.pixels import scale_pixels
 from fastcifar.settings import AugmentSettings
 
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
@@ -198,7 +198,7 @@ def create_augmentation(
     """Create the augmentation of training batches, a module from uint8 images [B, 3, size, size] to normalised ones.
 
     Crop and flip → normalise → shift, scale and rotate → cutout → rotate; an operation with probability or size 0 is
-    omitted.
+    omitted. Padding and cutout are those of the settings for 32 × 32 images, and in proportion for other sizes.
 
     Args:
         settings: the settings of the operations; the defaults if not given.
@@ -207,14 +207,10 @@ def create_augmentation(
         dtype: dtype of the result.
         size: height and width of the images.
         processes: the processes that share each batch.
-
-    Raises:
-        ConfigError: the images are too small for the settings.
     """
     settings = settings or AugmentSettings()
-    padding, cutout, flip_p, rotate_limit = settings.padding, settings.cutout, settings.flip_p, settings.rotate_limit
-    if max(cutout, padding + 1) > size:
-        raise ConfigError(f"padding is {padding} and cutout is {cutout}; {size} × {size} images are too small for that")
+    padding, cutout = min(scale_pixels(settings.padding, size), size - 1), scale_pixels(settings.cutout, size)
+    flip_p, rotate_limit = settings.flip_p, settings.rotate_limit
     border = "constant" if settings.padding_mode == "mean" else settings.padding_mode
     geometry: list[nn.Module] = [GatherCropFlip(padding, border, flip_p)]
     if settings.stock_kornia:

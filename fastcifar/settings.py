@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, FRACTION, NOT_NEGATIVE, POSITIVE, SUBSET, check, each
+from fastcifar.pixels import MIN_SIZE
 
 LoaderKind = Literal["auto", "ffcv", "memmap"]
 """What decodes .beton files: FFCV, a memory map, or FFCV where it is installed."""
@@ -118,7 +119,7 @@ class AugmentSettings:
     """Augmentation of training batches."""
 
     padding: int = 4
-    """Pixels added on each side before the random crop."""
+    """Pixels added on each side before the random crop of 32 × 32 images; in proportion for other sizes."""
     padding_mode: Literal["constant", "reflect", "mean"] = "constant"
     """Values of the added pixels: zeros, the mirrored image, or the mean (zeros after normalisation)."""
     flip_p: float = 0.5
@@ -126,7 +127,8 @@ class AugmentSettings:
     alternate_flip: bool = False
     """Flip each image in every other epoch, half of the images in the first epoch, instead of at random (flip_p)."""
     cutout: int = 8
-    """Side in pixels of the square that is set to the mean; 0 for none."""
+    """Side in pixels of the square of 32 × 32 images that is set to the mean, in proportion for other sizes; 0 for
+    none."""
     shift_scale_rotate_p: float = 0.0
     """Probability of a random shift, scale and rotation before the cutout."""
     shift_limit: float = 0.05
@@ -157,13 +159,13 @@ class ResizeSettings:
     """Progressive resizing."""
 
     resize_sizes: tuple[int, ...] = ()
-    """Sides in pixels to which augmented images are reduced, one size after the other, before training continues at
-    full size."""
+    """Sides in pixels to which augmented 32 × 32 images are reduced, one size after the other, before training
+    continues at full size; in proportion for other sizes, but not below 8 pixels."""
     resize_fractions: tuple[float, ...] = ()
     """Fraction of the steps at each of these sizes."""
 
     def __post_init__(self) -> None:
-        at_least_8 = (lambda size: size >= 8, "a whole number, at least 8")
+        at_least_8 = (lambda size: size >= MIN_SIZE, f"a whole number, at least {MIN_SIZE}")
         same_length = (lambda fractions: len(fractions) == len(self.resize_sizes), "as many values as resize_sizes has")
         check(self, resize_sizes=each(at_least_8), resize_fractions=each(FRACTION))
         check(self, resize_fractions=same_length)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -120,7 +120,6 @@ def test_crop_flip_and_cutout_move_pixels_and_create_no_new_values(
     images: torch.Tensor, padding: int, mode: Any, flip_p: float, cutout: int, seed: int
 ) -> None:
     size = images.shape[-1]
-    assume(padding < size)
     settings = AugmentSettings(padding=padding, padding_mode=mode, flip_p=flip_p, cutout=cutout)
     augmentation = create_augmentation(settings, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=size)
     torch.manual_seed(seed)

@@ -13,6 +13,7 @@ from fastcifar.augment import hflip
 from fastcifar.data.loader import BetonLoader
 from fastcifar.device import Runtime
 from fastcifar.inference.tta import NO_TTA, tta_views
+from fastcifar.pixels import MIN_SIZE, scale_pixels
 from fastcifar.settings import TTASettings
 
 LossFunction = Callable[[Tensor, Tensor, Tensor | None, int | None, float, bool], tuple[Tensor, Tensor, Tensor | None]]
@@ -40,10 +41,13 @@ class ImageClassifier:
         self.augmentation.train(mode)
 
     def logits(self, images: Tensor, size: int | None = None) -> Tensor:
-        """Return float32 logits [B, classes] of uint8 images [B, 3, H, W], resized to `size` × `size` if given."""
+        """Return float32 logits [B, classes] of uint8 images [B, 3, H, W], reduced in between if `size` is given.
+
+        `size` is the new side in pixels of 32 × 32 images; others are reduced in proportion, to `MIN_SIZE` at least.
+        """
         normalized = self.augmentation(images)
-        if size is not None and size < normalized.shape[-1]:
-            normalized = resize(normalized, size)
+        if size is not None:
+            normalized = reduce_images(normalized, size)
         return self._forward(normalized)
 
     @functools.cached_property
@@ -121,6 +125,13 @@ def sample_metrics(logits: Tensor, labels: Tensor) -> Tensor:
     given = labels[:, None]
     margin = logits.gather(1, given).squeeze(1) - logits.scatter(1, given, -torch.inf).amax(dim=1)
     return torch.stack((F.cross_entropy(logits, labels, reduction="none"), margin, logits.argmax(dim=1).float()))
+
+
+def reduce_images(images: Tensor, size: int) -> Tensor:
+    """Reduce images [B, C, S, S] as 32 × 32 images are reduced to `size` × `size`, to `MIN_SIZE` pixels at least."""
+    side = images.shape[-1]
+    reduced = scale_pixels(size, side, least=MIN_SIZE)
+    return resize(images, reduced) if reduced < side else images
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -11,7 +11,8 @@ from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest
 from fastcifar.device import Runtime, preserve_random_state
 from fastcifar.errors import ConfigError
-from fastcifar.inference.model import ImageClassifier, resize
+from fastcifar.inference.model import ImageClassifier, reduce_images
+from fastcifar.pixels import REFERENCE_SIZE
 
 
 @torch.no_grad()
@@ -35,7 +36,7 @@ def check_network(classifier: ImageClassifier, config: TrainConfig, manifest: Ma
             ) from error
         _check_logits(logits, len(manifest.class_names))
         if config.data.batch_size == 1:
-            _check_single_image(model, images[:1], min((size, *config.resize.resize_sizes)), runtime)
+            _check_single_image(model, images[:1], min((REFERENCE_SIZE, *config.resize.resize_sizes)), runtime)
 
 
 def _forward(model: nn.Module, images: Tensor, runtime: Runtime) -> object:
@@ -71,7 +72,7 @@ def _check_logits(logits: object, classes: int) -> None:
 def _check_single_image(model: nn.Module, image: Tensor, size: int, runtime: Runtime) -> None:
     """Check that a copy of the network can train on one image at its smallest size; batch norms may need more."""
     try:
-        _forward(copy.deepcopy(model).train(), resize(image, size) if size < image.shape[-1] else image, runtime)
+        _forward(copy.deepcopy(model).train(), reduce_images(image, size), runtime)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"batch_size is 1, with which this network cannot train ({_first_line(error)}); use a larger one"

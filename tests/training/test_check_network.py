@@ -65,9 +65,7 @@ def test_a_network_with_one_logit_for_two_classes_is_refused(config: TrainConfig
 
 def test_images_of_a_size_that_the_network_cannot_take_are_refused(config: TrainConfig, tmp_path: Path) -> None:
     small = config.replace(data_dir=noise(tmp_path / "4", 4), padding=0, cutout=0)
-    with pytest.raises(ConfigError, match=r"cannot take images of 4 × 4 pixels .*--resize 32"):
-        next(fit_epochs(small))
-    with pytest.raises(ConfigError, match=r"cannot take images of 4 × 4 pixels \(.*mat1 and mat2 shapes cannot"):
+    with pytest.raises(ConfigError, match=r"cannot take images of 4 × 4 pixels \(.*mat1 and mat2.*--resize 32"):
         next(fit_epochs(small, model=nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))))
     large = config.replace(data_dir=noise(tmp_path / "64", 64), model="dilated_cnn", epochs=1)
     assert next(fit_epochs(large)).epoch == 1, "a network that ends in a mean takes any size"

@@ -28,14 +28,18 @@ NAN = 0x7FFF
 
 
 class MaxPool2x2(nn.MaxPool2d):
-    """2 × 2 max pooling with stride 2: [B, C, H, W] to [B, C, ⌊H / 2⌋, ⌊W / 2⌋]."""
+    """2 × 2 max pooling with stride 2: [B, C, H, W] to [B, C, ⌊H / 2⌋, ⌊W / 2⌋].
+
+    Images of a single row or column, which small inputs become, stay as they are.
+    """
 
     def __init__(self) -> None:
         super().__init__(2)
 
     def forward(self, images: Tensor) -> Tensor:
-        supported = is_supported(images) and min(images.shape[-2:]) >= 2
-        return _MaxPool.apply(images) if supported else super().forward(images)  # type: ignore[no-any-return]
+        if min(images.shape[-2:]) < 2:
+            return images
+        return _MaxPool.apply(images) if is_supported(images) else super().forward(images)  # type: ignore[no-any-return]
 
 
 class ReLU(nn.ReLU):

@@ -110,10 +110,10 @@ def test_unsupported_images_use_torchs_kernels(images: torch.Tensor) -> None:
     assert torch.equal(ReLU()(leaf * 1), F.relu(images))
 
 
-def test_images_with_one_row_raise_torchs_error() -> None:
-    images = torch.zeros(1, 8, 1, 4, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    with pytest.raises(RuntimeError, match="too small"):
-        MaxPool2x2()(images)
+def test_images_with_one_row_or_column_stay_as_they_are() -> None:
+    for shape in ((2, 8, 1, 6), (2, 8, 6, 1), (2, 8, 1, 1)):
+        images = torch.randn(shape).bfloat16().contiguous(memory_format=torch.channels_last)
+        assert torch.equal(MaxPool2x2()(images), images)
 
 
 def test_without_torchs_openmp_library_torchs_kernels_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
