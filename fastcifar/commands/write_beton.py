@@ -45,7 +45,7 @@ class WriteBeton:
     test_fraction: float | None = None
     """Fraction of each class to hold out for test.beton, for a source without a test split; 0.2 if not given."""
     workers: int | None = None
-    """Threads that decode pictures; at most one per core."""
+    """Threads or processes that decode pictures; at most one per core."""
     cache: Path = Path("data/cifar10")
     """Folder for the download. If it is not given, data sets of torchvision are in the folder FASTCIFAR_DATA, or else
     in data/torchvision."""
@@ -113,6 +113,7 @@ class WriteBeton:
             labels=self.labels,
             test_fraction=self.test_fraction,
             workers=self.workers,
+            processes=True,
             seed=self.seed,
             on_progress=on_progress,
         )

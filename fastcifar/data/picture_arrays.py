@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from fastcifar.data.beton_format import PAGE_SIZE
 from fastcifar.data.images import Images
+from fastcifar.data.picture_processes import count_processes, decode_in_processes
 from fastcifar.data.pictures import decode_picture, decode_pictures, picture_name
 from fastcifar.errors import DataError
 from fastcifar.progress import OnProgress, Progress
@@ -21,11 +23,17 @@ BATCH = 128
 
 
 def stack_pictures(
-    files: Sequence[Path | BinaryIO], resize: int | None, workers: int, on_progress: OnProgress | None
+    files: Sequence[Path | BinaryIO],
+    resize: int | None,
+    workers: int,
+    on_progress: OnProgress | None,
+    *,
+    processes: bool = False,
 ) -> Images:
-    """Decode pictures in `workers` threads to uint8 [N, H, W, 3].
+    """Decode pictures in `workers` threads, or processes if there are many pictures, to uint8 [N, H, W, 3].
 
-    Every picture is resized to `resize` pixels per side; if None, all must have one size.
+    Every picture is resized to `resize` pixels per side; if None, all must have one size. Processes are used only if
+    `processes` allows it.
 
     Raises:
         DataError: pictures are missing or damaged, or two have different sizes.
@@ -37,24 +45,46 @@ def stack_pictures(
     images = np.empty((len(files), *first.shape), dtype=np.uint8)
     if not isinstance(files[0], Path):
         files[0].seek(0)  # it is decoded again with the others
-    unreadable: dict[str, DataError] = {}
-    for start in range(0, len(files), BATCH):
-        decoded = decode_pictures(files[start : start + BATCH], size, workers)
-        for index, image in enumerate(decoded, start=start):
-            if isinstance(image, DataError):
-                unreadable[picture_name(files[index])] = image
-            elif image.shape != first.shape:
-                names = (
-                    f"{picture_name(files[0])} is {_size(first)} pixels, {picture_name(files[index])} is {_size(image)}"
-                )
-                raise DataError(f"{names}; use --resize 32")
-            else:
-                images[index] = image
-        if on_progress:
-            on_progress(Progress(task="reading pictures", done=start + len(decoded), total=len(files)))
+    with closing(_decode_all(files, size, workers, processes)) as parts:
+        unreadable = _fill(images, files, parts, on_progress)
     if unreadable:
         raise DataError(_describe(unreadable))
     return images
+
+
+def _fill(
+    images: Images,
+    files: Sequence[Path | BinaryIO],
+    parts: Iterable[list[Images | DataError]],
+    on_progress: OnProgress | None,
+) -> dict[str, DataError]:
+    """Copy decoded pictures to `images`; return the errors of those that cannot be read, by their names."""
+    unreadable: dict[str, DataError] = {}
+    done = 0
+    for decoded in parts:
+        for index, image in enumerate(decoded, start=done):
+            if isinstance(image, DataError):
+                unreadable[picture_name(files[index])] = image
+            elif image.shape != images.shape[1:]:
+                first, other = picture_name(files[0]), picture_name(files[index])
+                raise DataError(f"{first} is {_size(images[0])} pixels, {other} is {_size(image)}; use --resize 32")
+            else:
+                images[index] = image
+        done += len(decoded)
+        if on_progress:
+            on_progress(Progress(task="reading pictures", done=done, total=len(files)))
+    return unreadable
+
+
+def _decode_all(
+    files: Sequence[Path | BinaryIO], size: tuple[int, int] | None, workers: int, processes: bool
+) -> Generator[list[Images | DataError], None, None]:
+    """Yield the pictures in order, some at a time."""
+    if processes and (count := count_processes(files, workers)) > 1:
+        yield from decode_in_processes(files, size, count)
+        return
+    for start in range(0, len(files), BATCH):
+        yield decode_pictures(files[start : start + BATCH], size, workers)
 
 
 def _describe(unreadable: dict[str, DataError]) -> str:

@@ -57,6 +57,9 @@ def decode_pictures(
     files: Sequence[Path | BinaryIO], size: tuple[int, int] | None, workers: int
 ) -> list[Images | DataError]:
     """Decode pictures in threads, each as `decode_picture` does. A picture that cannot be read gives its error."""
+    if workers == 1:
+        with _silent_pillow():
+            return [_try_to_decode(file, size) for file in files]
     picture_formats()  # loads Pillow's plugins before the threads need them
     with _silent_pillow(), ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda file: _try_to_decode(file, size), files))

@@ -25,7 +25,10 @@ class ReadOptions:
     resize: int | None = None
     """Pixels per side that pictures are resized to; if None, all must have one size."""
     workers: int = 1
-    """Threads that decode pictures."""
+    """Threads or processes that decode pictures."""
+    processes: bool = False
+    """Whether many pictures may be decoded in processes. They import the main module of the program, so a script that
+    allows it needs `if __name__ == "__main__"`."""
     labels: LabelKind = "fine"
     """Which of CIFAR-100's labels to read."""
     test_fraction: float | None = None

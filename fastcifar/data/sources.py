@@ -37,6 +37,7 @@ def open_source(
     labels: LabelKind = "fine",
     test_fraction: float | None = None,
     workers: int | None = None,
+    processes: bool = False,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Source:
@@ -51,7 +52,9 @@ def open_source(
         resize: resize every picture to this many pixels per side.
         labels: which of CIFAR-100's labels to read.
         test_fraction: the part of each class to hold out as the test split of a source that has none; a fifth if None.
-        workers: threads that decode pictures, at most the usable cores; all of these if not given.
+        workers: threads or processes that decode pictures, at most the usable cores; all of these if not given.
+        processes: decode many pictures in processes, which is faster for small ones. They import the main module of the
+            program, so a script that sets this needs `if __name__ == "__main__"`.
         seed: the seed of the synthetic images, and of the choice of the test split.
         on_progress: called while a download arrives and while pictures are read.
 
@@ -62,6 +65,7 @@ def open_source(
     options = ReadOptions(
         resize=resize,
         workers=clamp_workers(workers),
+        processes=processes,
         labels=labels,
         test_fraction=test_fraction,
         seed=seed,

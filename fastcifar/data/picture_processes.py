@@ -1,0 +1,91 @@
+"""Decode pictures in several processes, since small ones hold Python's lock too often for threads to gain much."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from fastcifar.data.images import Images
+from fastcifar.data.pictures import decode_pictures, picture_name
+from fastcifar.errors import DataError
+
+CHUNK = 128
+"""Pictures that a process decodes at a time."""
+MIN_PER_PROCESS = 2_500
+"""Pictures that pay for the start of a process, which takes about as long as decoding them: half a second."""
+
+
+def count_processes(files: Sequence[Path | BinaryIO], workers: int) -> int:
+    """Return how many of `workers` processes are worth their start; 0 if pictures cannot be sent to a process."""
+    can_be_sent = all(isinstance(file, Path | io.BytesIO) for file in files)
+    return min(workers, len(files) // MIN_PER_PROCESS) if can_be_sent else 0
+
+
+def decode_in_processes(
+    files: Sequence[Path | BinaryIO], size: tuple[int, int] | None, processes: int
+) -> Iterator[list[Images | DataError]]:
+    """Decode pictures as `decode_pictures` does, and yield the results in order, `CHUNK` pictures at a time.
+
+    The processes are new ones, which import neither torch nor FFCV, and not forks, which would inherit the locks of
+    torch's threads. Like all such processes, they import the main module of the program; so a script that starts them
+    needs `if __name__ == "__main__"`. They end with the iteration, and with the process that started them.
+
+    Raises:
+        DataError: one of the processes was killed.
+    """
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
+    try:
+        with _ignored_interrupts():
+            results = pool.map(_decode, chunks, [size] * len(chunks))
+        yield from results
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"a process that decodes pictures ended unexpectedly, perhaps for lack of memory ({len(files):,} pictures "
+            f"from {picture_name(files[0])}); use fewer --workers"
+        ) from error
+    except BaseException:  # Ctrl-C, or whoever takes the pictures stops: do not wait for the rest
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode(files: Sequence[Path | BinaryIO], size: tuple[int, int] | None) -> list[Images | DataError]:
+    return decode_pictures(files, size, workers=1)
+
+
+def _end_with_parent() -> None:
+    """Let this process end with the one that started it, also if that one is killed."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Let processes that are started in the block ignore Ctrl-C: the one that starts them ends them."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may change it
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
