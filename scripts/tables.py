@@ -289,7 +289,9 @@ def find_problems(path: Path) -> list[str]:
     except DataError as error:
         return [str(error)]
     problems = [] if results.runs else ["has no runs"]
-    synthetic = results.benchmark in NEEDS_NO_IMAGES or (results.benchmark == "seeds" and results.settings.get("images"))
+    synthetic = results.benchmark in NEEDS_NO_IMAGES or (
+        results.benchmark == "seeds" and results.settings.get("images")
+    )
     expected = "synthetic" if synthetic else "cifar10"
     if results.data.get("name") != expected or "content_sha256" not in results.data:
         problems.append(f"its data must be {expected}, with a content_sha256")
