@@ -91,10 +91,15 @@ def _write_image_folder(root: Path, source: Source) -> None:
             (root / name / cifar10.CLASSES[label] / f"{index:05}.png").write_bytes(_png(image))
 
 
+def _first(split: ImageSet) -> ImageSet:
+    """Return 10,000 images, which are enough where a file system takes minutes to remove a folder of 50,000 files."""
+    return ImageSet(split.images[:10_000], split.labels[:10_000])
+
+
 def _write_kaggle(root: Path, source: Source) -> None:
     (root / "train").mkdir()
     rows = ["id,label"]
-    for number, (image, label) in enumerate(zip(*source.train, strict=True), start=1):
+    for number, (image, label) in enumerate(zip(*_first(source.train), strict=True), start=1):
         (root / "train" / f"{number}.png").write_bytes(_png(image))
         rows.append(f"{number},{cifar10.CLASSES[label]}")
     (root / "trainLabels.csv").write_text("\n".join(rows))
@@ -127,7 +132,7 @@ def test_forms_of_another_order_or_split_hold_the_same_samples(
     opened = open_source(tmp_path, processes=True)
     assert opened.class_names == original.class_names
     if write is _write_kaggle:
-        assert _sorted_sha256(opened.train, opened.test) == _sorted_sha256(original.train)
+        assert _sorted_sha256(opened.train, opened.test) == _sorted_sha256(_first(original.train))
     else:
         assert _sorted_sha256(opened.train) == _sorted_sha256(original.train)
         assert _sorted_sha256(opened.test) == _sorted_sha256(original.test)
