@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
@@ -17,7 +19,13 @@ from fastcifar.runs.record import RunRecord
 MAX_EPOCH_MARKERS = 30
 """Up to this many epochs, curves have a marker at each epoch."""
 MAX_NUMBERED_CLASSES = 16
-"""Up to this many classes, the confusion matrix shows its numbers."""
+"""Up to this many classes, the confusion matrix shows its numbers, and labels have their usual size."""
+MAX_TICKS = 50
+"""Up to this many classes, each has a label at the confusion matrix; of more classes, each second one, and so on."""
+LABEL_SIZE = 9.5
+"""Points of the usual font."""
+TICK_POINTS = 215
+"""Points for the labels along one side of the confusion matrix."""
 
 
 def loss_curves(record: RunRecord) -> FigureSpec:
@@ -109,8 +117,14 @@ def confusion_matrix(analysis: Analysis) -> FigureSpec:
         figure, axes = new_axes(height=WIDTH, x_label="predicted class", y_label="true class")
         axes.grid(visible=False)
         image = axes.imshow(fraction, cmap="cividis", norm=PowerNorm(0.5, 0, 1))
-        axes.set_xticks(range(classes), labels, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(classes), labels)
+        step, size = -(-classes // MAX_TICKS), min(LABEL_SIZE, TICK_POINTS / min(classes, MAX_TICKS))
+        shown = range(0, classes, step)
+        angle = 45 if classes <= MAX_NUMBERED_CLASSES else 90  # slanted labels of narrow columns would overlap
+        align: Any = "center" if angle == 90 else "baseline"
+        axes.set_xticks(
+            shown, labels[::step], rotation=angle, fontsize=size, ha="right", va=align, rotation_mode="anchor"
+        )
+        axes.set_yticks(shown, labels[::step], fontsize=size)
         if classes <= MAX_NUMBERED_CLASSES:
             for row, column in np.ndindex(confusion.shape):
                 color = "black" if fraction[row, column] > 0.2 else "white"
@@ -137,17 +151,20 @@ def class_bars(analysis: Analysis) -> FigureSpec:
     labels = ["no images" if np.isnan(accuracy) else f"{accuracy:.1f}" for accuracy in accuracies]
 
     def draw() -> Figure:
-        figure, axes = new_axes(height=max(2.0, 0.3 * len(labels) + 0.9), x_label="accuracy (%)", y_label="")
+        height = 0.3 if len(labels) <= MAX_NUMBERED_CLASSES else 0.16
+        size = min(LABEL_SIZE, 72 * height * 0.7)
+        figure, axes = new_axes(height=max(2.0, height * len(labels) + 0.9), x_label="accuracy (%)", y_label="")
         axes.grid(visible=False, axis="y")
         axes.barh(range(len(labels)), np.nan_to_num(accuracies), height=0.72)
         for row, label in enumerate(labels):
             axes.annotate(
-                label, (100, row), xytext=(5, 0), textcoords="offset points", fontsize=8.5, va="center",
+                label, (100, row), xytext=(5, 0), textcoords="offset points", fontsize=min(8.5, size), va="center",
                 annotation_clip=False,
             )  # fmt: skip
         axes.axvline(overall, color="C1", linestyle="--", linewidth=1.8, label=f"all classes, {overall:.2f} %")
-        axes.set_yticks(range(len(labels)), [shorten(name) for name in analysis.class_names])
+        axes.set_yticks(range(len(labels)), [shorten(name) for name in analysis.class_names], fontsize=size)
         axes.set_xlim(0, 100)
+        axes.margins(y=min(0.05, 0.5 / len(labels)))
         axes.invert_yaxis()
         add_legend(figure, axes, columns=1)
         return figure

@@ -61,7 +61,7 @@ def mistakes(analysis: Analysis) -> FigureSpec:
         for number, (mistake, image) in enumerate(zip(analysis.mistakes, analysis.images, strict=True)):
             x, y = GAP + number % columns * (size + GAP), GAP + number // columns * step
             place_image(axes, image, x, y, size, size)
-            truth, predicted = (shorten(analysis.class_names[each], 12) for each in (mistake.truth, mistake.predicted))
+            truth, predicted = (shorten(analysis.class_names[each], 10) for each in (mistake.truth, mistake.predicted))
             lines = (f"true: {truth}", f"predicted: {predicted}", _percent(mistake.confidence))
             for line, text in enumerate(lines):
                 draw_text(axes, x + size / 2, y + size + 3 + line * LINE_HEIGHT, text)

@@ -92,6 +92,7 @@ def draw_text(axes: Axes, x: float, y: float, text: str, *, size: float = 8.5, a
 
 
 def shorten(name: str, longest: int = 14) -> str:
-    """Return a name as one line of at most `longest` characters."""
+    """Return a name as one line of at most `longest` characters: its beginning and its end, which often differs."""
     line = " ".join(name.encode(errors="replace").decode().split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    end = (longest - 1) // 2
+    return line if len(line) <= longest else f"{line[: longest - 1 - end]}…{line[-end:]}"

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fastcifar.report import figures
+from fastcifar.report.style import use_theme
 from tests.report.pages import noise_analysis
 
 
@@ -29,3 +31,15 @@ def test_the_confusion_matrix_names_the_most_common_confusion() -> None:
     alt = figures.confusion_matrix(dataclasses.replace(noise_analysis(3), confusion=confusion)).alt
     assert "class 2 predicted as class 0, 12 times" in alt
     assert "277 lie on the diagonal" in alt
+
+
+@pytest.mark.parametrize("classes", [10, 37, 100, 1000])
+def test_labels_of_the_confusion_matrix_do_not_overlap(classes: int) -> None:
+    analysis = noise_analysis(classes)
+    with use_theme("light"):
+        figure = figures.confusion_matrix(analysis).draw()
+        figure.draw_without_rendering()
+        labels = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(labels) == len({box.y0 for box in labels})
+    for upper, lower in itertools.pairwise(labels):
+        assert lower.y1 <= upper.y0 + 1

@@ -62,6 +62,6 @@ def test_a_figure_does_not_depend_on_the_users_settings_and_leaves_them_alone() 
 
 def test_names_are_cut_to_one_line_of_limited_length() -> None:
     assert shorten("automobile") == "automobile"
-    assert shorten("a very long name of a class") == "a very long n…"
+    assert shorten("a very long name of a class") == "a very … class"
     assert shorten("猫x\ny") == "猫x y"
     assert shorten("caf\udce9") == "caf?"
