@@ -47,6 +47,7 @@ def start_together(*arguments: str, processes: int = 2, module: str = "fastcifar
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(small_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     output, errors = start_together(str(small_images), str(out), module="tests.parallel_worker").communicate()
@@ -62,6 +63,7 @@ def test_two_processes_compute_what_one_does(small_images: Path, tmp_path: Path)
             assert sorted(ours) == sorted(expected) == list(range(count))
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_leaves_one_folder_and_goes_on_alone(
     betons: Path, tmp_path: Path, capfd: Capture
 ) -> None:
@@ -80,6 +82,7 @@ def test_a_run_of_two_processes_leaves_one_folder_and_goes_on_alone(
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2 >= done
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_others(betons: Path, tmp_path: Path) -> None:
     flags = ["--data-dir", str(betons), "--batch-size", "32", "--device", "cpu", "--run-dir", str(tmp_path / "run")]
     process = start_together("train", "--recipe", "era", *flags, "--no-report")

@@ -94,6 +94,7 @@ def test_peers_are_left_out_without_their_checkout() -> None:
     assert words[:3] == ["benchmarks.time_to_90", "speedrun", "era-fast"]
 
 
+@pytest.mark.slow
 def test_a_battery_that_was_killed_continues(tmp_path: Path) -> None:
     out = tmp_path / "battery"
     command = [
