@@ -16,7 +16,7 @@ from fastcifar.data.official import (
     join_batches,
     md5_of,
     read_batch,
-    read_bytes,
+    read_lines,
     read_names,
     read_records,
 )
@@ -38,7 +38,7 @@ def _read_python(folder: Path, _: LabelKind) -> Source:
 
 def _read_binary(folder: Path, _: LabelKind) -> Source:
     meta = folder / BINARY_META
-    names = tuple(read_bytes(meta).decode("latin1").split()) if meta.exists() else CLASSES
+    names = read_lines(meta) if meta.exists() else CLASSES
     *train, test = (read_records(folder / f"{name}.bin", len(names)) for name in (*TRAIN_BATCHES, TEST_BATCH))
     return Source(train=join_batches(train), test=join_batches([test]), class_names=names, name="cifar-10-binary")
 

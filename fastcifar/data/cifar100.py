@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastcifar.data.images import Source
-from fastcifar.data.official import LabelKind, Version, join_batches, read_batch, read_bytes, read_names, read_records
+from fastcifar.data.official import LabelKind, Version, join_batches, read_batch, read_lines, read_names, read_records
 
 SPLITS = ("train", "test")
 LABEL_KINDS = ("coarse", "fine")
@@ -19,7 +19,7 @@ def _read_python(folder: Path, labels: LabelKind) -> Source:
 
 
 def _read_binary(folder: Path, labels: LabelKind) -> Source:
-    names = tuple(read_bytes(folder / f"{labels}_label_names.txt").decode("latin1").split())
+    names = read_lines(folder / f"{labels}_label_names.txt")
     position = LABEL_KINDS.index(labels)
     train, test = (
         join_batches([read_records(folder / f"{split}.bin", len(names), len(LABEL_KINDS), position)])

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastcifar.data.images import ImageSet, Labels, Source
 from fastcifar.data.picture_arrays import stack_pictures
-from fastcifar.data.picture_files import is_hidden, list_pictures, note_others
+from fastcifar.data.picture_files import is_hidden, is_picture, list_pictures, note_others
 from fastcifar.data.pictures import readable_path
 from fastcifar.data.reading import ReadOptions
 from fastcifar.errors import DataError
@@ -73,7 +73,9 @@ def open_image_folder(path: Path, options: ReadOptions) -> Source:
         raise DataError(f"{train_folder / min(empty)}: this class has no pictures; add some or remove the folder")
     if len(train.classes) < 2:
         count = len(train.classes)
-        raise DataError(f"{train_folder}: it has {count} class folders; make at least 2, with pictures in them")
+        kaggle = any(is_picture(file) for file in train.others)
+        also = "; for Kaggle's pictures, put trainLabels.csv beside this folder" if kaggle else ""
+        raise DataError(f"{train_folder}: it has {count} class folders; make at least 2, with pictures in them{also}")
     if test and not test.filled:
         raise DataError(f"{path / tests[0]}: no class has pictures; add some or remove the folder")
     source = _read_splits(train, test, options)

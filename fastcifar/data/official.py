@@ -107,6 +107,18 @@ def read_bytes(path: Path) -> bytes:
         raise damaged(path, f"cannot be read ({error.strerror})") from error
 
 
+def read_lines(path: Path) -> tuple[str, ...]:
+    """Read the class names of a binary version, one per line.
+
+    Raises:
+        DataError: the file cannot be read, or has no names.
+    """
+    names = tuple(read_bytes(path).decode("latin1").split())
+    if not names:
+        raise damaged(path, "it has no names of classes")
+    return names
+
+
 def damaged(path: Path, what: str) -> DataError:
     """Create the error for a file whose content is wrong."""
     return DataError(f"{path}: {what}; unpack the official archive again")

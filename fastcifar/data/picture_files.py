@@ -47,7 +47,7 @@ def list_pictures(folder: Path) -> PictureFiles:
         files += [Path(path, name) for name in names if not is_hidden(name)]
     found = PictureFiles([], [])
     for file in sorted(files):
-        (found.pictures if _is_picture(file) else found.others).append(file)
+        (found.pictures if is_picture(file) else found.others).append(file)
     return found
 
 
@@ -59,7 +59,7 @@ def note_others(others: Sequence[Path]) -> tuple[str, ...]:
     return (f"{len(others):,} {'file' if len(others) == 1 else 'files'} passed over: {', '.join(kinds)}",)
 
 
-def _is_picture(file: Path) -> bool:
+def is_picture(file: Path) -> bool:
     """A link to a missing file counts, so that it is reported; a pipe, whose reading would wait, does not."""
     return has_picture_suffix(file.name) and (file.is_file() or not file.exists())
 

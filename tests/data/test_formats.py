@@ -363,3 +363,12 @@ def test_write_beton_prints_how_a_missing_test_split_was_made(
     shown = capsys.readouterr()
     assert "kaggle has no test split with labels: 10 of its 20 images (50 % of each class, seed 0)" in shown.err
     assert "train.beton: 10 images of kaggle" in shown.out
+
+
+def test_an_empty_file_of_names_and_pictures_without_kaggles_labels_are_named(tmp_path: Path) -> None:
+    write_binary(tmp_path / "cifar-10-batches-bin")
+    (tmp_path / "cifar-10-batches-bin" / "batches.meta.txt").write_text("")
+    assert "batches.meta.txt: it has no names of classes" in refusal(tmp_path)
+    write_kaggle(tmp_path / "kaggle")
+    (tmp_path / "kaggle" / "trainLabels.csv").unlink()
+    assert "for Kaggle's pictures, put trainLabels.csv beside this folder" in refusal(tmp_path / "kaggle")
