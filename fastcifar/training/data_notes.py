@@ -9,19 +9,24 @@ import numpy as np
 from fastcifar.augment import is_constant
 from fastcifar.data.images import Labels
 from fastcifar.data.manifest import Manifest
+from fastcifar.pixels import REFERENCE_SIZE
 
 SHOWN_NAMES = 5
 """Names of classes in a note."""
 
 
 def note_data(manifest: Manifest, training: Labels, validation: Labels | None) -> Iterator[str]:
-    """Yield notes on constant channels of the training set, and on classes without images to train or validate on.
+    """Yield notes on images of another size than 32 × 32, on constant channels, and on classes without images.
 
     Args:
         manifest: of the training set.
         training: int64 [N], the labels of the images to train on.
         validation: int64 [N], the labels of the images to validate on; None if the test set is used.
     """
+    size = manifest.image_shape[0]
+    if size != REFERENCE_SIZE:
+        factor = f"{size / REFERENCE_SIZE:g}"
+        yield f"Images of {size} pixels per side: padding, cutout and reduced sizes are multiplied by {factor}"
     channels = zip(("red", "green", "blue"), manifest.mean, manifest.std, strict=True)
     if constant := [f"{name} ({255 * mean:.0f})" for name, mean, std in channels if is_constant(std)]:
         yield f"warning: channels without variance, which are centred and not scaled: {', '.join(constant)}"

@@ -28,6 +28,14 @@ def write_constant(folder: Path, channel: int, value: int) -> Path:
     return folder
 
 
+def test_lengths_that_follow_the_size_of_the_images_are_named(tmp_path: Path) -> None:
+    for split, (images, labels) in zip(("train", "test"), draw_synthetic(train=64, test=32), strict=True):
+        smaller = np.ascontiguousarray(images[:, ::2, ::2])
+        write_beton(tmp_path / f"{split}.beton", smaller, labels, class_names=tuple(SHAPES), name="small")
+    with create_state(get_recipe("era", data_dir=tmp_path, model="speed_cnn", widths=(8, 16, 16), **TINY)) as state:
+        assert state.notes == ["Images of 16 pixels per side: padding, cutout and reduced sizes are multiplied by 0.5"]
+
+
 @pytest.mark.parametrize("value", [0, 128, 255, 7, 55])
 def test_a_constant_channel_is_trained_on_and_named(value: int, tmp_path: Path) -> None:
     folder = write_constant(tmp_path, 1, value)
