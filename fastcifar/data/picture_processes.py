@@ -6,12 +6,14 @@ import io
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 from fastcifar.data.images import Images
@@ -21,7 +23,7 @@ from fastcifar.errors import DataError
 CHUNK = 128
 """Pictures that a process decodes at a time."""
 MIN_PER_PROCESS = 2_500
-"""Pictures that pay for the start of a process, which takes about as long as decoding them: half a second."""
+"""Pictures that pay for the start of a process, which takes about as long as decoding them if they are small."""
 
 
 def count_processes(files: Sequence[Path | BinaryIO], workers: int) -> int:
@@ -36,8 +38,8 @@ def decode_in_processes(
     """Decode pictures as `decode_pictures` does, and yield the results in order, `CHUNK` pictures at a time.
 
     The processes are new ones, which import neither torch nor FFCV, and not forks, which would inherit the locks of
-    torch's threads. Like all such processes, they import the main module of the program; so a script that starts them
-    needs `if __name__ == "__main__"`. They end with the iteration, and with the process that started them.
+    torch's threads. They do not import the main module of the program either, so that a script may start them without
+    `if __name__ == "__main__"`. They end with the iteration, and with the process that started them.
 
     Raises:
         DataError: one of the processes was killed.
@@ -46,7 +48,7 @@ def decode_in_processes(
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
     try:
-        with _ignored_interrupts():
+        with _ignored_interrupts(), _hidden_main_module():
             results = pool.map(_decode, chunks, [size] * len(chunks))
         yield from results
     except BrokenProcessPool as error:
@@ -89,3 +91,17 @@ def _ignored_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _hidden_main_module() -> Iterator[None]:
+    """Let processes that are started in the block not import the main module, which would run a script once more.
+
+    They would import it by the path of its file; the main module of an interactive Python, as this one, has none.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -27,8 +27,8 @@ class ReadOptions:
     workers: int = 1
     """Threads or processes that decode pictures."""
     processes: bool = False
-    """Whether many pictures may be decoded in processes. They import the main module of the program, so a script that
-    allows it needs `if __name__ == "__main__"`."""
+    """Whether many pictures may be decoded in processes. A process that may not start others, such as a worker of
+    PyTorch's DataLoader, must not allow it."""
     labels: LabelKind = "fine"
     """Which of CIFAR-100's labels to read."""
     test_fraction: float | None = None

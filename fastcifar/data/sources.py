@@ -53,8 +53,9 @@ def open_source(
         labels: which of CIFAR-100's labels to read.
         test_fraction: the part of each class to hold out as the test split of a source that has none; a fifth if None.
         workers: threads or processes that decode pictures, at most the usable cores; all of these if not given.
-        processes: decode many pictures in processes, which is faster for small ones. They import the main module of the
-            program, so a script that sets this needs `if __name__ == "__main__"`.
+        processes: decode many pictures in processes, which is faster for small ones. A process that may not start
+            others, such as a worker of PyTorch's DataLoader, must not set it. Scripts need no
+            `if __name__ == "__main__"` for it.
         seed: the seed of the synthetic images, and of the choice of the test split.
         on_progress: called while a download arrives and while pictures are read.
 

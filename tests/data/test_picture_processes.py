@@ -123,6 +123,21 @@ def test_ctrl_c_and_sigkill_end_the_processes(tmp_path: Path) -> None:
             assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_script_without_main_guard_decodes_once(files: list[Path | BytesIO], tmp_path: Path, from_file: bool) -> None:
+    """Its processes do not run the script again, which may come from a file or from standard input."""
+    code = (
+        "import sys; from pathlib import Path; from fastcifar.data.picture_processes import decode_in_processes\n"
+        "parts = list(decode_in_processes([Path(name) for name in sys.argv[1:]], None, 2))\n"
+        "print(sum(map(len, parts)), sys.modules['__main__'].parts is parts)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    command = [sys.executable, script if from_file else "-", *files[:-1]]
+    done = subprocess.run(command, check=False, input=code, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{len(files) - 1} True\n", "")
+
+
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
