@@ -71,7 +71,7 @@ class Processes:
         for tensor in tensors if self.count > 1 else ():
             dist.broadcast(tensor, src=0)
 
-    def any(self, number: int | None) -> int | None:
+    def largest(self, number: int | None) -> int | None:
         """Return the largest of the numbers that the processes give, None if none gives one."""
         if self.count == 1:
             return number

@@ -24,15 +24,13 @@ from fastcifar.recipes import DEFAULT_RECIPE
 from fastcifar.report.terminal import make_console
 from fastcifar.settings import LogName
 
-LAUNCHED = "WORLD_SIZE"
-"""The environment variable that a launcher such as torchrun sets."""
-
 if TYPE_CHECKING:
     from fastcifar.lr_finder.suggest import Suggestion
     from fastcifar.parallel import Processes
 
-
 DEFAULT_LOG_DIR = Path("logs")
+LAUNCHED = "WORLD_SIZE"
+"""The environment variable that a launcher such as torchrun sets."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
+from fastcifar.child_processes import ignored_interrupts, when_parent_ends
 from fastcifar.data.images import Images
 from fastcifar.data.pictures import decode_pictures, picture_name
 from fastcifar.errors import DataError
@@ -48,7 +47,7 @@ def decode_in_processes(
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
     try:
-        with _ignored_interrupts(), _hidden_main_module():
+        with ignored_interrupts(), _hidden_main_module():
             results = pool.map(_decode, chunks, [size] * len(chunks))
         yield from results
     except BrokenProcessPool as error:
@@ -69,28 +68,7 @@ def _decode(files: Sequence[Path | BinaryIO], size: tuple[int, int] | None) -> l
 
 
 def _end_with_parent() -> None:
-    """Let this process end with the one that started it, also if that one is killed."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-@contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-    """Let processes that are started in the block ignore Ctrl-C: the one that starts them ends them."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may change it
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    when_parent_ends(lambda: os._exit(1))
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 
+from fastcifar.child_processes import ignored_interrupts, when_parent_ends
 from fastcifar.device import apply_process_settings
 from fastcifar.errors import FastCifarError, FastCifarWarning, StoppedError, TrainingError
 from fastcifar.machine import AFFINITY
@@ -78,7 +78,7 @@ class SeedProcesses:
 
     def __enter__(self) -> SeedProcesses:
         context = multiprocessing.get_context("spawn")
-        with _ignored_interrupts():
+        with ignored_interrupts():
             for cores in share_cores(sorted(AFFINITY), self._count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs, self._folder, self._options), daemon=True)
@@ -126,22 +126,12 @@ def _on_cores(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-@contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-    """Let processes that are started in the block ignore Ctrl-C until they can stop at a batch."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
 def _work(conn: connection.Connection, folder: SeedsFolder, options: SeedOptions) -> None:
     """Train the seeds that the connection gives until it is closed; send each result, or the error that ended one."""
     warnings.simplefilter("ignore", FastCifarWarning)  # each process would repeat them
     ended = (StoppedError, EOFError, ConnectionError, KeyboardInterrupt)
     with stop_on_signals() as stop, contextlib.suppress(*ended):
-        threading.Thread(target=_stop_with_parent, daemon=True).start()
+        when_parent_ends(_stop)
         try:
             apply_process_settings(folder.config.runtime)
             with SeedTrainer(folder.config, checkpoints=options.keep_checkpoints) as trainer:
@@ -153,9 +143,6 @@ def _work(conn: connection.Connection, folder: SeedsFolder, options: SeedOptions
             conn.send(error)
 
 
-def _stop_with_parent() -> None:
-    """Stop this process at its next batch when the one that started it has ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _stop() -> None:
+    """Stop this process at its next batch."""
     os.kill(os.getpid(), signal.SIGTERM)

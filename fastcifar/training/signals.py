@@ -35,7 +35,7 @@ class GracefulStop:
         Raises:
             StoppedError: a stop was requested.
         """
-        self.signal = processes.any(self.signal)
+        self.signal = processes.largest(self.signal)
         if self.signal is not None:
             raise StoppedError(signal.Signals(self.signal))
 

@@ -78,7 +78,7 @@ def test_a_killed_process_is_one_error(folder: SeedsFolder) -> None:
 
 
 def test_bad_input_in_a_process_is_its_own_error(folder: SeedsFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seed_processes, "_stop_with_parent", lambda: None)
+    monkeypatch.setattr(seed_processes, "when_parent_ends", lambda call: None)
     ours, theirs = multiprocessing.Pipe()
     ours.send(3)
     _work(theirs, SeedsFolder(folder.path, folder.config.replace(batch_size=5000), ""), OPTIONS)
