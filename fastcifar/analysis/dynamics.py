@@ -27,7 +27,7 @@ _TOTALS = np.dtype(
         ("was_correct", "?"),
     ]
 )
-"""What is kept per image while the epochs are read, one after the other."""
+"""Running totals of each image, to which each epoch is added."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,6 @@ class Source:
     true_labels: Labels | None = None
     """int64 [N], the labels of the training images before some were changed on purpose; None if none was."""
     variations: tuple[Variation, ...] = ()
-    """How the data set was made from another one, one change after the other; empty for one that was not changed."""
+    """The changes that made this data set from another one, in order; empty for an original."""
     notes: tuple[str, ...] = ()
     """What the user should know about the reading, such as files that were passed over; the command prints it."""

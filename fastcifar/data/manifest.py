@@ -56,7 +56,7 @@ class Manifest:
     other_split_sha256: str | None = None
     """`content_sha256` of the file that was written together with this one, such as test.beton's for train.beton."""
     variations: tuple[Variation, ...] = ()
-    """How the data set was made from another one, one change after the other."""
+    """The changes that made this data set from another one, in order."""
     packed_true_labels: str | None = None
     """The labels before some were changed on purpose, as `pack_labels` returns them; None if none was."""
 

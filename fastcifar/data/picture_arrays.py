@@ -58,7 +58,7 @@ def _fill(
     parts: Iterable[list[Images | DataError]],
     on_progress: OnProgress | None,
 ) -> dict[str, DataError]:
-    """Copy decoded pictures to `images`; return the errors of those that cannot be read, by their names."""
+    """Copy decoded pictures to `images`; return the error of each unreadable picture, by its name."""
     unreadable: dict[str, DataError] = {}
     done = 0
     for decoded in parts:

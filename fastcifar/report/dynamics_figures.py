@@ -9,7 +9,16 @@ from matplotlib.ticker import MaxNLocator
 from fastcifar.analysis.dynamics import Dynamics
 from fastcifar.analysis.suspicious import DynamicsAnalysis
 from fastcifar.report.image_figures import GAP, LINE_HEIGHT
-from fastcifar.report.style import WIDTH, FigureSpec, draw_text, new_axes, new_sheet, place_image, shorten
+from fastcifar.report.style import (
+    WIDTH,
+    FigureSpec,
+    add_color_bar,
+    draw_text,
+    new_axes,
+    new_sheet,
+    place_image,
+    shorten,
+)
 
 MAX_POINTS = 20_000
 """Of more images, this many are drawn on the map, chosen at random."""
@@ -30,11 +39,8 @@ def data_map(dynamics: Dynamics) -> FigureSpec:
         )  # fmt: skip
         axes.set_xlim(left=0)
         axes.set_ylim(0, 1)
-        bar = figure.colorbar(points, ax=axes, location="top", aspect=40, pad=0.02)
+        bar = add_color_bar(figure, axes, points, "correctness: fraction of the epochs with a correct prediction")
         bar.set_alpha(1)  # of the points' colors
-        bar.ax.tick_params(labelsize=8, length=2)
-        bar.set_label("correctness: fraction of the epochs with a correct prediction", fontsize=8)
-        bar.outline.set_visible(False)
         return figure
 
     alt = (

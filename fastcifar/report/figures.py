@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fastcifar.analysis.mistakes import Analysis
 from fastcifar.optim.schedule import one_cycle_lr
-from fastcifar.report.style import WIDTH, FigureSpec, add_legend, new_axes, shorten
+from fastcifar.report.style import WIDTH, FigureSpec, add_color_bar, add_legend, new_axes, shorten
 from fastcifar.runs.record import RunRecord
 
 MAX_EPOCH_MARKERS = 30
@@ -129,11 +129,8 @@ def confusion_matrix(analysis: Analysis) -> FigureSpec:
             for row, column in np.ndindex(confusion.shape):
                 color = "black" if fraction[row, column] > 0.2 else "white"
                 axes.text(column, row, str(confusion[row, column]), color=color, fontsize=7.5, ha="center", va="center")
-        bar = figure.colorbar(image, ax=axes, location="top", aspect=40, pad=0.02)
+        bar = add_color_bar(figure, axes, image, "fraction of the true class")
         bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1], labels=["0", "1", "5", "20", "50", "100 %"])
-        bar.ax.tick_params(labelsize=8, length=2)
-        bar.set_label("fraction of the true class", fontsize=8)
-        bar.outline.set_visible(False)
         return figure
 
     alt = (

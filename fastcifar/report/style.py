@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
 from fastcifar.report.fonts import use_installed_fonts
@@ -71,6 +73,15 @@ def new_axes(*, height: float, x_label: str, y_label: str) -> tuple[Figure, Axes
 def add_legend(figure: Figure, axes: Axes, *, columns: int) -> None:
     """Add a legend above the frame, where it covers no data."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=columns)
+
+
+def add_color_bar(figure: Figure, axes: Axes, colors: ScalarMappable, label: str) -> Colorbar:
+    """Add the scale of the colors above the frame."""
+    bar = figure.colorbar(colors, ax=axes, location="top", aspect=40, pad=0.02)
+    bar.ax.tick_params(labelsize=8, length=2)
+    bar.set_label(label, fontsize=8)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def new_sheet(*, height: float) -> tuple[Figure, Axes]:
