@@ -35,7 +35,7 @@ from benchmarks.harness import (
 )
 from fastcifar import create_augmentation, create_loader
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.manifest import open_beton
 from fastcifar.data.writer import write_beton
 from fastcifar.device import Runtime

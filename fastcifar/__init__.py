@@ -14,7 +14,7 @@ from fastcifar.version import __version__ as __version__
 if TYPE_CHECKING:
     from fastcifar.augment import create_augmentation as create_augmentation
     from fastcifar.config import TrainConfig as TrainConfig
-    from fastcifar.data.loader import create_loader as create_loader
+    from fastcifar.data.create import create_loader as create_loader
     from fastcifar.data.writer import write_beton as write_beton
     from fastcifar.device import apply_process_settings as apply_process_settings
     from fastcifar.errors import FastCifarError as FastCifarError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "augment": ["create_augmentation"],
     "config": ["TrainConfig"],
-    "data.loader": ["create_loader"],
+    "data.create": ["create_loader"],
     "data.writer": ["write_beton"],
     "device": ["apply_process_settings"],
     "errors": ["FastCifarError"],

@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from fastcifar.corruptions.kinds import KINDS, SEVERITIES, corrupt
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.images import Images
-from fastcifar.data.loader import decode_all
 from fastcifar.data.synthetic import draw_synthetic
 
 SCALE, GAP, LINE = 2, 4, 14

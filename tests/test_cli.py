@@ -25,7 +25,7 @@ from PIL import Image
 from fastcifar.cli import COMMANDS, main
 from fastcifar.commands.train import Train
 from fastcifar.data import sources
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.report.console import TrainingConsole
 from fastcifar.runs.checkpoint import read_checkpoint
 from fastcifar.runs.read import read_metrics

@@ -17,7 +17,7 @@ from torch import nn
 from fastcifar import TrainConfig, parallel
 from fastcifar.augment import create_augmentation
 from fastcifar.cli import main
-from fastcifar.data.loader import create_loader
+from fastcifar.data.create import create_loader
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import ConfigError, DeviceError, ProcessError

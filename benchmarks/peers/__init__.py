@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.device import has_bfloat16
 from fastcifar.errors import ConfigError, FastCifarError
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from fastcifar.data import beton_format as beton
 from fastcifar.data import manifest
 from fastcifar.data.arrays import as_class_names, as_images, as_labels, check_text
+from fastcifar.data.decode_all import decoded_sha256
 from fastcifar.data.images import Images, ImageSet, Origin, Source, chunks
-from fastcifar.data.loader import decoded_sha256
 from fastcifar.data.pair import SPLITS, split_path
 from fastcifar.errors import DataError
 from fastcifar.files import atomic_write, lock_folder, write_json

@@ -13,7 +13,8 @@ import torch
 from fastcifar import clock
 from fastcifar.augment import create_augmentation
 from fastcifar.config import TrainConfig
-from fastcifar.data.loader import BetonLoader, create_loader
+from fastcifar.data.create import create_loader
+from fastcifar.data.loader import BetonLoader
 from fastcifar.data.manifest import read_manifest
 from fastcifar.device import resolve_runtime
 from fastcifar.errors import CheckpointError

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from fastcifar.config import TrainConfig
+from fastcifar.data.cached_loader import CachedLoader
+from fastcifar.data.create import create_loader
 from fastcifar.data.images import Labels
-from fastcifar.data.loader import BetonLoader, CachedLoader, create_loader
+from fastcifar.data.loader import BetonLoader
 from fastcifar.data.manifest import Manifest, open_beton
 from fastcifar.data.pair import read_pair
 from fastcifar.data.split import Indices, stratified_split, stratified_subset

@@ -10,7 +10,7 @@ import torch
 
 from fastcifar import TrainConfig, fit, load_checkpoint
 from fastcifar.analysis.mistakes import Analysis, analyze, draw_augmented, most_confident_mistakes
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import CheckpointError
 from fastcifar.inference.evaluate import load_classifier

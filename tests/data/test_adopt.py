@@ -16,7 +16,7 @@ from fastcifar.cli import main
 from fastcifar.data import cifar10
 from fastcifar.data.adopt import adopt, rewrite
 from fastcifar.data.beton_format import FIELD, HEADER
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.manifest import CIFAR10_CONTENT, dataset_sha256, manifest_path, open_beton
 from fastcifar.errors import DataError
 from tests.data.conftest import NAMES

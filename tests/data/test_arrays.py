@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import DataError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastcifar.data.beton_format import ALLOCATION, FIELD, HEADER, SAMPLE, read_index
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import DataError
 from tests.data.conftest import NAMES

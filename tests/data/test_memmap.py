@@ -19,7 +19,7 @@ from fastcifar import TrainConfig, create_loader, fit
 from fastcifar.cli import main
 from fastcifar.data import memmap
 from fastcifar.data.beton_format import PAGE_SIZE, read_index
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.memmap import MemmapDecoder
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import ConfigError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastcifar.data.loader import BetonLoader, create_loader
+from fastcifar.data.create import create_loader
+from fastcifar.data.loader import BetonLoader
 from fastcifar.data.sampler import balanced_draws
 from fastcifar.data.writer import write_beton
 

@@ -14,8 +14,8 @@ import pytest
 
 from fastcifar.cli import main
 from fastcifar.data import source_check, writer
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.images import Origin, Source
-from fastcifar.data.loader import decode_all
 from fastcifar.data.manifest import dataset_sha256, manifest_path, read_manifest, read_true_labels
 from fastcifar.data.source_check import check_source
 from fastcifar.data.sources import open_source

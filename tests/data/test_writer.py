@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from fastcifar.data import beton_format
-from fastcifar.data import loader as loader_module
 from fastcifar.data.beton_format import read_index
-from fastcifar.data.loader import create_loader, decode_all
+from fastcifar.data.create import create_loader
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.manifest import manifest_path, open_beton, read_manifest
 from fastcifar.data.sources import open_source
 from fastcifar.data.writer import channel_statistics, write_beton
@@ -33,7 +33,7 @@ def test_pixels_and_labels_read_back_through_ffcv(file: Path, pictures: np.ndarr
 def test_images_of_many_batches_read_back(
     file: Path, pictures: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader_module, "DECODE_BYTES", 5 * pictures[0].nbytes)
+    monkeypatch.setattr("fastcifar.data.decode_all.DECODE_BYTES", 5 * pictures[0].nbytes)
     images, read_labels = decode_all(file)
     assert np.array_equal(images, pictures)
     assert np.array_equal(read_labels, labels)

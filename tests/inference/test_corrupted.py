@@ -11,7 +11,7 @@ import torch
 from fastcifar import TrainConfig, fit
 from fastcifar.cli import main
 from fastcifar.corruptions.kinds import KINDS, corrupt
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.errors import CheckpointError, ConfigError
 from fastcifar.inference.corrupted import evaluate_corrupted_files, evaluate_corruptions
 from fastcifar.inference.corruption_errors import EXTRA_KINDS, read_corruption_errors

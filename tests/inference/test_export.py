@@ -17,7 +17,7 @@ from torch import nn
 from fastcifar import create_model
 from fastcifar.cli import main
 from fastcifar.config import TrainConfig
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.synthetic import SHAPES
 from fastcifar.data.writer import write_beton
 from fastcifar.errors import ExportError

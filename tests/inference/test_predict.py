@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastcifar.cli import main
 from fastcifar.commands.predict import Predict
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.errors import DataError
 from fastcifar.inference.evaluate import load_classifier, open_test_loader, predict_all
 from fastcifar.inference.predict import BATCH, classify, find_pictures, predict_pictures

@@ -19,7 +19,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fastcifar.data.beton_format import ALLOCATION, FIELD, FIELDS, HEADER, SAMPLE, VERSION, read_index
-from fastcifar.data.loader import decode_all
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.manifest import manifest_path, open_beton
 from fastcifar.errors import FastCifarError
 from tests.robustness.damage import Edit, Edits, Strategy, draw_examples, edited_in_place, mutations

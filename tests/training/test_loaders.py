@@ -10,7 +10,8 @@ import pytest
 from fastcifar import TrainConfig
 from fastcifar.cli import main
 from fastcifar.commands.train_messages import run_header
-from fastcifar.data.loader import CachedLoader, decode_all
+from fastcifar.data.cached_loader import CachedLoader
+from fastcifar.data.decode_all import decode_all
 from fastcifar.data.manifest import read_manifest
 from fastcifar.device import resolve_runtime
 from fastcifar.errors import CheckpointError, ConfigError

@@ -144,9 +144,9 @@ def test_a_run_of_a_larger_machine_is_resumed_and_evaluated_with_the_cores_of_th
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = config.replace(epochs=2, model="dilated_cnn", run_dir=tmp_path, workers=2)
-    monkeypatch.setattr("fastcifar.data.loader.decoding_threads", lambda: 2)
+    monkeypatch.setattr("fastcifar.data.create.decoding_threads", lambda: 2)
     next(fit_epochs(run))
-    monkeypatch.setattr("fastcifar.data.loader.decoding_threads", lambda: 1)
+    monkeypatch.setattr("fastcifar.data.create.decoding_threads", lambda: 1)
     message = "workers is 2, and this process may use 1: decoding with 1"
     with pytest.warns(FastCifarWarning, match=message):
         state = create_state(run)
