@@ -27,7 +27,7 @@ def trained_on_wrong_labels(results: Results) -> str:
     accuracy = statistics.fmean(run["test_accuracy"] for run in results.runs)
     return (
         f"`{first['recipe']}`, {first['config']['epochs']:g} epochs, with {first['wrong_labels']:,} wrong labels, from "
-        f"seed {' and '.join(str(run['seed']) for run in results.runs)}; test accuracy {accuracy:.2%}."
+        f"seeds {', '.join(str(run['seed']) for run in results.runs)}; test accuracy {accuracy:.2%}."
     )
 
 
