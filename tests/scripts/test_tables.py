@@ -286,7 +286,7 @@ def test_the_dynamics_table_has_the_means_of_each_score() -> None:
         ("c", pytest.approx(0.8), pytest.approx(0.8), pytest.approx(0.8)),
     ]
     assert trained_on_wrong_labels(measured) == (
-        "`speedrun`, 4.2 epochs, with 5,000 wrong labels, from seed 1 and 2; test accuracy 85.00%."
+        "`speedrun`, 4.2 epochs, with 5,000 wrong labels, from seeds 1, 2; test accuracy 85.00%."
     )
 
 
