@@ -50,7 +50,7 @@ def warm_up(state: TrainState) -> WarmUp:
             if state.runtime.cuda_graphs:
                 test_images, _, _ = dummy_batch(state, state.test_loader.batch_size)
                 logits = capture_evaluations(state.classifier, test_images, state.config.tta)
-                step = capture_train_steps(state, *dummy_batch(state, state.config.data.batch_size))
+                step = capture_train_steps(state, *dummy_batch(state, state.train_loader.own_batch_size))
             else:
                 _warm_up_compile(state)
     state.runtime.synchronize()
@@ -108,7 +108,7 @@ def _warm_up_compile(state: TrainState) -> None:
     config, steps = state.config, len(state.train_loader)
     variants = step_variants(state.total_steps, config)
     evaluated = {frozen for _, frozen in (*variants[steps - 1 :: steps], variants[-1])}
-    images, labels, flip = dummy_batch(state, config.data.batch_size)
+    images, labels, flip = dummy_batch(state, state.train_loader.own_batch_size)
     test_images, _, _ = dummy_batch(state, state.test_loader.batch_size)
     for size, frozen in dict.fromkeys(variants):
         freeze(state.classifier.model, frozen)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from torch import Tensor
 
 from fastcifar import TrainConfig, fit
 from fastcifar.errors import TrainingError
@@ -22,6 +25,23 @@ def test_the_warm_up_does_not_change_the_state(config: TrainConfig) -> None:
     assert torch.equal(torch.get_rng_state(), random)
     for name, value in state.classifier.model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_each_of_several_processes_captures_steps_of_its_share(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured: list[int] = []
+
+    def capture(_: object, images: Tensor, *__: object) -> None:
+        captured.append(len(images))
+
+    monkeypatch.setattr(warmup, "capture_train_steps", capture)
+    monkeypatch.setattr(warmup, "capture_evaluations", lambda *_: None)
+    state = tiny_state(config.replace(batch_size=32))
+    state.classifier.runtime = dataclasses.replace(state.runtime, cuda_graphs=True)
+    state.train_loader.own_batch_size = 16  # as with two processes
+    warm_up(state)
+    assert captured == [16]
 
 
 @pytest.mark.parametrize("amp_dtype", [None, "bfloat16"])
