@@ -10,17 +10,21 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
-from fastcifar.errors import ConfigError, DeviceError, FastCifarWarning, ProcessError, StoppedError
+from fastcifar.errors import DeviceError, FastCifarWarning, ProcessError, StoppedError
+from fastcifar.process_errors import one_error_per_machine
+from fastcifar.rendezvous import launched, meet, require_equal
+
+Value = TypeVar("Value")
 
 TIMEOUT = datetime.timedelta(seconds=20)
 """How long a process waits for the others in a step, before it takes one of them for lost."""
@@ -102,11 +106,11 @@ class Processes:
                 raise ProcessError("stopped, since the first process of this run has failed")
             yield False
 
-    def from_first(self, value: Any) -> Any:
+    def from_first(self, value: Value) -> Value:
         """Return the first process's value."""
         if self.count == 1:
             return value
-        values = [value]
+        values: list[Value] = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
 
@@ -122,21 +126,6 @@ def current() -> Processes:
 _joined = ALONE
 
 
-def launched() -> int:
-    """Return the number of processes that a launcher such as torchrun has started; 1 without a launcher.
-
-    Raises:
-        ConfigError: the launcher's variables are incomplete or no numbers.
-    """
-    count = os.environ.get("WORLD_SIZE", "1")
-    if not count.isdecimal():
-        raise ConfigError(f"WORLD_SIZE is {count!r}; torchrun sets it to a number of processes")
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if int(count) > 1 and missing:
-        raise ConfigError(f"WORLD_SIZE is {count}, and {', '.join(missing)} are not set: start with torchrun")
-    return int(count)
-
-
 @contextmanager
 def alone() -> Iterator[None]:
     """In the block, this process computes alone, while the others wait for it."""
@@ -149,25 +138,28 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def join(device: str) -> Iterator[Processes]:
+def join(device: str, settings: Mapping[str, object] = MappingProxyType({})) -> Iterator[Processes]:
     """In the block, this process is connected with the others that a launcher has started, if there are any.
 
     They exchange gradients over NCCL if `device`, the name in the settings, is or can be a GPU, and over Gloo if not.
+    `settings` are JSON values that must be equal in all processes.
 
     Raises:
-        ConfigError: the launcher's variables are incomplete.
+        ConfigError: the launcher's variables are incomplete, or the settings differ.
         DeviceError: this machine has fewer GPUs than processes.
+        ProcessError: another process does not start, has failed, or cannot be reached.
     """
     global _joined  # noqa: PLW0603  # a fact about the process, as torch.distributed's own state
     if launched() == 1:
         yield ALONE
         return
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    if on_gpu:  # only on a GPU
-        _choose_gpu()
-    with explain_lost_process():
-        store, rank, count = next(rendezvous("env://"))
-        backend = "nccl" if on_gpu else "gloo"
+    backend = "nccl" if on_gpu else "gloo"
+    store, rank, count = meet()
+    with one_error_per_machine(store, rank):
+        require_equal(store, rank, count, {"the backend": backend, **settings})
+        if on_gpu:  # only on a GPU
+            _choose_gpu()
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
         try:
             control = dist.new_group(backend="gloo", timeout=TIMEOUT) if on_gpu else None
@@ -190,25 +182,6 @@ def _choose_gpu() -> None:
 
 
 @contextmanager
-def explain_lost_process() -> Iterator[None]:
-    """Turn the errors of a connection that is lost into one line.
-
-    Raises:
-        ProcessError: another process has ended, or cannot be reached.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if not isinstance(error, dist.DistError) and not any(word in text.lower() for word in ("gloo", "connection")):
-            raise
-        raise ProcessError(
-            "lost the connection to another process of this run: it has failed, or its machine cannot be reached; "
-            f"resume the run with --resume ({text.splitlines()[0].split('. ')[0]})"
-        ) from error
-
-
-@contextmanager
 def quiet_unless_first(processes: Processes) -> Iterator[None]:
     """In the block, print neither to stdout nor warnings of ours, except in the first process; the others just stop."""
     with ExitStack() as stack:
@@ -218,7 +191,7 @@ def quiet_unless_first(processes: Processes) -> Iterator[None]:
             warnings.simplefilter("ignore", FastCifarWarning)
         try:
             yield
-        except StoppedError as stopped:
+        except (StoppedError, KeyboardInterrupt) as stopped:
             if processes.is_first:
                 raise
-            sys.exit(stopped.exit_code)
+            sys.exit(stopped.exit_code if isinstance(stopped, StoppedError) else 130)

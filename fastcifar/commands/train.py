@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from fastcifar.checks import AT_LEAST_1, check
-from fastcifar.commands.lr_find import find_lr
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folder, take_flag
+from fastcifar.commands.train_lrs import LEARNING_RATES, find_for, scale_batch, with_lrs, with_saved
 from fastcifar.commands.train_messages import announce, progress_in_words, run_header, why_finished
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, StoppedError
 from fastcifar.files import dump_json
 from fastcifar.recipe_files import SUFFIX, write_recipe
 from fastcifar.recipes import DEFAULT_RECIPE
-from fastcifar.report.terminal import make_console
 from fastcifar.settings import LogName
 
 if TYPE_CHECKING:
@@ -51,6 +50,9 @@ class Train:
     """First learning rate of the one-cycle schedule (LRMIN), instead of --div-factor."""
     resume: Path | None = None
     """Resume the run in this folder from its last checkpoint."""
+    auto_resume: bool = False
+    """Resume the run in --run-dir if it has a checkpoint, and start it otherwise, so that the same command can be
+    started again, by a batch system or by torchrun --max-restarts."""
     dry_run: bool = False
     """Print the resolved configuration as JSON, and stop."""
     save_recipe: Path | None = None
@@ -76,6 +78,9 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self, requeue_exit_code=(lambda code: 1 <= code <= 255, "from 1 to 255"), nproc=AT_LEAST_1)
+        if self.auto_resume and (self.resume is not None or self.config.run_dir is None):
+            wanted = "cannot be combined with resume" if self.resume is not None else "needs a run_dir"
+            raise ConfigError(f"auto_resume is True; it {wanted}")
 
     def run(self) -> int:
         """Write missing .beton files, find learning rates if requested, train, and write the report."""
@@ -85,48 +90,71 @@ class Train:
             return launch(self.nproc, ["train", *take_flag([*self.arguments], "--nproc")[1]])
         from fastcifar.parallel import join, quiet_unless_first
 
-        finds = self.find_max_lr or self.min_lr == "find"
-        if finds and (self.dry_run or self.resume is not None):
+        if self._finds and (self.dry_run or self.resume is not None):
             other = "--dry-run" if self.dry_run else "--resume"
             raise ConfigError(f"--max-lr find and --min-lr find cannot be combined with {other}: give numbers")
         config = self.config.derived_from(None if self.recipe == "custom" else Path(self.recipe).name)
         if self.dry_run:
-            print(dump_json(self._resolve(config, None).to_json(), indent=2))
+            print(dump_json(self._resolve(config).to_json(), indent=2))
             return 0
-        with join(config.runtime.device) as processes, quiet_unless_first(processes):
-            self._train_together(config, processes, finds=finds)
+        own = {"resume": str(self.resume), "auto_resume": self.auto_resume, "scale_batch": self.scale_batch}
+        with join(config.runtime.device, {**config.to_json(), **own}) as processes, quiet_unless_first(processes):
+            self._train_together(config, processes)
         return 0
 
-    def _train_together(self, config: TrainConfig, processes: Processes, *, finds: bool) -> None:
+    @property
+    def _finds(self) -> bool:
+        """Whether a range test finds learning rates first."""
+        return self.find_max_lr or self.min_lr == "find"
+
+    def _train_together(self, config: TrainConfig, processes: Processes) -> None:
         """Train as one of the processes. The first one prepares data, folder and learning rates, and writes files."""
         from fastcifar.data.pair import SPLITS
         from fastcifar.device import apply_process_settings
-        from fastcifar.parallel import alone
+        from fastcifar.runs.checkpoint import has_checkpoint
         from fastcifar.runs.data import require_betons
 
         apply_process_settings(config.runtime)
-        if self.resume is not None:
-            require_betons(self.resume, config.data.data_dir, ["train"] if config.data.val_fraction else SPLITS)
         with ExitStack() as stack:
             with processes.first_only("preparation") as is_first:
+                resumes = self.resume is not None
                 if is_first:
-                    if self.resume is None:
-                        ensure_betons(config.data.data_dir, self.source)
                     folder = output_folder(self.resume or config.run_dir, config.name.removesuffix(SUFFIX))
                     run_dir = stack.enter_context(folder)
-                    with alone():
-                        found = _find_for(config, run_dir) if finds else None
-                    config = self._resolve(config, found).replace(run_dir=run_dir)
-                    if self.scale_batch:
-                        config = scale_batch(config, processes.count)
-            self._train_in(processes.from_first(config), processes)
+                    resumes = resumes or (self.auto_resume and has_checkpoint(run_dir))
+                    prepare = self._continue if resumes else self._begin
+                    config = prepare(config.replace(run_dir=run_dir), run_dir, processes)
+            config, resumes = processes.from_first((config, resumes))
+            if resumes:
+                assert config.run_dir is not None
+                splits = ["train"] if config.data.val_fraction else SPLITS
+                require_betons(config.run_dir, config.data.data_dir, splits)
+            self._train_in(config, processes, resumes=resumes)
 
-    def _train_in(self, config: TrainConfig, processes: Processes) -> None:
+    def _begin(self, config: TrainConfig, run_dir: Path, processes: Processes) -> TrainConfig:
+        """Write missing data, find learning rates if requested, and return the settings of a new run."""
+        from fastcifar.parallel import alone
+
+        ensure_betons(config.data.data_dir, self.source)
+        with alone():
+            found = find_for(config, run_dir) if self._finds else None
+        config = self._resolve(config, found)
+        return scale_batch(config, processes.count) if self.scale_batch else config
+
+    def _continue(self, config: TrainConfig, run_dir: Path, processes: Processes) -> TrainConfig:
+        """Return the settings of a run that goes on. Those that were found or scaled stay as they were."""
+        if self._finds or self.scale_batch:
+            config = with_saved(config, run_dir, LEARNING_RATES)
+        if self.scale_batch:
+            config = with_saved(config, run_dir, ["batch_size"])
+        return self._resolve(config)
+
+    def _train_in(self, config: TrainConfig, processes: Processes, *, resumes: bool) -> None:
         """Train, and write the report."""
         from fastcifar.training.signals import REQUEUE_SIGNALS
 
         try:
-            _train(config, resume=self.resume is not None, logs=self._logs(), log_dir=self.log_dir or DEFAULT_LOG_DIR)
+            _train(config, resume=resumes, logs=self._logs(), log_dir=self.log_dir or DEFAULT_LOG_DIR)
         except StoppedError as stopped:
             if self.requeue_exit_code is not None and stopped.signal in REQUEUE_SIGNALS:
                 stopped.exit_code = self.requeue_exit_code
@@ -142,37 +170,12 @@ class Train:
     def _logs(self) -> tuple[LogName, ...]:
         return self.log if self.log or self.log_dir is None else ("tensorboard",)
 
-    def _resolve(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
+    def _resolve(self, config: TrainConfig, found: Suggestion | None = None) -> TrainConfig:
         """Return the configuration with the learning rates that were given or found, and save it as a recipe."""
-        config = self._with_lrs(config, found)
+        config = with_lrs(config, found, self.min_lr, finds_max=self.find_max_lr)
         if self.save_recipe is not None:
             write_recipe(self.save_recipe, config)
         return config
-
-    def _with_lrs(self, config: TrainConfig, found: Suggestion | None) -> TrainConfig:
-        """Return the configuration with the learning rates that were given or found."""
-        min_lr = self.min_lr
-        if found is not None and self.find_max_lr:
-            from fastcifar.lr_finder.suggest import tested_lrs
-
-            config = config.replace(**tested_lrs(config, found.max_lr))
-        if found is not None and min_lr == "find":
-            min_lr = found.min_lr
-        if min_lr is None:
-            return config
-        first, highest = float(min_lr), config.optim.max_lr
-        if not 0 < first <= highest:
-            raise ConfigError(f"min_lr is {first!r}; it must be above 0 and at most max_lr, {highest!r}")
-        return config.replace(div_factor=highest / first)
-
-
-def scale_batch(config: TrainConfig, factor: int) -> TrainConfig:
-    """Multiply the batch size and the learning rates of a configuration.
-
-    Source of the linear scaling: Goyal et al., *Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour*, 2017.
-    """
-    rates = {name: factor * getattr(config.optim, name) for name in ("max_lr", "bias_lr", "head_lr")}
-    return config.replace(batch_size=factor * config.data.batch_size, **rates)
 
 
 def train_arguments(arguments: list[str]) -> list[str]:
@@ -195,17 +198,6 @@ def train_default(arguments: list[str]) -> Train:
     return Train(recipe=config.name, config=config, find_max_lr=finds, arguments=given, resume=Path(resume))
 
 
-def _find_for(config: TrainConfig, run_dir: Path) -> Suggestion:
-    """Run a range test, show its result, and save it in the folder of the run that will follow."""
-    from fastcifar.runs.folder import RunFolder
-
-    RunFolder(run_dir).require_empty()
-    found = find_lr(config)
-    found.show(make_console())
-    found.save(run_dir)
-    return found.suggestion
-
-
 def _train(config: TrainConfig, *, resume: bool, logs: tuple[LogName, ...], log_dir: Path) -> None:
     from fastcifar.report.console import TrainingConsole
     from fastcifar.report.loggers import open_logs
@@ -225,7 +217,7 @@ def _train(config: TrainConfig, *, resume: bool, logs: tuple[LogName, ...], log_
             console.say(note)
         logs = logs if state.processes.is_first else ()
         consumers = [console.epoch, stack.enter_context(open_logs(logs, log_dir, config)).epoch]
-        earlier = read_metrics(config.run_dir)[: state.epochs_done] if resume else []
+        earlier = read_metrics(config.run_dir)[: state.epochs_done] if resume and state.processes.is_first else []
         for result in earlier:
             for consume in consumers:
                 consume(result)

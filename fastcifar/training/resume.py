@@ -27,7 +27,9 @@ def restore(run: Path, state: TrainState) -> CheckpointError | None:
     Raises:
         CheckpointError: there is none, or its settings, data or number of steps differ from those of `state`.
     """
-    path, values, damage = newest_checkpoint(run)
+    with state.processes.first_only("checkpoint") as is_first:  # others may be on machines without the folder
+        read = newest_checkpoint(run) if is_first else (run, {}, None)
+    path, values, damage = state.processes.from_first(read)
     if values["content_sha256"] != state.manifest.content_sha256:
         folder = state.config.data.data_dir.absolute()
         raise CheckpointError(f"{path}: was trained on other data than that in {folder}; {NAME_FOLDER}")
@@ -41,7 +43,7 @@ def restore(run: Path, state: TrainState) -> CheckpointError | None:
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this network ({str(error).splitlines()[0]})") from error
     state.notes += _precision_notes(values, state)
-    if damage and checkpoint_path(run, "last").exists():
+    if damage and state.processes.is_first and checkpoint_path(run, "last").exists():
         os.replace(checkpoint_path(run, "last"), path.with_name("damaged.pt"))
     return damage
 

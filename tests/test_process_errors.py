@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import socket
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from fastcifar import process_errors
+from fastcifar.errors import DataError, ProcessError
+from fastcifar.process_errors import explain_lost_process, one_error_per_machine
+
+
+@pytest.fixture
+def store() -> Any:
+    return dist.HashStore()  # type: ignore[attr-defined]
+
+
+def raised(store: Any, rank: int, error: Exception, machine: str = "a") -> BaseException | None:
+    """What a process of a machine raises when `error` is raised in the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: machine)
+        try:
+            with one_error_per_machine(store, rank):
+                raise error
+        except BaseException as result:
+            return result
+
+
+def lost() -> RuntimeError:
+    return RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer [127.0.0.1]:1. This is")
+
+
+def test_a_lost_connection_is_one_line_and_other_errors_stay() -> None:
+    with pytest.raises(ProcessError, match="lost the connection to another process"), explain_lost_process():
+        raise lost()
+    with pytest.raises(RuntimeError, match=r"^shape$"), explain_lost_process():
+        raise RuntimeError("shape")
+
+
+def test_the_error_of_one_process_is_shown_once_per_machine(store: Any) -> None:
+    error = DataError("train.beton: damaged")
+    assert raised(store, 1, error) is error
+    others = [raised(store, rank, lost(), machine) for rank, machine in ((0, "a"), (2, "b"), (3, "b"))]
+    assert [type(other) for other in others] == [SystemExit, ProcessError, SystemExit]
+    assert str(others[1]) == "process 2, on a, has failed: train.beton: damaged"
+
+
+def test_an_error_that_all_have_is_shown_once_per_machine(store: Any) -> None:
+    results = [raised(store, rank, DataError("wrong"), "a" if rank < 2 else "b") for rank in range(4)]
+    assert [type(result) for result in results] == [DataError, SystemExit, DataError, SystemExit]
+
+
+def test_a_loss_without_a_known_cause_is_shown_once_per_machine(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_errors, "WAIT_FOR_CAUSE", process_errors.WAIT_FOR_CAUSE / 100)
+    results = [raised(store, rank, lost()) for rank in (0, 1)]
+    assert [type(result) for result in results] == [ProcessError, SystemExit]
+
+
+def test_a_store_that_cannot_be_reached_does_not_delay_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_errors, "LONGEST_ANSWER", 0.05)
+
+    def wait(*_: object) -> None:
+        time.sleep(0.5)
+        raise dist.DistNetworkError("unreachable")
+
+    start = time.monotonic()
+    assert isinstance(raised(SimpleNamespace(wait=wait, add=wait), 0, lost()), ProcessError)
+    assert time.monotonic() - start < 0.4
+    time.sleep(0.6)  # until the threads have ended
