@@ -27,6 +27,7 @@ from rich.text import Text
 from fastcifar.config import TrainConfig
 from fastcifar.models import model_from_config
 from fastcifar.report.console import RunHeader, TrainingConsole
+from fastcifar.report.style import Theme
 from fastcifar.runs.results import EpochResult
 
 ROOT = Path(__file__).parent.parent
@@ -160,9 +161,10 @@ def draw_report(page: Path, size: str, theme: str) -> Image.Image:
             return image.convert("RGB")
 
 
-def variants() -> Iterable[tuple[str, str]]:
+def variants() -> Iterable[tuple[str, Theme]]:
     """Return the variants of a picture, as size and theme."""
-    return [(size, theme) for size in ("wide", "narrow") for theme in ("light", "dark")]
+    themes: tuple[Theme, ...] = ("light", "dark")
+    return [(size, theme) for size in ("wide", "narrow") for theme in themes]
 
 
 def main() -> None:

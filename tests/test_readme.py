@@ -37,7 +37,7 @@ def test_the_readme_is_short() -> None:
 
 def test_each_picture_is_small_and_has_a_description_and_all_variants() -> None:
     pictures = re.findall(r"<picture>.*?</picture>", README.read_text(), flags=re.DOTALL)
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     for picture in pictures:
         files = re.findall(r'(?:src|srcset)="(.*?)"', picture)
         assert sorted(files) == sorted({*files})
