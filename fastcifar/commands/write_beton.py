@@ -113,7 +113,6 @@ class WriteBeton:
             labels=self.labels,
             test_fraction=self.test_fraction,
             workers=self.workers,
-            processes=True,
             seed=self.seed,
             on_progress=on_progress,
         )

@@ -72,7 +72,7 @@ def read_table(file: Path, options: ReadOptions) -> Source:
             f"({len(missing):,} of {len(kept):,} pictures are missing); paths are relative to the folder of the table"
         )
     files = [row.picture for row in (*train, *test)]
-    images = stack_pictures(files, options.resize, options.workers, options.on_progress, processes=options.processes)
+    images = stack_pictures(files, options.resize, options.workers, options.on_progress)
     labels = np.array([names.index(row.label) for row in (*train, *test)], dtype=np.int64)
     count = len(train)
     source = options.make_source(

@@ -87,9 +87,7 @@ def _read_splits(train: _Split, test: _Split | None, options: ReadOptions) -> So
     names = tuple(sorted(train.filled | (test.filled if test else set())))
     train_files, train_labels = train.in_order(names)
     test_files, test_labels = test.in_order(names) if test else ([], train_labels[:0])
-    images = stack_pictures(
-        train_files + test_files, options.resize, options.workers, options.on_progress, processes=options.processes
-    )
+    images = stack_pictures(train_files + test_files, options.resize, options.workers, options.on_progress)
     count = len(train_files)
     source = options.make_source(
         ImageSet(images[:count], train_labels),

@@ -38,7 +38,7 @@ def read_kaggle(folder: Path, options: ReadOptions) -> Source:
     names = tuple(sorted(set(labels.values())))
     numbers = np.array([names.index(label) for label in labels.values()], dtype=np.int64)
     train = ImageSet(
-        stack_pictures(files, options.resize, options.workers, options.on_progress, processes=options.processes),
+        stack_pictures(files, options.resize, options.workers, options.on_progress),
         numbers,
     )
     return options.make_source(train, None, class_names=names, name="kaggle")

@@ -78,7 +78,7 @@ def _read_split(files: list[Path], options: ReadOptions) -> tuple[ImageSet, tupl
             labels.append(label)
     if not pictures:
         raise DataError(f"{files[0]}: has no rows; download it again")
-    images = stack_pictures(pictures, options.resize, options.workers, options.on_progress, processes=options.processes)
+    images = stack_pictures(pictures, options.resize, options.workers, options.on_progress)
     classes = len(names) if names else 1 + max((label for label in labels if isinstance(label, int)), default=0)
     return ImageSet(images, as_labels(files[0], labels, len(images), classes)), names
 

@@ -27,13 +27,10 @@ def stack_pictures(
     resize: int | None,
     workers: int,
     on_progress: OnProgress | None,
-    *,
-    processes: bool = False,
 ) -> Images:
     """Decode pictures in `workers` threads, or processes if there are many pictures, to uint8 [N, H, W, 3].
 
-    Every picture is resized to `resize` pixels per side; if None, all must have one size. Processes are used only if
-    `processes` allows it.
+    Every picture is resized to `resize` pixels per side; if None, all must have one size.
 
     Raises:
         DataError: pictures are missing or damaged, or two have different sizes.
@@ -45,7 +42,7 @@ def stack_pictures(
     images = np.empty((len(files), *first.shape), dtype=np.uint8)
     if not isinstance(files[0], Path):
         files[0].seek(0)  # it is decoded again with the others
-    with closing(_decode_all(files, size, workers, processes)) as parts:
+    with closing(_decode_all(files, size, workers)) as parts:
         unreadable = _fill(images, files, parts, on_progress)
     if unreadable:
         raise DataError(_describe(unreadable))
@@ -77,10 +74,10 @@ def _fill(
 
 
 def _decode_all(
-    files: Sequence[Path | BinaryIO], size: tuple[int, int] | None, workers: int, processes: bool
+    files: Sequence[Path | BinaryIO], size: tuple[int, int] | None, workers: int
 ) -> Generator[list[Images | DataError], None, None]:
     """Yield the pictures in order, some at a time."""
-    if processes and (count := count_processes(files, workers)) > 1:
+    if (count := count_processes(files, workers)) > 1:
         yield from decode_in_processes(files, size, count)
         return
     for start in range(0, len(files), BATCH):

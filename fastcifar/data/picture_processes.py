@@ -26,7 +26,9 @@ MIN_PER_PROCESS = 2_500
 
 
 def count_processes(files: Sequence[Path | BinaryIO], workers: int) -> int:
-    """Return how many of `workers` processes are worth their start; 0 if pictures cannot be sent to a process."""
+    """Return how many of `workers` processes are worth their start; 0 if the pictures must be decoded in this one."""
+    if multiprocessing.current_process().daemon:  # such as a worker of a DataLoader, which may start no processes
+        return 0
     can_be_sent = all(isinstance(file, Path | io.BytesIO) for file in files)
     return min(workers, len(files) // MIN_PER_PROCESS) if can_be_sent else 0
 

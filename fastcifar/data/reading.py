@@ -26,9 +26,6 @@ class ReadOptions:
     """Pixels per side that pictures are resized to; if None, all must have one size."""
     workers: int = 1
     """Threads or processes that decode pictures."""
-    processes: bool = False
-    """Whether many pictures may be decoded in processes. A process that may not start others, such as a worker of
-    PyTorch's DataLoader, must not allow it."""
     labels: LabelKind = "fine"
     """Which of CIFAR-100's labels to read."""
     test_fraction: float | None = None

@@ -37,7 +37,6 @@ def open_source(
     labels: LabelKind = "fine",
     test_fraction: float | None = None,
     workers: int | None = None,
-    processes: bool = False,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Source:
@@ -52,10 +51,8 @@ def open_source(
         resize: resize every picture to this many pixels per side.
         labels: which of CIFAR-100's labels to read.
         test_fraction: the part of each class to hold out as the test split of a source that has none; a fifth if None.
-        workers: threads or processes that decode pictures, at most the usable cores; all of these if not given.
-        processes: decode many pictures in processes, which is faster for small ones. A process that may not start
-            others, such as a worker of PyTorch's DataLoader, must not set it. Scripts need no
-            `if __name__ == "__main__"` for it.
+        workers: threads that decode pictures, or processes if there are many; at most the usable cores, and all of
+            these if not given.
         seed: the seed of the synthetic images, and of the choice of the test split.
         on_progress: called while a download arrives and while pictures are read.
 
@@ -66,7 +63,6 @@ def open_source(
     options = ReadOptions(
         resize=resize,
         workers=clamp_workers(workers),
-        processes=processes,
         labels=labels,
         test_fraction=test_fraction,
         seed=seed,

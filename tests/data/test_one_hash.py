@@ -113,7 +113,7 @@ def test_forms_that_keep_the_official_order_give_the_official_content(
 ) -> None:
     assert dataset_sha256(*original.train) == CIFAR10_CONTENT["train"]
     write(tmp_path, original)
-    opened = open_source(tmp_path, processes=True)
+    opened = open_source(tmp_path)
     assert opened.name != original.name
     assert opened.class_names == cifar10.CLASSES
     for name, split in _splits(opened):
@@ -129,7 +129,7 @@ def test_forms_of_another_order_or_split_hold_the_same_samples(
 ) -> None:
     """An image folder is sorted by class; Kaggle's form has only the training images, and a part becomes the test."""
     write(tmp_path, original)
-    opened = open_source(tmp_path, processes=True)
+    opened = open_source(tmp_path)
     train, test = (split for _, split in _few(original))
     assert set(opened.class_names) == set(original.class_names)
     if write is _write_kaggle:

@@ -34,24 +34,24 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path | BytesI
     return [*made, picture]
 
 
-def test_processes_give_the_pixels_the_progress_and_the_errors_of_threads(files: list[Path | BytesIO]) -> None:
+def test_processes_give_the_pixels_and_the_progress_of_one_thread(files: list[Path | BytesIO]) -> None:
     shown: list[Progress] = []
-    images = stack_pictures(files, None, 2, shown.append, processes=True)
+    images = stack_pictures(files, None, 2, shown.append)
     assert images[:, 0, 0, 0].tolist() == [*range(CHUNK + 9), 77]
-    assert np.array_equal(images, stack_pictures(files, None, 2, None))
+    assert np.array_equal(images, stack_pictures(files, None, 1, None))
     assert [(one.done, one.total) for one in shown] == [(CHUNK, len(files)), (len(files), len(files))]
     assert not multiprocessing.active_children()
 
 
-def test_a_damaged_picture_is_named_as_by_threads(files: list[Path | BytesIO]) -> None:
+def test_a_damaged_picture_is_named_as_by_one_thread(files: list[Path | BytesIO]) -> None:
     assert isinstance(files[3], Path)
     files[3].write_bytes(b"\x89PNG")
     files[-1] = BytesIO(b"nothing")
     files[-1].name = "row 5"
     messages = []
-    for processes in (True, False):
+    for workers in (2, 1):
         with pytest.raises(DataError) as caught:
-            stack_pictures(files, None, 2, None, processes=processes)
+            stack_pictures(files, None, workers, None)
         messages.append(str(caught.value))
     assert "003.png: is not a picture that can be read" in messages[0]
     assert "1 more cannot be read: row 5" in messages[0]
@@ -61,7 +61,7 @@ def test_a_damaged_picture_is_named_as_by_threads(files: list[Path | BytesIO]) -
 def test_pictures_of_two_sizes_end_the_processes(files: list[Path | BytesIO], tmp_path: Path) -> None:
     files[9] = write_picture(tmp_path / "large.png", 0, (6, 5))
     with pytest.raises(DataError, match=r"000.png is 4x4 pixels, .*large.png is 6x5; use --resize 32"):
-        stack_pictures(files, None, 2, None, processes=True)
+        stack_pictures(files, None, 2, None)
     assert not multiprocessing.active_children()
 
 
@@ -77,7 +77,7 @@ def test_a_killed_process_is_one_clear_error(files: list[Path | BytesIO], tmp_pa
     killer = Thread(target=kill)
     killer.start()
     with pytest.raises(DataError, match=r"a process that decodes pictures ended unexpectedly.*fewer --workers"):
-        stack_pictures(files, None, 2, None, processes=True)
+        stack_pictures(files, None, 2, None)
     killer.join()
     assert not multiprocessing.active_children()
 
@@ -89,6 +89,15 @@ def test_few_pictures_one_worker_and_open_files_stay_in_this_process(tmp_path: P
     assert count_processes(many[:4_999], 8) < 2
     with write_picture(tmp_path / "a.png").open("rb") as file:
         assert count_processes([*many, file], 8) == 0
+
+
+def test_a_process_that_may_start_no_others_decodes_in_threads(
+    files: list[Path | BytesIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert count_processes(files, 2) == 2
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    assert count_processes(files, 2) == 0
+    assert len(stack_pictures(files, None, 2, None)) == len(files)
 
 
 def test_the_processes_import_neither_torch_nor_ffcv() -> None:
