@@ -8,7 +8,8 @@ equally. Everything is measured in turn:
 - a step of the recipe's batch, divided among the processes ("training");
 - steps of one process whose batch is such a share ("alone"), and of independent processes at the same time, one on each
   core or GPU ("side by side");
-- all-reduces between the processes, without training.
+- all-reduces between the processes, without training;
+- with Muon, the orthogonalisation of all filters in each process ("orthogonalisation"), and shared by the processes.
 
 The prediction (`scaling_model.py`) uses all of these except the training of several processes.
 """
@@ -30,7 +31,7 @@ import torch
 import tyro
 
 from benchmarks.harness import new_results, require_positive, run_command, show_progress, summarize
-from benchmarks.scaling_predict import describe_work, predict
+from benchmarks.scaling_predict import ORTHOGONALIZED, SHARED, describe_work, predict
 from benchmarks.time_to_90 import RecipeOptions, read_recipe
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import open_beton
@@ -149,14 +150,14 @@ def main(settings: Scaling) -> None:
         for name, config in configs.items():
             for group in groups.values():
                 group.seconds({"work": "open", "arguments": {"settings": config.to_json()}})
-            parts = list(_parts(config.data.batch_size, settings.ranks, devices))
+            parts = list(_parts(config, settings.ranks, devices))
             measured = [
                 {"recipe": name, "part": part.part, "ranks": part.ranks, "images": part.images, "bytes": part.bytes}
                 | {"seconds": summarize(seconds)}
                 for part, seconds in zip(parts, _time_in_turn(groups, parts, name, settings.rounds), strict=True)
             ]
             work = describe_work(config, manifest)
-            predicted = predict(measured, work, devices=devices, overlap=cores is None)
+            predicted = predict(measured, work, devices=devices, on_cpu=cores is not None)
             trained = (run for run in measured if run["part"] == "training")
             for run, seconds in zip(trained, predicted, strict=True):
                 run |= {"predicted": seconds, **work}
@@ -173,19 +174,28 @@ def _config(name: str, settings: Scaling) -> TrainConfig:
     return config.replace(loader="memmap", cache_on_device=False)
 
 
-def _parts(batch_size: int, ranks: Iterable[int], devices: int) -> Iterator[Part]:
+def _parts(config: TrainConfig, ranks: Iterable[int], devices: int) -> Iterator[Part]:
     """Yield what is timed for a recipe."""
+    batch_size = config.data.batch_size
     beside = max(count for count in ranks if count <= devices)
     for count in ranks:
         images = batch_size // count
         yield Part(part="training", ranks=count, images=images, work=_train(batch_size, alone=False))
-        if count > 1:
-            yield Part(part="alone", ranks=1, images=images, work=_train(images, alone=True))
-            for size in SIZES:
-                work = {"work": "all_reduce", "arguments": {"size": size}}
-                yield Part(part="all-reduce", ranks=count, bytes=size, work=work)
         if count == beside > 1:
             yield Part(part="side by side", ranks=count, images=images, work=_train(images, alone=True))
+        if count > 1:
+            yield Part(part="alone", ranks=1, images=images, work=_train(images, alone=True))
+            yield from _exchanges(count, config.optim.optimizer == "muon")
+
+
+def _exchanges(ranks: int, muon: bool) -> Iterator[Part]:
+    """Yield the exchanges between processes that are timed without training."""
+    for size in SIZES:
+        work = {"work": "all_reduce", "arguments": {"size": size}}
+        yield Part(part="all-reduce", ranks=ranks, bytes=size, work=work)
+    for name, share in ((ORTHOGONALIZED, False), (SHARED, True)):
+        if muon:
+            yield Part(part=name, ranks=ranks, work={"work": "orthogonalize", "arguments": {"share": share}})
 
 
 def _train(batch_size: int, *, alone: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from benchmarks.scaling_work import run_stages
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest
 
+ORTHOGONALIZED, SHARED = "orthogonalisation", "orthogonalisation, shared"
 MESSAGES = 2
 """Small all-reduces per step: of the loss, and of a signal to stop."""
 
@@ -27,7 +28,7 @@ def describe_work(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def predict(runs: Sequence[dict[str, Any]], work: dict[str, Any], *, devices: int, overlap: bool) -> list[float]:
+def predict(runs: Sequence[dict[str, Any]], work: dict[str, Any], *, devices: int, on_cpu: bool) -> list[float]:
     """Return the seconds of a step for each number of processes.
 
     Args:
@@ -35,7 +36,8 @@ def predict(runs: Sequence[dict[str, Any]], work: dict[str, Any], *, devices: in
             is the only one whose seconds are read.
         work: what `describe_work` returned.
         devices: cores or GPUs; more processes share them.
-        overlap: whether gradients are averaged while others are computed; on a CPU, both need the same cores.
+        on_cpu: on a CPU, gradients are not averaged while others are computed, since both need the same cores; and the
+            processes share Muon's orthogonalisation.
     """
     trained = [run for run in runs if run["part"] == "training"]
     whole = next(run for run in trained if run["ranks"] == 1)
@@ -47,19 +49,22 @@ def predict(runs: Sequence[dict[str, Any]], work: dict[str, Any], *, devices: in
     predicted = []
     for run in trained:
         factor = max(1, math.ceil(run["ranks"] / devices)) * (slowdown if run["ranks"] > 1 else 1)
-        predicted.append(_predict_one(run, runs, work, computing.scaled(factor), overlap))
+        predicted.append(_predict_one(run, runs, work, computing.scaled(factor), on_cpu))
     return predicted
 
 
 def _predict_one(
-    run: dict[str, Any], runs: Sequence[dict[str, Any]], work: dict[str, Any], computing: Line, overlap: bool
+    run: dict[str, Any], runs: Sequence[dict[str, Any]], work: dict[str, Any], computing: Line, on_cpu: bool
 ) -> float:
     if run["ranks"] == 1:
         return computing(run["images"])
-    exchanges = [each for each in runs if (each["part"], each["ranks"]) == ("all-reduce", run["ranks"])]
-    all_reduce = Line.fit({each["bytes"]: each["seconds"]["median"] for each in exchanges})
+    seconds: dict[str, dict[int, float]] = {}
+    for each in runs:
+        if each["ranks"] == run["ranks"]:
+            seconds.setdefault(each["part"], {})[each["bytes"]] = each["seconds"]["median"]
+    saved = seconds[ORTHOGONALIZED][0] - seconds[SHARED][0] if on_cpu and SHARED in seconds else 0.0
     images = computing.slope * run["images"]
     backward = work["backward"] * images
     buckets = [Bucket(size, ready) for size, ready in work["buckets"]]
-    step = Step(images - backward, backward, computing.fixed, buckets, work["messages"])
-    return step_seconds(step, all_reduce, overlap=overlap)
+    step = Step(images - backward, backward, computing.fixed - saved, buckets, work["messages"])
+    return step_seconds(step, Line.fit(seconds["all-reduce"]), overlap=not on_cpu)

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.harness import timed
+from benchmarks.harness import Block, timed
 from fastcifar import parallel
 from fastcifar.config import TrainConfig
-from fastcifar.device import apply_process_settings, resolve_runtime
+from fastcifar.device import apply_process_settings, native_dtype, resolve_runtime
+from fastcifar.models import model_from_config
+from fastcifar.optim.muon import orthogonalize
 from fastcifar.parallel import Processes
 from fastcifar.training.loop import check_finite
 from fastcifar.training.signals import GracefulStop
@@ -30,7 +32,7 @@ from fastcifar.training.step import step_variants
 from fastcifar.training.warmup import dummy_batch, warm_up
 
 REPEATS = 10
-"""All-reduces of one request, whose median counts."""
+"""Repetitions of an exchange in one request, whose median counts."""
 
 
 class Worker:
@@ -61,10 +63,19 @@ class Worker:
     def all_reduce(self, size: int) -> float:
         """Return the median seconds of an all-reduce of `size` bytes."""
         values = torch.zeros(max(1, size // 4), device=self._runtime.device)
-        exchange = partial(dist.all_reduce, values)
-        exchange()
+        return self._median(partial(dist.all_reduce, values))
+
+    def orthogonalize(self, share: bool) -> float:
+        """Return the median seconds of the orthogonalisation of random filters, which the processes share or do not."""
+        shapes = [each.shape for each in model_from_config(self._config.model, 10).parameters() if each.dim() == 4]
+        filters = [torch.randn(shape, device=self._runtime.device) for shape in shapes]
+        dtype = native_dtype(self._runtime.device) or torch.float32
+        return self._median(partial(orthogonalize, filters, dtype, self._processes if share else parallel.ALONE))
+
+    def _median(self, block: Block) -> float:
+        block()
         self._wait_for_others()
-        return statistics.median(timed(exchange, self._runtime) for _ in range(REPEATS))
+        return statistics.median(timed(block, self._runtime) for _ in range(REPEATS))
 
     def _wait_for_others(self) -> None:
         if self._processes.count > 1:

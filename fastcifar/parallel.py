@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -49,6 +49,11 @@ class Processes:
         """Whether this is the process that prints and writes files."""
         return self.rank == 0
 
+    @property
+    def on_one_machine(self) -> bool:
+        """Whether all of them run on this machine, as the launcher says."""
+        return os.environ.get("LOCAL_WORLD_SIZE") == str(self.count)
+
     def share(self, size: int) -> slice:
         """Return this process's part of `size` images; the parts differ by at most one image."""
         return slice(size * self.rank // self.count, size * (self.rank + 1) // self.count)
@@ -74,6 +79,13 @@ class Processes:
         """Replace tensors by those of the first process."""
         for tensor in tensors if self.count > 1 else ():
             dist.broadcast(tensor, src=0)
+
+    def copy_from(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+        """Replace each tensor, contiguous, by that of the process that owns it."""
+        if self.count > 1:
+            copies = [dist.broadcast(each, owner, async_op=True) for each, owner in zip(tensors, owners, strict=True)]
+            for copy in copies:
+                copy.wait()  # type: ignore[union-attr]
 
     def largest(self, number: int | None) -> int | None:
         """Return the largest of the numbers that the processes give, None if none gives one."""

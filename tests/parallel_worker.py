@@ -14,6 +14,7 @@ from fastcifar import TrainConfig, get_recipe
 from fastcifar.device import seed_everything
 from fastcifar.models import model_from_config
 from fastcifar.models.init import initialize
+from fastcifar.optim.muon import can_share, orthogonalize
 from fastcifar.parallel import Processes, current, join
 from fastcifar.training.loop import fit_epochs
 from fastcifar.training.state import create_state
@@ -77,10 +78,24 @@ def _join(processes: Processes, own: list[list[int]]) -> list[list[int]]:
     return [[index for lists in everyone for index in lists[split]] for split in (0, 1)]
 
 
+def orthogonalize_together() -> list[bool]:
+    """Tell for each of some filter banks whether its result is the same, bit for bit, shared with others and alone."""
+    torch.manual_seed(0)
+    shapes = [(16, 4, 3, 3), (8, 16, 3, 3), (64, 4, 3, 3), (8, 16, 3, 3), (24, 3, 2, 2), (32, 32, 3, 3)]
+    filters = [torch.randn(shape).to(memory_format=torch.channels_last) for shape in shapes]
+    assert can_share(filters[0].device, current())
+    return [
+        torch.equal(shared, alone)
+        for dtype in (torch.bfloat16, torch.float32)
+        for shared, alone in zip(orthogonalize(filters, dtype, current()), orthogonalize(filters, dtype), strict=True)
+    ]
+
+
 def main(folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     with join("cpu"):
-        results = {recipe: train(run_config(recipe, folder)) for recipe in RECIPES}
+        results: dict[str, Any] = {recipe: train(run_config(recipe, folder)) for recipe in RECIPES}
+        results["orthogonalized"] = orthogonalize_together()
         if current().is_first:
             out.write_text(json.dumps(results))
 

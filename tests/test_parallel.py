@@ -52,6 +52,7 @@ def test_two_processes_compute_what_one_does(small_images: Path, tmp_path: Path)
     output, errors = start_together(str(small_images), str(out), module="tests.parallel_worker").communicate()
     assert out.exists(), output + errors
     together = json.loads(out.read_text())
+    assert together["orthogonalized"] == [True] * 12
     for recipe in RECIPES:
         alone = train(run_config(recipe, small_images))
         assert len(alone["losses"]) == 50

@@ -7,16 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from fastcifar.optim.muon import Compiler, Muon
+from fastcifar.parallel import ALONE, Processes
 from fastcifar.settings import FreezeSettings, OptimSettings
 
 
 def create_optimizer(
-    model: nn.Module, settings: OptimSettings, freezing: FreezeSettings, compiler: Compiler | None = None
+    model: nn.Module,
+    settings: OptimSettings,
+    freezing: FreezeSettings,
+    compiler: Compiler | None = None,
+    processes: Processes = ALONE,
 ) -> torch.optim.Optimizer:
     """Create Adam, SGD with momentum or Muon, with an L2 penalty, for the trainable parameters.
 
     The parameters of modules that are frozen before the end form their own groups, whose "schedule_fraction" is the
     fraction of the steps in which they train. `compiler` compiles Muon's update; torch's optimizers are fused instead.
+    `processes` are those that train the model together.
     """
     fractions = dict(zip(freezing.freeze, freezing.freeze_at, strict=True))
     by_fraction: dict[float, dict[str, nn.Parameter]] = {}
@@ -30,7 +36,7 @@ def create_optimizer(
         for group in (_muon_groups(model, trained, settings) if muon else [{"params": list(trained.values())}])
     ]
     if muon:
-        return Muon(groups, lr=settings.max_lr, compiler=compiler)
+        return Muon(groups, lr=settings.max_lr, compiler=compiler, processes=processes)
     shared: dict[str, Any] = {"lr": settings.max_lr, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "sgd":
         return _with_momentum(torch.optim.SGD(groups, momentum=settings.momentum, **shared))

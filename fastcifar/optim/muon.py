@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcifar.device import has_bfloat16
+from fastcifar.parallel import ALONE, Processes
 
 Compiler = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -24,19 +25,28 @@ class Muon(torch.optim.Optimizer):
     Like torch's fused optimizers, it divides the gradients by the attribute `grad_scale`, float32 [], and changes
     nothing if the attribute `found_inf`, float32 [], is 1. Both are read on the device.
 
+    Several processes on the CPU of one machine divide the orthogonalisation; see `can_share`.
+
     Sources: Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024; the rescaling from
     KellerJordan/cifar10-airbench (airbench94_muon).
     """
 
     _step_supports_amp_scaling = True  # tells torch.amp.GradScaler to set these attributes
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, compiler: Compiler | None = None) -> None:
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        compiler: Compiler | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
         defaults = {"lr": lr, "lr_scale": 1.0, "momentum": 0.6, "weight_decay": 0.0, "use_muon": True}
         super().__init__(groups, defaults)
         self._compiled = compiler is not None
         self._update = compiler(_update_group) if compiler else _update_group
         device = self.param_groups[0]["params"][0].device
         self._dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+        self._processes = processes if can_share(device, processes) and compiler is None else ALONE
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -53,7 +63,7 @@ class Muon(torch.optim.Optimizer):
                 grads = [weight.grad for weight in weights]
                 averages = [self._average(weight) for weight in weights]
                 lr = torch.as_tensor(group["lr"]) if self._compiled else group["lr"]  # a number causes a recompilation
-                settings = group["momentum"], group["weight_decay"], group["use_muon"], self._dtype
+                settings = group["momentum"], group["weight_decay"], group["use_muon"], self._dtype, self._processes
                 self._update(weights, grads, averages, lr, grad_scale, found_inf, *settings)
 
     def _average(self, weight: Tensor) -> Tensor:
@@ -74,6 +84,7 @@ def _update_group(
     weight_decay: float,
     use_muon: bool,
     dtype: torch.dtype,
+    processes: Processes,
 ) -> None:
     """Update the weights of one group in place."""
     factor: float | Tensor = -lr
@@ -91,7 +102,7 @@ def _update_group(
     torch._foreach_add_(averages, grads)
     updates = list(torch._foreach_add(grads, averages, alpha=momentum))
     if use_muon:
-        updates = orthogonalize(updates, dtype)
+        updates = orthogonalize(updates, dtype, processes)
         scales = [len(weight) ** 0.5 / norm for weight, norm in zip(weights, torch._foreach_norm(weights), strict=True)]
         if skip is not None:
             scales = [torch.where(skip, 1.0, scale) for scale in scales]
@@ -108,26 +119,52 @@ NEWTON_SCHULZ_STEPS = 3
 """Number of Newton–Schulz steps; more would amplify the rounding errors of the Gram matrices."""
 
 
-def orthogonalize(filters: list[Tensor], dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
+def can_share(device: torch.device, processes: Processes) -> bool:
+    """Tell whether processes should orthogonalise one part of the filter banks each, and exchange the results.
+
+    On a CPU the products take longer than an exchange on one machine. A GPU computes them in a fraction of a
+    millisecond, and an exchange between machines takes longer.
+    """
+    return device.type == "cpu" and processes.on_one_machine
+
+
+def orthogonalize(
+    filters: list[Tensor], dtype: torch.dtype = torch.bfloat16, processes: Processes = ALONE
+) -> list[Tensor]:
     """Move the singular values of the filter banks' matrices close to 1, by Newton–Schulz steps in `dtype`.
 
     A filter bank [O, I, H, W] is treated as a matrix [O, H · W · I], the order of channels-last memory. On CUDA they
-    form one batch, padded with zeros, since launches cost more there than products; on the CPU each shape is a batch.
-    `dtype` is bfloat16, or float32 where bfloat16 is emulated.
+    form one batch, padded with zeros, since launches cost more there than products; on the CPU each is a batch.
+    `dtype` is bfloat16, or float32 where bfloat16 is emulated. Several processes that give the same filters compute a
+    part of them each, and exchange the results.
 
     Sources: Jordan et al., 2024, including the coefficients; padding to one batch: hiverge/cifar10-speedrun.
     """
     matrices = [bank.movedim(1, -1).flatten(1) for bank in filters]
     wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.mT for matrix in matrices]
-    results = list(filters)
-    for indices in _batches(wide):
+    owners = _divide(wide, processes.count)
+    own = [index for index, owner in enumerate(owners) if owner == processes.rank]
+    results = [torch.empty(matrix.shape, dtype=dtype, device=matrix.device) for matrix in wide]
+    for indices in _batches(wide, own):
         batch = _newton_schulz(_stack([wide[index].to(dtype) for index in indices]))
         for index, result in zip(indices, batch, strict=True):
-            bank, (rows, columns) = filters[index], wide[index].shape
-            result = result[:rows, :columns]
-            matrix = result if wide[index] is matrices[index] else result.mT
-            results[index] = matrix.reshape(bank.movedim(1, -1).shape).movedim(-1, 1).to(bank.dtype)
-    return results
+            rows, columns = wide[index].shape
+            results[index] = result[:rows, :columns]
+    processes.copy_from(results, owners)
+    return [
+        (result if matrix is flat else result.mT).reshape(bank.movedim(1, -1).shape).movedim(-1, 1).to(bank.dtype)
+        for bank, flat, matrix, result in zip(filters, matrices, wide, results, strict=True)
+    ]
+
+
+def _divide(matrices: list[Tensor], count: int) -> list[int]:
+    """The process, of `count`, that orthogonalises each matrix: the most work first, each by the one with the least."""
+    work = [rows**2 * (2 * columns + 9 * rows) for rows, columns in (matrix.shape for matrix in matrices)]
+    owners, loads = [0] * len(matrices), [0] * count
+    for index in sorted(range(len(matrices)), key=lambda index: -work[index]):
+        owners[index] = loads.index(min(loads))
+        loads[owners[index]] += work[index]
+    return owners
 
 
 def _stack(matrices: list[Tensor]) -> Tensor:
@@ -138,14 +175,11 @@ def _stack(matrices: list[Tensor]) -> Tensor:
     )
 
 
-def _batches(matrices: list[Tensor]) -> list[list[int]]:
+def _batches(matrices: list[Tensor], indices: list[int]) -> list[list[int]]:
     """The indices of the matrices that form each batch."""
     if matrices[0].is_cuda:  # only on a GPU
-        return [list(range(len(matrices)))]
-    by_shape: dict[torch.Size, list[int]] = {}
-    for index, matrix in enumerate(matrices):
-        by_shape.setdefault(matrix.shape, []).append(index)
-    return list(by_shape.values())
+        return [indices]
+    return [[index] for index in indices]
 
 
 def _newton_schulz(batch: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ def create_state(
         config=config,
         manifest=manifest,
         classifier=classifier,
-        optimizer=create_optimizer(model, settings, config.freezing, compiler),
+        optimizer=create_optimizer(model, settings, config.freezing, compiler, train_loader.processes),
         scaler=LossScaler(runtime.device, enabled=runtime.scales_loss),
         nonfinite=NonFiniteCounter(runtime.device, settings.max_skipped if settings.on_nonfinite == "skip" else 0),
         recorder=SampleRecorder(train_loader, enabled=config.dynamics),

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import scaling, scaling_worker
 from benchmarks.results import FOLDER, Results
-from benchmarks.scaling_predict import predict
+from benchmarks.scaling_predict import ORTHOGONALIZED, SHARED, predict
 from benchmarks.scaling_work import run_stages
 from fastcifar import get_recipe, parallel
 from fastcifar.errors import ConfigError, FastCifarError
@@ -26,7 +26,9 @@ class ImitatedGroup(scaling.Group):
         self.count, self.asked = count, [settings]
 
     def seconds(self, request: dict[str, Any]) -> float:
-        size = request["arguments"].get("batch_size", request["arguments"].get("size", 0))
+        size = next(value for name, value in request["arguments"].items() if name != "alone")
+        if request["work"] == "open":
+            return 0.0
         return float(size) if request["arguments"].get("alone") else size / self.count
 
     def __exit__(self, *_: object) -> None:
@@ -43,15 +45,16 @@ def test_parts_are_timed_in_turn_and_predicted(betons: Path, tmp_path: Path, mon
     assert results.settings["devices"] == 2
     speedrun, quick = results.grouped("recipe").values()
     assert [
-        (run["part"], run["ranks"], run["images"], run["seconds"]["median"]) for run in speedrun if not run["bytes"]
+        (run["part"], run["ranks"], run["images"], run["seconds"]["median"]) for run in speedrun if run["images"]
     ] == [
         ("training", 1, 48, 48.0),
         ("training", 2, 24, 24.0),
-        ("alone", 1, 24, 24.0),
         ("side by side", 2, 24, 24.0),
+        ("alone", 1, 24, 24.0),
         ("training", 4, 12, 12.0),
         ("alone", 1, 12, 12.0),
     ]
+    assert [run["part"] for run in speedrun if "ortho" in run["part"]] == [ORTHOGONALIZED, SHARED] * 2
     assert [(run["ranks"], run["bytes"]) for run in quick if run["bytes"]] == [
         (ranks, size) for ranks in (2, 4) for size in scaling.SIZES
     ]
@@ -111,16 +114,18 @@ def test_the_prediction_uses_no_training_of_several_processes() -> None:
         run("all-reduce", 2, 0.12, bytes=1000),  # 0.02 s, and 0.1 s per 1000 bytes
         run("all-reduce", 2, 0.32, bytes=3000),
         run("side by side", 2, 6.0, images=40),
+        run(ORTHOGONALIZED, 2, 0.04),
+        run(SHARED, 2, 0.03),
         run("training", 4, 1e9, images=20),
         run("alone", 1, 3.0, images=20),
         run("all-reduce", 4, 0.5, bytes=1000),
     ]
     work = {"backward": 0.75, "buckets": [[1000, 0.5], [500, 1.0]], "messages": 0}
-    one, two, four = predict(runs, work, devices=2, overlap=False)
+    one, two, four = predict(runs, work, devices=2, on_cpu=True)
     assert one == pytest.approx(9.0)
-    assert two == pytest.approx(1.2 * 5 + 0.12 + 0.07)
+    assert two == pytest.approx(1.2 * 5 + 0.12 + 0.07 - 0.01)
     assert four == pytest.approx(2 * 1.2 * 3 + 0.5 + 0.25), "two on each core"
-    _, overlapped, _ = predict(runs, work, devices=2, overlap=True)
+    _, overlapped, _ = predict(runs, work, devices=2, on_cpu=False)
     assert overlapped == pytest.approx(1.2 * 5 + 0.07), "the first bucket is averaged while others are computed"
 
 
@@ -140,10 +145,10 @@ def test_the_work_of_a_run_follows_image_sizes_and_frozen_modules() -> None:
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("scaling-*.json")), ids=lambda path: path.stem)
 def test_committed_predictions_are_close_to_what_was_measured(path: Path) -> None:
     results = Results.read(path)
-    overlap = not results.device.startswith("CPU")
+    on_cpu = results.device.startswith("CPU")
     for runs in results.grouped("recipe").values():
         trained = [run for run in runs if run["part"] == "training"]
-        predicted = predict(runs, trained[0], devices=results.settings["devices"], overlap=overlap)
+        predicted = predict(runs, trained[0], devices=results.settings["devices"], on_cpu=on_cpu)
         for run, seconds in zip(trained, predicted, strict=True):
             assert seconds == pytest.approx(run["predicted"])
             if run["ranks"] > 1:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
 
 from fastcifar import get_recipe
 from fastcifar.optim.create import create_optimizer
-from fastcifar.optim.muon import Muon, orthogonalize
+from fastcifar.optim.muon import Muon, can_share, orthogonalize
 from fastcifar.optim.schedule import set_lr
+from fastcifar.parallel import Processes
 from fastcifar.settings import FreezeSettings
 
 
@@ -38,6 +41,29 @@ def test_orthogonalizing_equals_the_textbook_newton_schulz_loop(shape: tuple[int
         expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
     error = orthogonalize([matrix], dtype)[0].flatten(1).double() - expected
     assert error.norm() < (0.04 if dtype is torch.bfloat16 else 1e-5) * expected.norm(), "rounding errors only"
+
+
+def test_processes_divide_the_filter_banks_by_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanged: list[Sequence[int]] = []
+    monkeypatch.setattr(Processes, "copy_from", lambda _, __, owners: exchanged.append(owners))
+    torch.manual_seed(0)
+    filters = [torch.randn(shape) for shape in ((4, 3, 3, 3), (16, 8, 3, 3), (32, 16, 3, 3), (16, 8, 3, 3))]
+    results = [orthogonalize(filters, torch.bfloat16, Processes(rank, 2)) for rank in (0, 1)]
+    owners = exchanged[0]
+    assert owners == exchanged[1] == [1, 1, 0, 1], "the largest one takes one process as long as the others together"
+    for index, (owner, expected) in enumerate(zip(owners, orthogonalize(filters), strict=True)):
+        assert torch.equal(results[owner][index], expected)
+
+
+def test_only_processes_on_the_cpu_of_one_machine_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = Processes(0, 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert can_share(torch.device("cpu"), two)
+    assert not can_share(torch.device("cuda"), two)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert not can_share(torch.device("cpu"), two)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert not can_share(torch.device("cpu"), two)
 
 
 def _muon_step(weight: torch.Tensor, grad: torch.Tensor, average: torch.Tensor, lr: float) -> torch.Tensor:
@@ -133,7 +159,7 @@ def test_every_parameter_trains_also_in_convolutions_of_one_dimension() -> None:
 def test_muon_multiplies_in_float32_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.dtype] = []
 
-    def record(filters: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    def record(filters: list[torch.Tensor], dtype: torch.dtype, _: Processes) -> list[torch.Tensor]:
         seen.append(dtype)
         return filters
 
