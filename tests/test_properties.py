@@ -145,7 +145,7 @@ def test_flipping_twice_restores_the_images(images: torch.Tensor, data: st.DataO
 def test_confusion_and_loss_are_equal_to_direct_counts(classes: int, count: int, data: st.DataObject) -> None:
     logits = data.draw(arrays.arrays(np.float32, (count, classes), elements=st.floats(-20, 20, width=32)))
     labels = data.draw(arrays.arrays(np.int64, count, elements=st.integers(0, classes - 1)))
-    predictions = Predictions(logits=torch.from_numpy(logits), labels=torch.from_numpy(labels))
+    predictions = Predictions.of(torch.from_numpy(logits), torch.from_numpy(labels))
     confusion = predictions.confusion()
     for truth in range(classes):
         for guess in range(classes):

@@ -17,6 +17,7 @@ from fastcifar.errors import CheckpointError
 from fastcifar.inference.evaluate import LoadedCheckpoint, open_test_loader, predict_all
 from fastcifar.inference.metrics import Counts, Predictions, balanced_accuracy, class_precision, class_recall
 from fastcifar.inference.model import ImageClassifier
+from fastcifar.names import list_names
 from fastcifar.progress import OnProgress
 
 GRAD_CAM_BATCH = 32
@@ -128,8 +129,7 @@ def analyze(loaded: LoadedCheckpoint, *, top: int = 20, on_progress: OnProgress 
 
 def most_confident_mistakes(predictions: Predictions, top: int) -> tuple[Mistake, ...]:
     """Find the `top` misclassified images with the highest probability of the wrong class; ties keep their order."""
-    predicted, labels = predictions.logits.argmax(dim=1), predictions.labels
-    confidence = predictions.logits.double().softmax(dim=1).gather(1, predicted[:, None]).squeeze(1)
+    predicted, labels, confidence = predictions.predicted, predictions.labels, predictions.confidence
     wrong = (predicted != labels).nonzero().flatten()
     order = wrong[confidence[wrong].argsort(descending=True, stable=True)][:top]
     return tuple(
@@ -164,7 +164,7 @@ def draw_augmented(loaded: LoadedCheckpoint, *, samples: int = 6, variants: int 
     path = loaded.config.data.data_dir / "train.beton"
     index, manifest = open_beton(path, verify=False)
     if manifest.class_names != loaded.class_names:
-        raise CheckpointError(f"{loaded.path}: was trained on {', '.join(loaded.class_names)}; {path} has others")
+        raise CheckpointError(f"{loaded.path}: was trained on {list_names(loaded.class_names)}; {path} has others")
     labels, first = np.unique(index.labels, return_index=True)
     originals = index.images(first[:samples].tolist())
     settings, size = loaded.config.augment, manifest.image_shape[0]

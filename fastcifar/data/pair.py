@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastcifar.data.manifest import WRITE_AGAIN, Manifest, read_manifest
 from fastcifar.errors import DataError
+from fastcifar.names import list_names
 
 SPLITS = ("train", "test")
 
@@ -47,9 +48,9 @@ def _difference(train: Manifest, test: Manifest) -> str | None:
 
 def _different_classes(train: tuple[str, ...], test: tuple[str, ...]) -> str:
     if set(train) == set(test):
-        return f"they have the same classes in another order ({', '.join(train)}; {', '.join(test)})"
-    only = [", ".join(name for name in names if name not in others) for names, others in ((train, test), (test, train))]
-    splits = [f"only {split} has {names}" for split, names in zip(SPLITS, only, strict=True) if names]
+        return f"they have the same classes in another order ({list_names(train)}; {list_names(test)})"
+    only = [[name for name in names if name not in others] for names, others in ((train, test), (test, train))]
+    splits = [f"only {split} has {list_names(names)}" for split, names in zip(SPLITS, only, strict=True) if names]
     return f"they have {len(train)} and {len(test)} classes ({'; '.join(splits)})"
 
 

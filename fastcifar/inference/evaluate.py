@@ -21,6 +21,7 @@ from fastcifar.errors import CheckpointError
 from fastcifar.inference.metrics import Predictions, balanced_accuracy, class_precision, class_recall
 from fastcifar.inference.model import ImageClassifier, predict
 from fastcifar.machine import give_back_freed_memory
+from fastcifar.names import list_names
 from fastcifar.progress import OnProgress, Progress
 from fastcifar.runs.checkpoint import CheckpointName, checkpoint_path, create_saved_model, read_checkpoint
 from fastcifar.runs.data import require_betons, warn_of_other_data
@@ -181,7 +182,7 @@ def open_test_loader(loaded: LoadedCheckpoint) -> BetonLoader:
     if manifest.class_names != loaded.class_names or manifest.image_shape != loaded.image_shape:
         raise CheckpointError(
             f"{loaded.path}: was trained on images of shape {list(loaded.image_shape)} and the classes "
-            f"{', '.join(loaded.class_names)}; {test.absolute()} has others"
+            f"{list_names(loaded.class_names)}; {test.absolute()} has others"
         )
     warn_of_other_data(loaded.path, data.data_dir, loaded.content_sha256)
     device, size = loaded.classifier.runtime.device, data.test_batch_size
@@ -191,13 +192,17 @@ def open_test_loader(loaded: LoadedCheckpoint) -> BetonLoader:
     )
 
 
+@torch.no_grad()
 def predict_all(classifier: ImageClassifier, loader: BetonLoader, on_progress: OnProgress | None = None) -> Predictions:
-    """Compute the logits of every image of a loader, and copy them from the device once, at the end."""
-    logits, labels, done = [], [], 0
-    for batch_logits, batch_labels in predict(classifier, loader):
-        logits.append(batch_logits)
-        labels.append(batch_labels)
-        done += len(batch_labels)
+    """Predict every image of a loader. The logits are kept for one batch only; the device waits once, at the end."""
+    predictions, done = None, 0
+    for logits, labels in predict(classifier, loader):
+        part = Predictions.of(logits, labels)
+        if predictions is None:  # all at once: many small tensors between large batches would fragment the heap
+            predictions = part.new(loader.samples)
+        predictions.put(done, part)
+        done += len(labels)
         if on_progress:
             on_progress(Progress(task="evaluating", done=done, total=loader.samples))
-    return Predictions(logits=torch.cat(logits).cpu(), labels=torch.cat(labels).cpu())
+    assert predictions is not None, "a .beton has at least one image"
+    return predictions.cpu()

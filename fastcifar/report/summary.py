@@ -18,6 +18,7 @@ from fastcifar.data.manifest import Manifest, open_beton, read_true_labels
 from fastcifar.files import atomic_write
 from fastcifar.inference.evaluate import Evaluation
 from fastcifar.inference.predict import PicturePrediction
+from fastcifar.names import list_names
 from fastcifar.report.units import format_percent
 
 PER_CLASS = 10
@@ -108,7 +109,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     if len(names) > MAX_CLASSES:
         console.print(f"The {MAX_CLASSES} of {len(names)} classes with the lowest recall; --json has all.")
     if missing := [name for name, count in evaluation.class_images.items() if not count]:
-        console.print(f"Left out, without test images: {', '.join(missing)}", markup=False)
+        console.print(f"Left out, without test images: {list_names(missing, MAX_CLASSES)}", markup=False)
     for label, value in _overall(evaluation).items():
         console.print(f"{label:<26}  {value}", markup=False)
 
@@ -186,12 +187,11 @@ def draw_samples(path: Path, png: Path) -> None:
         DataError: the file or its manifest is missing or damaged.
     """
     layout, manifest = open_beton(path, verify=False)
-    images = layout.images()
     height, width = layout.height * SCALE + GAP, layout.width * SCALE + GAP
     sheet = np.full((len(manifest.class_names) * height + GAP, PER_CLASS * width + GAP, 3), 255, dtype=np.uint8)
     for label in range(len(manifest.class_names)):
         for column, index in enumerate(np.flatnonzero(layout.labels == label)[:PER_CLASS]):
-            image = images[index].repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+            image = layout.images([index])[0].repeat(SCALE, axis=0).repeat(SCALE, axis=1)
             top, left = label * height + GAP, column * width + GAP
             sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     png.parent.mkdir(parents=True, exist_ok=True)

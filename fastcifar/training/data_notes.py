@@ -9,10 +9,8 @@ import numpy as np
 from fastcifar.augment import is_constant
 from fastcifar.data.images import Labels
 from fastcifar.data.manifest import Manifest
+from fastcifar.names import list_names
 from fastcifar.pixels import REFERENCE_SIZE
-
-SHOWN_NAMES = 5
-"""Names of classes in a note."""
 
 
 def note_data(manifest: Manifest, training: Labels, validation: Labels | None) -> Iterator[str]:
@@ -32,8 +30,7 @@ def note_data(manifest: Manifest, training: Labels, validation: Labels | None) -
         yield f"warning: channels without variance, which are centred and not scaled: {', '.join(constant)}"
     for purpose, labels in (("train", training), ("validate", validation)):
         if labels is not None and (missing := _missing(manifest.class_names, labels)):
-            more = f" and {len(missing) - SHOWN_NAMES:,} more" if len(missing) > SHOWN_NAMES else ""
-            yield f"warning: classes without an image to {purpose} on: {', '.join(missing[:SHOWN_NAMES])}{more}"
+            yield f"warning: classes without an image to {purpose} on: {list_names(missing)}"
 
 
 def _missing(names: tuple[str, ...], labels: Labels) -> list[str]:

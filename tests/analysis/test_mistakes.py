@@ -40,7 +40,7 @@ def _logits(predicted: list[int], margins: list[float], classes: int = 3) -> tor
 
 def test_confusion_and_loss_equal_a_count_by_hand() -> None:
     labels = torch.tensor([0, 0, 1, 1, 1, 2])
-    predictions = Predictions(logits=_logits([0, 1, 1, 1, 2, 0], [1.0] * 6), labels=labels)
+    predictions = Predictions.of(_logits([0, 1, 1, 1, 2, 0], [1.0] * 6), labels)
     assert predictions.confusion().tolist() == [[1, 1, 0], [0, 2, 1], [1, 0, 0]]
     right, wrong = np.log(np.e + 2) - 1, np.log(np.e + 2)
     assert predictions.loss() == pytest.approx((3 * right + 3 * wrong) / 6)
@@ -49,12 +49,12 @@ def test_confusion_and_loss_equal_a_count_by_hand() -> None:
 def test_the_most_confident_mistakes_come_first_and_ties_keep_their_order() -> None:
     labels = torch.tensor([0, 0, 1, 2, 2, 2, 0])
     margins = [9.0, 2.0, 5.0, 2.0, 1.0, 8.0, 5.0]
-    predictions = Predictions(logits=_logits([0, 1, 2, 1, 1, 2, 2], margins), labels=labels)
+    predictions = Predictions.of(_logits([0, 1, 2, 1, 1, 2, 2], margins), labels)
     found = most_confident_mistakes(predictions, 4)
     assert [(each.index, each.truth, each.predicted) for each in found] == [(2, 1, 2), (6, 0, 2), (1, 0, 1), (3, 2, 1)]
     assert found[0].confidence == pytest.approx(np.exp(5) / (np.exp(5) + 2))
     assert len(most_confident_mistakes(predictions, 100)) == 5
-    assert most_confident_mistakes(Predictions(logits=_logits([0], [1.0]), labels=torch.tensor([0])), 3) == ()
+    assert most_confident_mistakes(Predictions.of(_logits([0], [1.0]), torch.tensor([0])), 3) == ()
 
 
 def test_the_analysis_equals_a_count_over_the_whole_test_set(run: Path, betons: Path, analysis: Analysis) -> None:

@@ -20,7 +20,7 @@ CONFUSION = np.array([[6, 2, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 5]])
 
 def _predictions(rows: list[list[float]], labels: list[int]) -> Predictions:
     """Predictions with these probabilities."""
-    return Predictions(logits=torch.tensor(rows).log(), labels=torch.tensor(labels))
+    return Predictions.of(torch.tensor(rows).log(), torch.tensor(labels))
 
 
 def test_recall_precision_and_balanced_accuracy_equal_a_count_by_hand() -> None:
@@ -53,14 +53,14 @@ def test_a_bin_of_the_calibration_error_includes_its_upper_limit() -> None:
 
 def test_certain_predictions_have_a_calibration_error_of_0_if_right_and_1_if_wrong() -> None:
     logits = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]])
-    assert Predictions(logits=logits, labels=torch.tensor([0, 1])).calibration_error() == 0
-    assert Predictions(logits=logits, labels=torch.tensor([1, 0])).calibration_error() == 1
+    assert Predictions.of(logits, torch.tensor([0, 1])).calibration_error() == 0
+    assert Predictions.of(logits, torch.tensor([1, 0])).calibration_error() == 1
 
 
 def test_the_top_5_accuracy_counts_the_five_highest_logits_of_more_than_ten_classes() -> None:
     logits = torch.arange(11.0).flip(0).repeat(3, 1)  # class 0 is the most likely one
-    assert Predictions(logits=logits, labels=torch.tensor([0, 4, 5])).top5_accuracy() == pytest.approx(2 / 3)
-    assert Predictions(logits=logits[:, :10], labels=torch.tensor([0, 4, 5])).top5_accuracy() is None
+    assert Predictions.of(logits, torch.tensor([0, 4, 5])).top5_accuracy() == pytest.approx(2 / 3)
+    assert Predictions.of(logits[:, :10], torch.tensor([0, 4, 5])).top5_accuracy() is None
 
 
 def test_an_evaluation_has_the_metrics_of_its_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

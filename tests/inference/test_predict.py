@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastcifar.cli import main
 from fastcifar.commands.predict import Predict
 from fastcifar.data.decode_all import decode_all
 from fastcifar.errors import DataError
-from fastcifar.inference.evaluate import load_classifier, open_test_loader, predict_all
+from fastcifar.inference.evaluate import load_classifier, open_test_loader
+from fastcifar.inference.model import predict
 from fastcifar.inference.predict import BATCH, classify, find_pictures, predict_pictures
 
 Capture = pytest.CaptureFixture[str]
@@ -60,7 +62,7 @@ def test_pictures_of_the_test_set_get_the_predictions_of_the_evaluation(
         Image.fromarray(image).save(tmp_path / f"{index:03}.png")
     loaded = load_classifier(run, device="cpu", amp=False)
     with open_test_loader(loaded) as loader:
-        expected = predict_all(loaded.classifier, loader).logits.softmax(dim=1)
+        expected = torch.cat([logits for logits, _ in predict(loaded.classifier, loader)]).softmax(dim=1)
     shown = _predictions(capsys, run, tmp_path, "--top", "10")
     assert [entry["image"] for entry in shown] == [str(tmp_path / f"{index:03}.png") for index in range(90)]
     for probabilities, entry in zip(expected, shown, strict=True):
