@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fastcifar import create_model
 from fastcifar.models.ops import conv3x3
 from fastcifar.models.ops.conv3x3 import MAX_PACK, Conv3x3, conv3x3_as_matmul, conv3x3_packed, conv3x3_winograd
 
@@ -85,3 +86,26 @@ def test_few_images_use_torchs_convolution_in_float32(monkeypatch: pytest.Monkey
         monkeypatch.setattr(conv3x3, name, lambda *_: pytest.fail("slower than torch's"))
     for size in (2, 7):
         Conv3x3(96, 96)(torch.randn(1, 96, size, size))
+
+
+@pytest.mark.parametrize("size", [33, 47, 96])
+def test_a_network_has_the_results_and_gradients_of_torchs_convolutions_for_images_of_other_sizes(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = create_model("speed_cnn", widths=(64, 96, 96)).eval()
+    images = torch.randn(16, 3, size, size).contiguous(memory_format=torch.channels_last)
+    used, select = set(), conv3x3.select_algorithm
+    results = []
+    for ours in (True, False):
+        monkeypatch.setattr(conv3x3, "select_algorithm", lambda *args, ours=ours: select(*args) if ours else None)
+        monkeypatch.setattr(conv3x3, "conv3x3_winograd", lambda x, w: used.add(x.shape[2:]) or conv3x3_winograd(x, w))
+        model.zero_grad()
+        logits = model(images)
+        F.cross_entropy(logits, torch.arange(16) % 10).backward()
+        results.append({name: weight.grad for name, weight in model.named_parameters()} | {"logits": logits})
+    assert len(used) >= 2, "Winograd's algorithm was used"
+    for name, expected in results[1].items():
+        if expected is not None:
+            # of the norms: where two values of a pooling window are nearly equal, rounding moves a gradient
+            assert (results[0][name] - expected).norm() <= 1e-2 * expected.norm(), name

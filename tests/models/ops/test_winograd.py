@@ -31,17 +31,21 @@ def test_the_matrices_compute_a_convolution_of_one_row(side: int) -> None:
     np.testing.assert_allclose(output @ ((weight @ taps[:3]) * (input_ @ pixels)), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("size", [(3, 3), (4, 4), (5, 5), (6, 6), (7, 7), (8, 8), (15, 15), (31, 31), (5, 12), (9, 3)])
-def test_outputs_and_gradients_are_within_a_ten_thousandth_of_the_exact_ones(size: tuple[int, int]) -> None:
+SIZES = [*((side, side) for side in (3, 4, 5, 6, 7, 8, 15, 31, 33, 47, 96)), (5, 12), (9, 3)]
+"""Heights and widths of images and of feature maps, many of which are no multiple of a tile."""
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_outputs_and_gradients_are_within_two_ten_thousandths_of_the_exact_ones(size: tuple[int, int]) -> None:
     images, weight, grad = _example(7, 64, 40, *size)
     outputs = conv3x3_winograd(images, weight)
     outputs.backward(grad)
     exact = images.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
     expected = F.conv2d(*exact, padding=1)
     expected.backward(grad.double())
-    assert _relative_error(outputs, expected) < 1e-4
-    assert _relative_error(images.grad, exact[0].grad) < 1e-4
-    assert _relative_error(weight.grad, exact[1].grad) < 1e-4
+    assert _relative_error(outputs, expected) < 2e-4
+    assert _relative_error(images.grad, exact[0].grad) < 2e-4
+    assert _relative_error(weight.grad, exact[1].grad) < 2e-4
     assert outputs.is_contiguous(memory_format=torch.channels_last)
 
 
