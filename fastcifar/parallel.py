@@ -26,7 +26,7 @@ from fastcifar.rendezvous import launched, meet, require_equal
 
 Value = TypeVar("Value")
 
-TIMEOUT = datetime.timedelta(seconds=20)
+TIMEOUT = datetime.timedelta(seconds=15)
 """How long a process waits for the others in a step, before it takes one of them for lost."""
 LONGEST_PREPARATION = datetime.timedelta(hours=2)
 """How long it waits for the first one, which writes .beton files, downloads data or tests learning rates."""
