@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fastcifar.analysis.mistakes import Analysis
+from fastcifar.inference.metrics import Counts
 from fastcifar.optim.schedule import one_cycle_lr
 from fastcifar.report.style import WIDTH, FigureSpec, add_color_bar, add_legend, new_axes, shorten
 from fastcifar.runs.record import RunRecord
@@ -20,6 +22,10 @@ MAX_EPOCH_MARKERS = 30
 """Up to this many epochs, curves have a marker at each epoch."""
 MAX_NUMBERED_CLASSES = 16
 """Up to this many classes, the confusion matrix shows its numbers, and labels have their usual size."""
+MAX_BARS = 50
+"""Of more classes than this, the chart of accuracies shows those with the lowest accuracy."""
+MAX_CELLS = 250
+"""Most rows of the confusion matrix: smaller cells than these cannot be seen."""
 MAX_TICKS = 50
 """Up to this many classes, each has a label at the confusion matrix; of more classes, each second one, and so on."""
 LABEL_SIZE = 9.5
@@ -105,10 +111,12 @@ def lr_schedule(record: RunRecord, total_steps: int) -> FigureSpec:
 
 
 def confusion_matrix(analysis: Analysis) -> FigureSpec:
-    """Return the number of images of each true class per predicted class."""
+    """Return the number of images of each true class per predicted class; of many classes, groups of neighbors."""
     confusion, counts = analysis.confusion, analysis.class_counts
     classes = len(counts)
-    fraction = confusion / np.maximum(counts, 1)[:, None]
+    group = -(-classes // MAX_CELLS)
+    cells = _group(confusion, group)
+    fraction = cells / np.maximum(cells.sum(axis=1), 1)[:, None]
     off_diagonal = np.where(np.eye(classes, dtype=bool), 0, confusion)
     truth, predicted = np.unravel_index(off_diagonal.argmax(), confusion.shape)
     names, labels = analysis.class_names, [shorten(name) for name in analysis.class_names]
@@ -117,14 +125,13 @@ def confusion_matrix(analysis: Analysis) -> FigureSpec:
         figure, axes = new_axes(height=WIDTH, x_label="predicted class", y_label="true class")
         axes.grid(visible=False)
         image = axes.imshow(fraction, cmap="cividis", norm=PowerNorm(0.5, 0, 1))
-        step, size = -(-classes // MAX_TICKS), min(LABEL_SIZE, TICK_POINTS / min(classes, MAX_TICKS))
-        shown = range(0, classes, step)
+        step, size = -(-len(cells) // MAX_TICKS), min(LABEL_SIZE, TICK_POINTS / min(classes, MAX_TICKS))
+        shown = range(0, len(cells), step)
+        named = labels[:: step * group]
         angle = 45 if classes <= MAX_NUMBERED_CLASSES else 90  # slanted labels of narrow columns would overlap
         align: Any = "center" if angle == 90 else "baseline"
-        axes.set_xticks(
-            shown, labels[::step], rotation=angle, fontsize=size, ha="right", va=align, rotation_mode="anchor"
-        )
-        axes.set_yticks(shown, labels[::step], fontsize=size)
+        axes.set_xticks(shown, named, rotation=angle, fontsize=size, ha="right", va=align, rotation_mode="anchor")
+        axes.set_yticks(shown, named, fontsize=size)
         if classes <= MAX_NUMBERED_CLASSES:
             for row, column in np.ndindex(confusion.shape):
                 color = "black" if fraction[row, column] > 0.2 else "white"
@@ -138,13 +145,22 @@ def confusion_matrix(analysis: Analysis) -> FigureSpec:
         f"{confusion.trace():,} lie on the diagonal. The most common confusion: {names[truth]} predicted as "
         f"{names[predicted]}, {confusion[truth, predicted]:,} times."
     )
-    return FigureSpec(name="confusion", title="Confusion matrix", alt=alt, draw=draw)
+    note = "" if group == 1 else f"Each cell stands for {group} × {group} classes, in the order of their labels."
+    return FigureSpec(name="confusion", title="Confusion matrix", alt=alt, draw=draw, note=note)
+
+
+def _group(confusion: Counts, size: int) -> Counts:
+    """Return the sums of a confusion matrix over groups of `size` neighboring classes."""
+    starts = np.arange(0, len(confusion), size)
+    sums: Counts = np.add.reduceat(np.add.reduceat(confusion, starts, axis=0), starts, axis=1)
+    return sums
 
 
 def class_bars(analysis: Analysis) -> FigureSpec:
-    """Return the accuracy of each class."""
-    accuracies = 100 * analysis.class_accuracy
-    overall = 100 * analysis.accuracy
+    """Return the accuracy of each class, or of the `MAX_BARS` classes with the lowest accuracy, if there are more."""
+    count, overall = len(analysis.class_names), 100 * analysis.accuracy
+    shown = _shown_classes(analysis)
+    names, accuracies = [analysis.class_names[label] for label in shown], 100 * analysis.class_accuracy[shown]
     labels = ["no images" if np.isnan(accuracy) else f"{accuracy:.1f}" for accuracy in accuracies]
 
     def draw() -> Figure:
@@ -159,16 +175,26 @@ def class_bars(analysis: Analysis) -> FigureSpec:
                 annotation_clip=False,
             )  # fmt: skip
         axes.axvline(overall, color="C1", linestyle="--", linewidth=1.8, label=f"all classes, {overall:.2f} %")
-        axes.set_yticks(range(len(labels)), [shorten(name) for name in analysis.class_names], fontsize=size)
+        axes.set_yticks(range(len(labels)), [shorten(name) for name in names], fontsize=size)
         axes.set_xlim(0, 100)
         axes.margins(y=min(0.05, 0.5 / len(labels)))
         axes.invert_yaxis()
         add_legend(figure, axes, columns=1)
         return figure
 
-    described = ", ".join(f"{name} {label}" for name, label in zip(analysis.class_names, labels, strict=True))
-    alt = f"Bar chart of the accuracy of each class, in percent: {described}. All classes: {overall:.2f}."
-    return FigureSpec(name="classes", title="Accuracy per class", alt=alt, draw=draw)
+    which = "each class" if len(labels) == count else f"the {len(labels)} of {count:,} classes with the lowest accuracy"
+    described = ", ".join(f"{name} {label}" for name, label in zip(names, labels, strict=True))
+    alt = f"Bar chart of the accuracy of {which}, in percent: {described}. All classes: {overall:.2f}."
+    note = "" if len(labels) == count else f"The {len(labels)} of {count:,} classes with the lowest accuracy."
+    return FigureSpec(name="classes", title="Accuracy per class", alt=alt, draw=draw, note=note)
+
+
+def _shown_classes(analysis: Analysis) -> npt.NDArray[np.int64]:
+    """Return the labels of all classes, in order; of many, those with the lowest accuracy, the lowest first."""
+    accuracies = analysis.class_accuracy
+    if len(accuracies) <= MAX_BARS:
+        return np.arange(len(accuracies))
+    return np.argsort(accuracies, kind="stable")[:MAX_BARS]  # NaN, of classes without images, comes last
 
 
 def _draw_curves(record: RunRecord, curves: dict[str, list[float]], y_label: str) -> tuple[Figure, Axes]:

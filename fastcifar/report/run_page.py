@@ -113,6 +113,7 @@ def _write_page(
         training_figures=html.embed_figures(training, out),
         class_figures=html.embed_figures(classes, out),
         class_rows=_class_rows(analysis) if analysis else [],
+        collapses_classes=analysis is not None and len(analysis.class_names) > figures.MAX_BARS,
         corruption_figures=html.embed_figures(corruptions, out),
         mistake_figures=html.embed_figures(mistakes, out),
         run_facts=_run_facts(record, saved),

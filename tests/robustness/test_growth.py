@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.harness import Timing
 from benchmarks.results import Results
+from fastcifar.inference.evaluate import predict_all
+from fastcifar.machine import anonymous_bytes
 from tests.robustness import growth
 
 
@@ -21,3 +27,20 @@ def test_images_and_batch_sizes_are_measured_in_new_processes(betons: Path, tmp_
     assert batch["batch_size"] == 20
     assert batch["images_per_second"] == pytest.approx(20 / batch["seconds"])
     assert batch["peak_bytes"] > 1e7
+
+
+def test_an_evaluation_keeps_few_bytes_per_image_of_any_number_of_classes() -> None:
+    batches, size, classes = 25, 1000, 1000
+    pixels, held = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), []
+
+    def read(**_: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for _ in range(batches):
+            yield pixels.repeat(size, 1, 1, 1), torch.arange(size)
+
+    loader: Any = SimpleNamespace(batches=read, batch_size=size, samples=batches * size)
+    classifier: Any = SimpleNamespace(
+        train=lambda _: None, fixed_batch_logits=lambda images, *_: torch.eye(classes)[: len(images)]
+    )
+    predictions = predict_all(classifier, loader, lambda _: held.append(anonymous_bytes()))
+    assert predictions.confusion().trace() == predictions.top5_accuracy() * batches * size == batches * size
+    assert max(held) - held[4] < 20e6  # all logits would be 100 MB, and all images 77 MB
