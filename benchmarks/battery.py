@@ -29,6 +29,8 @@ from fastcifar.files import atomic_write
 from fastcifar.runs.folder import source_commit
 
 PARTS: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "battery.toml").read_text())
+NEEDS = {"hiverge": "a checkout, --hiverge", "ranks": "at least two GPUs"}
+"""What a part needs, by the name of the option or property that is None without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,19 @@ class Battery(Options):
     out: Path = Path("battery")
     """Folder of the JSON files and logs."""
 
+    @property
+    def ranks(self) -> str | None:
+        """Numbers of processes, 1, 2, 4, … up to the number of GPUs (or 2 in a rehearsal); None with a single GPU."""
+        devices = 2 if self.rehearse else count_gpus() if self.device != "cpu" else 1
+        return " ".join(str(2**power) for power in range(devices.bit_length())) if devices > 1 else None
+
+
+def count_gpus() -> int:
+    """Return the number of GPUs of this machine."""
+    import torch
+
+    return torch.cuda.device_count()
+
 
 def main(settings: Battery) -> None:
     """Run the parts that are not done, write battery.json after each, and fail if one is not done at the end."""
@@ -62,13 +77,7 @@ def main(settings: Battery) -> None:
     path = settings.out / "battery.json"
     earlier = json.loads(path.read_text())["parts"] if path.exists() else {}
     status = {name: values for name, values in earlier.items() if values["state"] == "done"}
-    chosen = [
-        name
-        for name, part in PARTS.items()
-        if (name in settings.only or not settings.only)
-        and (part.get("needs") is None or getattr(settings, part["needs"]) is not None)
-        and ("tiny" in part or not settings.rehearse)
-    ]
+    chosen = choose_parts(settings)
 
     def run(name: str) -> None:
         show_progress(name, len(status), len(chosen), "parts")
@@ -86,9 +95,24 @@ def main(settings: Battery) -> None:
         raise FastCifarError(f"not done: {', '.join(missing)}; see the logs in {settings.out}, and run it again")
 
 
+def choose_parts(settings: Battery) -> list[str]:
+    """Return the names of the parts to run, and say which of the others lack something."""
+    wanted = [
+        name
+        for name, part in PARTS.items()
+        if (name in settings.only or not settings.only) and ("tiny" in part or not settings.rehearse)
+    ]
+    needs = {name: PARTS[name]["needs"] for name in wanted if "needs" in PARTS[name]}
+    lacking = {name: NEEDS[need] for name, need in needs.items() if getattr(settings, need) is None}
+    for name, need in lacking.items():
+        print(f"{name}: left out, since it needs {need}", flush=True)
+    return [name for name in wanted if name not in lacking]
+
+
 def command_of(name: str, settings: Battery) -> list[str]:
     """Return a part's arguments after `python -m`."""
-    words: list[str] = PARTS[name]["tiny" if settings.rehearse else "run"].split()
+    command: str = PARTS[name]["tiny" if settings.rehearse else "run"]
+    words = command.replace("{ranks}", settings.ranks or "1").split()
     for project in ("airbench", "hiverge"):
         checkout = getattr(settings, project)
         if f"--{project}" in words and checkout is None:

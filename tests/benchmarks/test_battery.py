@@ -81,8 +81,8 @@ def test_the_command_of_each_part_is_accepted(name: str, tiny: bool, tmp_path: P
         options["args"] = arguments[1:]
         called = tyro.cli(functools.wraps(space.COMMANDS[arguments[0]])(lambda **values: values), **options)["options"]
     else:
-        kinds = {"benchmarks.max_lr": "MaxLr", "benchmarks.seeds": "Seeds", "benchmarks.time_to_90": "TimeTo90"}
-        called = tyro.cli(getattr(space, kinds[module]), **options)
+        kinds = {"max_lr": "MaxLr", "scaling": "Scaling", "seeds": "Seeds", "time_to_90": "TimeTo90"}
+        called = tyro.cli(getattr(space, kinds[module.removeprefix("benchmarks.")]), **options)
         for recipe in getattr(called, "recipes", None) or [called.recipe]:
             time_to_90.read_recipe(recipe, called)
     assert called.out == tmp_path / f"{name}-cpu.json"
@@ -92,6 +92,17 @@ def test_peers_are_left_out_without_their_checkout() -> None:
     words = battery.command_of("time-to-90", battery.Battery())
     assert not [word for word in words if "airbench" in word or "{" in word]
     assert words[:3] == ["benchmarks.time_to_90", "speedrun", "era-fast"]
+
+
+@pytest.mark.parametrize(("gpus", "ranks"), [(0, None), (1, None), (2, "1 2"), (6, "1 2 4"), (8, "1 2 4 8")])
+def test_processes_are_timed_on_all_gpus_or_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpus: int, ranks: str | None
+) -> None:
+    monkeypatch.setattr(battery, "count_gpus", lambda: gpus)
+    settings = battery.Battery(device="cuda", only=("scaling", "data"))
+    assert battery.choose_parts(settings) == (["data", "scaling"] if ranks else ["data"])
+    assert ("scaling: left out, since it needs at least two GPUs" in capsys.readouterr().out) == (ranks is None)
+    assert f"--ranks {ranks or 1} --rounds" in " ".join(battery.command_of("scaling", settings))
 
 
 @pytest.mark.slow
