@@ -146,7 +146,8 @@ def atomic_write(path: Path, *, only_writer: bool = False) -> Iterator[Path]:
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only file system, its error would hide the first one
+            temporary.unlink()
     _flush_folder(path.parent)
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 import pytest
 
 from fastcifar.errors import DataError, FastCifarWarning
-from fastcifar.files import ABANDONED_SECONDS, atomic_write, link_or_copy, lock_folder
+from fastcifar.files import ABANDONED_SECONDS, atomic_write, link_or_copy, lock_folder, write_json
 
 
 def test_the_new_content_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -189,3 +189,14 @@ def test_one_thread_after_the_other_gets_a_lock_that_they_wait_for(tmp_path: Pat
     assert (inside, most) == ([0], [1])
     assert waits
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_read_only_file_system_the_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        write_json(tmp_path / "new.json", {})
+    assert caught.value.filename == str(tmp_path / "new.json")
