@@ -32,7 +32,8 @@ class Adopt:
     name: str | None = None
     """Name of the data set; that of the file if not given."""
     rewrite: Path | None = None
-    """Write a copy with uncompressed pixels to this file, such as data/mine/train.beton."""
+    """Write a copy with uncompressed pixels to this file, such as data/mine/train.beton. An existing file is
+    replaced."""
     resize: int | None = None
     """With --rewrite, side in pixels to which the images are resized; if not given, all must have one size."""
 

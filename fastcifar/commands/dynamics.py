@@ -21,7 +21,7 @@ class Dynamics:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """Run folder."""
     out: Path | None = None
-    """Folder to write to; RUN/report if not given."""
+    """Folder to write to; RUN/report if not given. Existing files of the same names are replaced."""
     top: int = 40
     """Number of the most suspicious images to show, from 1 to 200."""
     data_dir: Path | None = None

@@ -27,7 +27,7 @@ class Export:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """Run folder."""
     out: Path | None = None
-    """Folder to write to; RUN/export if not given."""
+    """Folder to write to; RUN/export if not given. Existing files of the same names are replaced."""
     checkpoint: Literal["best", "last"] = "last"
     """Checkpoint to load: that of the last epoch, or of the epoch with the highest accuracy."""
     format: Literal["onnx", "torch", "safetensors", "all"] = "all"

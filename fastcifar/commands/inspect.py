@@ -16,7 +16,7 @@ class Inspect:
     file: Annotated[Path, tyro.conf.Positional]
     """The .beton file."""
     png: Path | None = None
-    """Also draw sample images, one row per class, into this PNG file."""
+    """Also draw sample images, one row per class, into this PNG file. An existing file is replaced."""
     verify: bool = True
     """Compare the file's SHA-256 with the one in its manifest."""
 

@@ -35,7 +35,8 @@ class LrFind:
     """Named set of defaults, see below, or a file with one, NAME.toml."""
     settings: Annotated[LrFinderSettings, tyro.conf.arg(name="")] = field(default_factory=LrFinderSettings)
     out: Path | None = None
-    """Folder for lr_finder.png and lr_finder.json; runs/<time>-lr-find if not given."""
+    """Folder for lr_finder.png and lr_finder.json; runs/<time>-lr-find if not given. Existing files of
+    these names are replaced."""
     source: str = "auto"
     """Data source if the .beton files are missing, as in `fastcifar write-beton --source`."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]

@@ -52,7 +52,7 @@ class Predict:
     out: Path | None = None
     """CSV file to write, instead of printing: the columns path, label, confidence; or id, label, sorted by id, if all
     images are in one folder and called 1.png, 2.png, …, as in Kaggle's test set. Images that cannot be read have no
-    row."""
+    row. An existing file is replaced when all rows are there."""
 
     def __post_init__(self) -> None:
         check(self, top=AT_LEAST_1)

@@ -20,7 +20,8 @@ class Report:
     """Run folder; with several, the page compares their curves, results and settings, and passes over other files and
     folders."""
     out: Path | None = None
-    """Folder to write to; if not given, RUN/report, or for several runs runs-report next to the first run folder."""
+    """Folder to write to; if not given, RUN/report, or for several runs runs-report next to the first run folder. An
+    earlier report in it is replaced."""
     top: int = 20
     """Number of the most confidently misclassified images to show, from 1 to 200."""
     checkpoint: Literal["best", "last"] = "last"

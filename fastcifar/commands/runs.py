@@ -42,7 +42,7 @@ class Runs:
     metric: str = "final_accuracy"
     """Column to compare."""
     out: Path | None = None
-    """CSV or Parquet file (.csv, .parquet) to write, instead of printing the table."""
+    """CSV or Parquet file (.csv, .parquet) to write, instead of printing the table. An existing file is replaced."""
     json: bool = False
     """Print a JSON list instead of the table."""
 

@@ -56,7 +56,8 @@ class Train:
     dry_run: bool = False
     """Print the resolved configuration as JSON, and stop."""
     save_recipe: Path | None = None
-    """Write the resolved configuration as a recipe file, such as mine.toml, for --recipe."""
+    """Write the resolved configuration as a recipe file, such as mine.toml, for --recipe. An existing file is
+    replaced."""
     report: bool = True
     """Write figures and report.html to the run folder, as `fastcifar report` does; not for a run with
     --val-fraction, since they use the test set."""
