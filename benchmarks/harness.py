@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import subprocess
 import sys
@@ -44,7 +45,7 @@ class Options:
     def runtime(self) -> Runtime:
         """Set the process up for the device, and return it."""
         settings = RuntimeSettings(device=self.device)
-        apply_process_settings(settings)
+        apply_process_settings(dataclasses.replace(settings, compile=True))  # some parts are compiled
         return resolve_runtime(settings)
 
 

@@ -150,13 +150,15 @@ def apply_process_settings(settings: RuntimeSettings) -> None:
 
     Threads follow the cores that the process may use, also where OMP_PROC_BIND has bound them to one core. On the CPU
     freed memory is kept for the next step; on CUDA the fastest convolutions are searched for, or, with
-    `deterministic`, only deterministic algorithms are allowed; torch.compile keeps as many variants as a run needs.
+    `deterministic`, only deterministic algorithms are allowed. With `compile`, torch keeps as many compiled variants as
+    a run needs.
 
     Raises:
         ConfigError: the device's name cannot be read.
         DeviceError: the device is not available.
     """
-    torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
+    if settings.compile:  # this imports the compiler, which takes a second
+        torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
     unbind()
     if torch.get_num_threads() > usable_cores():  # torch does not know the quotas of control groups
         torch.set_num_threads(usable_cores())

@@ -96,9 +96,30 @@ def test_each_command_has_help(name: str, capsys: Capture) -> None:
     assert f"usage: fastcifar {name}" in capsys.readouterr().out
 
 
-def test_help_imports_neither_torch_nor_ffcv() -> None:
-    code = "import sys, fastcifar.cli; fastcifar.cli.main(['--help']); sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+def _imported(arguments: list[str], modules: set[str]) -> set[str]:
+    """Return those of the modules that are imported when commands with these arguments, divided by ';', have run."""
+    code = "import itertools, sys\nfrom fastcifar.cli import main\n"
+    code += "for last, words in itertools.groupby(sys.argv[1:], ';'.__eq__):\n    assert last or not main([*words])\n"
+    code += "print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    return modules & {*done.stdout.splitlines()[-1].split()}
+
+
+def test_help_imports_nothing_that_is_slow() -> None:
+    assert _imported(["--help"], {"torch", "numpy", "numba", "ffcv", "kornia", "PIL", "pyarrow", "matplotlib"}) == set()
+
+
+def test_training_uncompiled_imports_neither_the_compiler_nor_what_only_reports_and_sources_need(
+    betons: Path, tmp_path: Path
+) -> None:
+    train = ["train", "--no-report", "--epochs", "1", "--batch-size", "20", "--device", "cpu", "--no-compile"]
+    train += ["--data-dir", str(betons), "--widths", "8", "16", "16"]
+    commands = [
+        [*train, "--recipe", "speedrun", "--optimizer", optimizer, "--run-dir", str(tmp_path / optimizer)]
+        for optimizer in ("adam", "sgd", "muon")
+    ]
+    slow = {"torch._dynamo", "torch._inductor", "sympy", "triton", "torchvision", "matplotlib", "pyarrow"}
+    assert _imported([*commands[0], ";", *commands[1], ";", *commands[2]], slow) == set()
 
 
 def test_the_version_is_printed(capsys: Capture) -> None:

@@ -183,6 +183,8 @@ def test_only_apply_process_settings_changes_the_process(config: TrainConfig) ->
         resolve_runtime(config.replace(compile=True).runtime)
         assert torch.compiler.config.recompile_limit == 8
         apply_process_settings(config.runtime)
+        assert torch.compiler.config.recompile_limit == 8
+        apply_process_settings(config.replace(compile=True).runtime)
         assert torch._dynamo.config.recompile_limit == RECOMPILE_LIMIT
 
 

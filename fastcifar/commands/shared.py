@@ -40,16 +40,19 @@ def ensure_betons(folder: Path, source: str) -> None:
         DataError: the source cannot be read, or the files hold something else.
     """
     from fastcifar.data.pair import has_pair
-    from fastcifar.data.source_check import check_source, note_unused_source
 
     if not has_pair(folder):
         with only_writer(folder):
             if not has_pair(folder):  # which may have changed while this process was waiting
                 WriteBeton(source=source, out=folder).write()
                 return
+    if source == "auto" and folder != DataSettings.data_dir:
+        return
+    from fastcifar.data.source_check import check_source, note_unused_source
+
     if source != "auto":
         check_source(folder, source)
-    elif folder == DataSettings.data_dir and (note := note_unused_source(folder)):
+    elif note := note_unused_source(folder):
         show_notes([note])
 
 

@@ -85,6 +85,25 @@ def allocate(query: AllocationQuery, batch_size: int, slots: int) -> npt.NDArray
     return (buffers.pin_memory() if torch.cuda.is_initialized() else buffers).numpy()
 
 
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Let FFCV return its functions in the block as they are, instead of compiling them."""
+    Compiler.set_enabled(False)
+    try:
+        yield
+    finally:
+        Compiler.set_enabled(True)
+
+
+def compile_cached(function: Any, signature: Any) -> Any:
+    """Compile a function with FFCV's options, or take it from numba's cache on the disk."""
+    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+    try:
+        return numba.njit(signature, cache=True, **options)(function)
+    except RuntimeError:  # numba found no writable folder for its cache
+        return numba.njit(signature, **options)(function)
+
+
 class MappedReader(Reader):  # type: ignore[misc]  # ffcv has no types
     """FFCV's reader, which maps the tables of a file, as FFCV maps the pixels, instead of reading them."""
 
@@ -112,9 +131,14 @@ class MappedManager(OSCacheManager):  # type: ignore[misc]
         self.context = OSCacheContext(self)
 
     def compile_reader(self) -> Any:
-        """Return the compiled function from an image's offset to its bytes."""
+        """Return the compiled function from an image's offset to its bytes.
+
+        FFCV compiles it in every process, which takes longer than all its other functions; numba's cache keeps it.
+        """
         if "reader" not in _compiled:
-            _compiled["reader"] = super().compile_reader()
+            with uncompiled():
+                read = super().compile_reader()
+            _compiled["reader"] = compile_cached(read, numba.uint8[::1](numba.uint64, self.state_type))
         return _compiled["reader"]
 
 

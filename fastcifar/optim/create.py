@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastcifar.optim.eager import SGD, Adam
 from fastcifar.optim.muon import Compiler, Muon
 from fastcifar.parallel import ALONE, Processes
 from fastcifar.settings import FreezeSettings, OptimSettings
@@ -39,11 +40,11 @@ def create_optimizer(
         return Muon(groups, lr=settings.max_lr, compiler=compiler, processes=processes)
     shared: dict[str, Any] = {"lr": settings.max_lr, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "sgd":
-        return _with_momentum(torch.optim.SGD(groups, momentum=settings.momentum, **shared))
-    return torch.optim.Adam(groups, **shared)
+        return _with_momentum(SGD(groups, momentum=settings.momentum, **shared))
+    return Adam(groups, **shared)
 
 
-def _with_momentum(sgd: torch.optim.SGD) -> torch.optim.SGD:
+def _with_momentum(sgd: SGD) -> SGD:
     """Begin with a momentum of zero. In a first step that is skipped, torch's fused SGD leaves it uninitialised."""
     for group in sgd.param_groups:
         for parameter in group["params"]:

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcifar.device import has_bfloat16
+from fastcifar.optim.eager import EagerOptimizer
 from fastcifar.parallel import ALONE, Processes
 
 Compiler = Callable[[Callable[..., None]], Callable[..., None]]
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(EagerOptimizer):
     """Nesterov momentum with an orthogonalised update for matrices; SGD with Nesterov momentum for other parameters.
 
     A filter bank [O, I, H, W] is treated as a matrix [O, I · H · W], and one with fewer or more dimensions likewise.

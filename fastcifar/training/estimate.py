@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +17,7 @@ from fastcifar.training.state import TrainState
 from fastcifar.training.step import StepVariant, step_variants, train_step
 from fastcifar.training.warmup import dummy_batch, preserve_state
 
-BUDGET_SECONDS = 2.0
+BUDGET_SECONDS = 1.0
 """Time for all measurements together, and at most a fiftieth of the run. A slow machine takes longer, since each
 measurement is made with `FIRST_BATCH` images at least."""
 FIRST_BATCH = 16
@@ -35,18 +36,25 @@ class _Work:
 def estimate_seconds(state: TrainState) -> float | None:
     """Estimate the seconds of the steps and evaluations that are left of a run, without changing its state.
 
-    Each variant of a step is measured with two batches that are smaller than the run's, and the time of the whole batch
-    is a linear function of its size. None for a GPU, where a run is either short or better measured by its first epoch,
+    Steps are measured with two batches that are smaller than the run's, and the time of the whole batch is a linear
+    function of its size. Those at several image sizes are measured at one of them; their time is in proportion to the
+    pixels. None for a GPU, where a run is either short or better measured by its first epoch,
     and for several processes, which wait for each other.
     """
     if state.runtime.device.type != "cpu" or state.processes.count > 1:
         return None
     works = [_evaluations(state), *_steps(state)]
-    with preserve_state(state), torch.compiler.set_stance("force_eager"):
+    with preserve_state(state), _eagerly(state):
         measured = [(work, _time_small(work)) for work in works]
         rough = sum(work.calls * _scaled(work, seconds) for work, seconds in measured)
         budget = min(BUDGET_SECONDS, rough / 50) / len(works)
         return sum(work.calls * _time_whole(work, seconds, budget) for work, seconds in measured)
+
+
+def _eagerly(state: TrainState) -> AbstractContextManager[object]:
+    """Run compiled functions eagerly in the block, instead of compiling them for the small batches."""
+    compiles = state.runtime.compile_mode is not None
+    return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
 
 
 def _steps(state: TrainState) -> Iterator[_Work]:
@@ -59,8 +67,18 @@ def _steps(state: TrainState) -> Iterator[_Work]:
         images, labels, flip = dummy_batch(state, count)
         train_step(state, images, labels, size=variant.size, flip=flip)
 
-    for variant, calls in variants.items():
-        yield _Work(compute=partial(train, variant), images=state.config.data.batch_size, calls=calls)
+    for frozen in dict.fromkeys(variant.frozen for variant in variants):
+        alike = [variant for variant in variants if variant.frozen == frozen]
+        pixels = {variant: variants[variant] * _pixels(state, variant) for variant in alike}
+        longest = max(pixels, key=lambda variant: pixels[variant])
+        calls = sum(pixels.values()) / _pixels(state, longest)
+        yield _Work(compute=partial(train, longest), images=state.config.data.batch_size, calls=calls)
+
+
+def _pixels(state: TrainState, variant: StepVariant) -> int:
+    """Return the number of pixels of an image in a step."""
+    height, width, _ = state.manifest.image_shape
+    return height * width if variant.size is None else variant.size**2
 
 
 def _evaluations(state: TrainState) -> _Work:

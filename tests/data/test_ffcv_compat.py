@@ -128,6 +128,31 @@ def test_a_second_loader_compiles_nothing(betons: Path) -> None:
 
 
 @pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+def _double(number: int) -> int:
+    return 2 * number
+
+
+def test_ffcvs_reader_comes_from_numbas_cache(betons: Path) -> None:
+    MappedLoader(betons / "train.beton", batch_size=20, workers=1)
+    assert ffcv_compat._compiled["reader"].stats.cache_path
+    for _ in range(2):
+        again = ffcv_compat.compile_cached(_double, numba.int64(numba.int64))
+    assert again.stats.cache_hits
+    assert again(4) == 8
+
+
+def test_without_a_folder_for_the_cache_functions_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    njit = numba.njit
+
+    def without_folder(*signature: object, cache: bool = False, **options: object) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(*signature, **options)
+
+    monkeypatch.setattr(numba, "njit", without_folder)
+    assert ffcv_compat.compile_cached(_double, numba.int64(numba.int64))(4) == 8
+
+
 def test_loaders_with_one_thread_and_with_several_have_their_own_code(betons: Path) -> None:
     codes = [_mapped(betons / "train.beton", workers=workers).code for workers in (1, 2, 1, 2)]
     assert codes[0] is codes[2]

@@ -54,6 +54,15 @@ def test_the_time_is_extrapolated_to_the_runs_batches(
     assert estimate_seconds(state) == pytest.approx(whole / 4, rel=1e-3)
 
 
+def test_steps_at_several_sizes_are_measured_at_one(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {"resize_sizes": (8,), "resize_fractions": (0.5,)}
+    state = tiny_state(config.replace(batch_size=100, epochs=400, **stages))
+    batches = _set_step_times(monkeypatch)
+    assert estimate_seconds(state) == pytest.approx(400 * (1 + (8 / 32) ** 2) * 0.11, rel=1e-3)
+    assert batches[:3] == [estimate.FIRST_BATCH] * 3
+    assert len(batches) == 5
+
+
 def test_a_short_run_is_measured_shortly(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = _set_step_times(monkeypatch)
     estimate_seconds(tiny_state(config.replace(batch_size=100, epochs=1)))
