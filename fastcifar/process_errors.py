@@ -73,8 +73,7 @@ def one_error_per_machine(store: Any, rank: int) -> Iterator[None]:
         raise ProcessError(cause) from error
     except Exception as error:
         message = str(error) if isinstance(error, FastCifarError) else f"{type(error).__name__}: {error}"
-        was_shown = _ask(lambda: _tell(store, rank, message))
-        if was_shown:
+        if _ask(lambda: _tell(store, rank, message)):
             sys.exit(error.exit_code if isinstance(error, FastCifarError) else 1)
         raise
 
