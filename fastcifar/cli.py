@@ -31,6 +31,7 @@ from fastcifar.commands.summary import Summary
 from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.errors import ConfigError, FastCifarError, FastCifarWarning, closest
+from fastcifar.files import describe_os_error
 from fastcifar.machine import unbind
 from fastcifar.report.terminal import replace_missing_streams, replace_unprintable
 from fastcifar.version import __version__
@@ -124,7 +125,7 @@ def run_reporting_errors(program: str, work: Callable[[], int]) -> int:
         sys.stderr.close()  # the reader closed the pipe
         return 1
     except OSError as error:
-        return _fail(program, f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        return _fail(program, describe_os_error(error), 1)
     finally:
         _discard_output_without_reader()
 

@@ -151,6 +151,21 @@ def atomic_write(path: Path, *, only_writer: bool = False) -> Iterator[Path]:
     _flush_folder(path.parent)
 
 
+def describe_os_error(error: OSError) -> str:
+    """Return one line: the path, what the system says of it, and what to do about a path of the wrong kind."""
+    if error.filename is None:
+        return f"a file: {error.strerror or error}"
+    path = Path(os.fsdecode(error.filename))
+    if isinstance(error, (FileExistsError, NotADirectoryError)):  # where a folder was to be made
+        file = next((each for each in (path, *path.parents) if each.is_file()), path)
+        return f"{file}: is a file, and a folder is needed; choose another name"
+    if isinstance(error, IsADirectoryError):
+        return f"{path}: is a folder, and a file is needed; choose another name"
+    if isinstance(error, FileNotFoundError) and not path.parent.exists():
+        return f"{path}: there is no folder {path.parent}; make it first, or check the path"
+    return f"{path}: {error.strerror or error}"
+
+
 def link_or_copy(source: Path, path: Path) -> None:
     """Make `path` a hard link to `source`, or a copy of it where the file system has no hard links."""
     try:

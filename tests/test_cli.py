@@ -292,7 +292,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_1(betons: Path, tmp_path: Path
     cases = {
         ("write-beton", "--source", str(tmp_path / "none")): "there is no such file or folder",
         ("write-beton", "--source", str(tmp_path / "empty")): "there is no data set in this folder",
-        ("write-beton", "--source", "synthetic", "--out", str(tmp_path / "file" / "x")): "Not a directory",
+        ("write-beton", "--source", "synthetic", "--out", str(tmp_path / "file" / "x")): "a folder is needed",
         ("inspect", str(tmp_path / "none.beton")): "there is no such file",
         ("inspect", str(broken)): "does not fit",
         tuple(_train(broken.parent)): "does not fit",

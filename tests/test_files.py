@@ -14,7 +14,14 @@ from typing import NoReturn
 import pytest
 
 from fastcifar.errors import DataError, FastCifarWarning
-from fastcifar.files import ABANDONED_SECONDS, atomic_write, link_or_copy, lock_folder, write_json
+from fastcifar.files import (
+    ABANDONED_SECONDS,
+    atomic_write,
+    describe_os_error,
+    link_or_copy,
+    lock_folder,
+    write_json,
+)
 
 
 def test_the_new_content_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -200,3 +207,19 @@ def test_on_a_read_only_file_system_the_error_names_the_file(tmp_path: Path, mon
     with pytest.raises(OSError, match="Read-only file system") as caught:
         write_json(tmp_path / "new.json", {})
     assert caught.value.filename == str(tmp_path / "new.json")
+
+
+def test_a_path_of_the_wrong_kind_is_named_with_what_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for make, expected in {
+        (tmp_path / "file").mkdir: f"{tmp_path}/file: is a file, and a folder is needed; choose another name",
+        (tmp_path / "file" / "x" / "y").mkdir: f"{tmp_path}/file: is a file, and a folder is needed",
+        (tmp_path / "folder").read_text: f"{tmp_path}/folder: is a folder, and a file is needed",
+        (tmp_path / "no" / "x").read_text: f"{tmp_path}/no/x: there is no folder {tmp_path}/no; make it first",
+        (tmp_path / "x").read_text: f"{tmp_path}/x: No such file or directory",
+    }.items():
+        with pytest.raises(OSError, match=tmp_path.name) as caught:
+            make()
+        assert describe_os_error(caught.value).startswith(expected)
+    assert describe_os_error(OSError(errno.EIO, "broken")) == "a file: broken"

@@ -77,7 +77,9 @@ def read_tables(path: Path) -> Tables:
             samples = np.fromfile(file, dtype=metadata, count=int(header["num_samples"]))
             file.seek(int(header["alloc_table_ptr"]))
             allocations = np.fromfile(file, dtype=ALLOCATION)
-    except (FileNotFoundError, IsADirectoryError):
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder; name a .beton in it") from None
+    except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (OSError, OverflowError, MemoryError, ValueError) as error:
         raise damaged(path, f"cannot be read ({error})") from error

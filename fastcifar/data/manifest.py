@@ -142,6 +142,8 @@ def _parse_manifest(beton: Path, path: Path) -> Manifest:
             raise ValueError(f"unknown key {', '.join(sorted(unknown))}")
         return msgspec.convert(values, Manifest)
     except FileNotFoundError:
+        if beton.is_dir():
+            raise DataError(f"{beton}: is a folder; name a .beton in it, such as {beton / 'train.beton'}") from None
         if not beton.exists():
             raise DataError(f"{beton}: there is no such file; `fastcifar write-beton` creates it") from None
         raise DataError(

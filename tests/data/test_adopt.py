@@ -288,6 +288,6 @@ def test_a_damaged_file_is_refused(tmp_path: Path, written: bytes, position: int
         os.truncate(path, size)
         with pytest.raises(DataError, match=r"a\.beton: "):
             rewrite(path, tmp_path / "b.beton")
-    for missing in (tmp_path / "nowhere.beton", tmp_path):
-        with pytest.raises(DataError, match="there is no such file"):
+    for missing, reason in ((tmp_path / "nowhere.beton", "there is no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(DataError, match=reason):
             rewrite(missing, tmp_path / "b.beton")

@@ -128,7 +128,7 @@ def test_a_missing_file_or_manifest_is_named(file: Path, tmp_path: Path) -> None
     ):
         open_beton(file)
     for folder in (Path("/"), Path()):
-        with pytest.raises(DataError, match="has no manifest"):
+        with pytest.raises(DataError, match=r"is a folder; name a \.beton in it"):
             open_beton(folder)
 
 
