@@ -7,6 +7,9 @@ mean time of all its runs, which counts if their mean accuracy reaches the targe
 the first byte read, plus the last evaluation, with the test-time augmentation that the quoted accuracy uses. The
 warm-up, on synthetic batches before the clock starts, is recorded separately, in the first run of a recipe: the others
 use its compiled code and CUDA graphs.
+
+A run's joules, where the machine counts them, are those of the whole run, with the evaluations after each epoch and, in
+the first run, the warm-up.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import ast
 import contextlib
 import functools
 import json
+import math
 import re
 import tempfile
 import tomllib
@@ -28,13 +32,14 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.energy import EnergyMeter
 from benchmarks.harness import Options, new_results, require_positive, run_command, show_progress, without_paths
 from benchmarks.peers import start_peers
 from benchmarks.results import Results
 from fastcifar import get_recipe
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import open_beton
-from fastcifar.device import apply_process_settings, preserve_random_state, resolve_runtime
+from fastcifar.device import Runtime, apply_process_settings, preserve_random_state, resolve_runtime
 from fastcifar.errors import ConfigError
 from fastcifar.models import model_from_config
 from fastcifar.models.init import initialize
@@ -90,11 +95,15 @@ class TimeTo90(RecipeOptions):
     """A checkout of hiverge/cifar10-speedrun, to train in turn with the recipes."""
     hiverge_epochs: tuple[float, ...] = (2.5,)
     """Epochs of its training, one training for each value."""
+    price_per_hour: float | None = None
+    """Dollars that an hour on this machine costs, instead of the price in benchmarks/prices.toml."""
     resume: bool = False
     """Keep the runs in --out, which were measured on this device, and add those that are missing."""
 
     def __post_init__(self) -> None:
         require_positive(seeds=self.seeds)
+        if self.price_per_hour is not None and not 0 <= self.price_per_hour < math.inf:
+            raise ConfigError(f"price_per_hour is {self.price_per_hour}; it must be a number of dollars, 0 or more")
 
 
 def main(settings: TimeTo90) -> None:
@@ -118,6 +127,8 @@ def sweep(settings: TimeTo90, benchmark: str = "time_to_90", extra: dict[str, An
     results = new_results(benchmark, runtime, manifest, settings=kept, extra=extra or {})
     if settings.resume:
         results = _resumed(settings.out, results)
+    if settings.price_per_hour is not None:
+        results.extra["price_per_hour"] = settings.price_per_hour
     with contextlib.ExitStack() as stack:
         trainers = {name: stack.enter_context(SeedTrainer(config, keep_data=False)) for name, config in configs.items()}
         trainings: dict[str, Training] = {
@@ -126,7 +137,7 @@ def sweep(settings: TimeTo90, benchmark: str = "time_to_90", extra: dict[str, An
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for peer in start_peers(settings, runtime.device, folder, stack):
             results.peers |= dict.fromkeys(peer.trainings, peer.description)
-            trainings |= peer.trainings
+            trainings |= {name: functools.partial(_train_peer, run, runtime) for name, run in peer.trainings.items()}
         done = {(run["name"], run["seed"]) for run in results.runs}
         for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
             for name, train in trainings.items():
@@ -183,7 +194,10 @@ def _train(trainer: SeedTrainer, target_accuracy: float, seed: int) -> dict[str,
     with preserve_random_state():
         equivalents = era_epoch_equivalents(state)
     show = functools.partial(_show_step, config.name, seed)
-    history = [result.to_json() for result in trainer.fit_epochs(on_step=show)]
+    energy, joules, history = EnergyMeter(state.runtime.device), None, []
+    for result in trainer.fit_epochs(on_step=show):
+        joules = energy.joules()
+        history.append(result.to_json())
     accuracies, seconds = [], []  # after each epoch, with the run's test-time augmentation if any
     for epoch in history:
         has_tta = epoch["tta_accuracy"] is not None
@@ -201,9 +215,15 @@ def _train(trainer: SeedTrainer, target_accuracy: float, seed: int) -> dict[str,
         "era_epoch_equivalents": equivalents,
         "final_accuracy": accuracies[-1],
         "seconds": seconds[-1],
+        "joules": joules,
         "seconds_to_target": next((s for s, a in zip(seconds, accuracies, strict=True) if a >= target_accuracy), None),
         "history": history,
     }
+
+
+def _train_peer(train: Training, runtime: Runtime, seed: int) -> dict[str, Any]:
+    energy = EnergyMeter(runtime.device)
+    return {**train(seed), "joules": energy.joules()}
 
 
 def _show_step(recipe: str, seed: int, step: StepProgress) -> None:

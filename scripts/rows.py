@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import statistics
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from benchmarks.results import Results
+from benchmarks.results import FOLDER, Results
 from benchmarks.step import CEILING, FASTCIFAR, STEP
 from benchmarks.time_to_90 import ABLATIONS, ERA_EPOCH
 
 Row = dict[str, Any]
 """Values for the cells; under "of" the runs that a row summarises, to mark it where their settings differ."""
+PRICES: dict[str, dict[str, Any]] = tomllib.loads((FOLDER.parent / "prices.toml").read_text())
+"""Dollars per hour by device, with the source."""
 COURSE = {
     "course-a": "91.99 %",
     "course-b": "91.51 %",
@@ -53,6 +56,7 @@ def headline(results: Results) -> Iterator[Row]:
         if name in results.peers and reaches and ratios:
             relative[statistics.median(seconds.values())] = f"{statistics.median(ratios):.2f} × {name}"
     accuracy = statistics.fmean(run["final_accuracy"] for run in first)
+    joules = [run["joules"] for run in first if run.get("joules") is not None]
     fastest = relative[min(relative)] if relative else "–"
     yield {
         "device": f"{name_device(results)}, {_precision(results)}",
@@ -60,8 +64,16 @@ def headline(results: Results) -> Iterator[Row]:
         "runs": len(first),
         "mean": accuracy,
         "median": median,
+        "dollars": _dollars(results, median),
+        "joules": f"{statistics.median(joules):,.0f}" if joules else "–",
         "peer": fastest,
     }
+
+
+def _dollars(results: Results, seconds: float) -> str:
+    """Return what a run costs, and the price per hour that was stated or is in prices.toml, in parentheses."""
+    price = results.extra.get("price_per_hour", PRICES.get(results.device, {}).get("dollars"))
+    return "–" if price is None else f"{price * seconds / 3600:.2g} ({price:.3g})"
 
 
 def trainings(results: Results) -> Iterator[Row]:

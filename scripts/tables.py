@@ -116,8 +116,9 @@ TIMES_TO_90 = "time-to-90-gpu time-to-90-cpu time-to-90-amx-cpu time-to-90-avx2-
 TABLES = {
     "headline": (
         Table(
-            "device | runs | mean accuracy | median seconds | relative to the fastest peer",
-            "{device} | {runs} | {mean:.2%} | {median:.3g} | {peer}",
+            "device | runs | mean accuracy | median seconds | dollars per run (per hour) | joules | "
+            "relative to the fastest peer",
+            "{device} | {runs} | {mean:.2%} | {median:.3g} | {dollars} | {joules} | {peer}",
             rows.headline,
             joined=True,
         ),

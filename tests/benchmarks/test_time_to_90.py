@@ -97,6 +97,12 @@ def test_a_change_that_is_not_allowed_is_one_error(name: str, message: str) -> N
         time_to_90.read_recipe(name, time_to_90.TimeTo90(recipes=(name,)))
 
 
+@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
+def test_a_price_is_a_number_of_dollars(price: float) -> None:
+    with pytest.raises(ConfigError, match=r"price_per_hour is .*; it must be a number of dollars, 0 or more"):
+        time_to_90.TimeTo90(recipes=("speedrun",), price_per_hour=price)
+
+
 def test_there_is_at_least_one_seed() -> None:
     with pytest.raises(ConfigError, match="seeds is 0; it must be at least 1"):
         time_to_90.TimeTo90(recipes=("speedrun",), seeds=0)

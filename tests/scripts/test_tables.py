@@ -10,6 +10,7 @@ from benchmarks.harness import without_paths
 from benchmarks.results import Results
 from fastcifar import get_recipe
 from fastcifar.errors import ConfigError, DataError
+from scripts import rows as row_module
 from scripts import tables
 from scripts.dynamics_rows import trained_on_wrong_labels, wrong_labels_found
 from scripts.tables import TABLES, Table, changed_settings, filled, find_problems
@@ -90,9 +91,27 @@ def test_the_headline_pairs_a_recipe_with_the_fastest_peer_that_reaches_the_targ
     peers: dict[str, Any] = {name: {} for name in seconds if name.startswith("peer")}
     settings = {"target_accuracy": 0.9}
     assert rows("headline", results(runs, peers=peers, settings=settings), results(runs, settings=settings)) == [
-        "| CPU: synthetic, bfloat16 | 3 | 90.12 % | 20 | 0.38 × peer, 2 epochs |",
-        "| CPU: synthetic, bfloat16 | 3 | 90.12 % | 20 | – |",
+        "| CPU: synthetic, bfloat16 | 3 | 90.12 % | 20 | – | – | 0.38 × peer, 2 epochs |",
+        "| CPU: synthetic, bfloat16 | 3 | 90.12 % | 20 | – | – | – |",
     ]
+
+
+def test_the_headline_has_the_cost_at_the_stated_price_or_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(row_module.PRICES, "CPU: synthetic", {"dollars": 0.5})
+    runs = [
+        {"name": "speedrun", "seed": seed, "seconds": 72.0, "final_accuracy": 0.9, "joules": joules}
+        for seed, joules in enumerate((None, 1000.0, 5000.4, 9000.0))
+    ]
+    settings = {"target_accuracy": 0.9}
+    free, stated = results(runs, settings=settings), results(runs, settings=settings, extra={"price_per_hour": 2.5})
+    assert rows("headline", free, stated) == [
+        "| CPU: synthetic, bfloat16 | 4 | 90.00 % | 72 | 0.01 (0.5) | 5,000 | – |",
+        "| CPU: synthetic, bfloat16 | 4 | 90.00 % | 72 | 0.05 (2.5) | 5,000 | – |",
+    ]
+
+
+def test_each_price_has_its_source() -> None:
+    assert all(price["dollars"] > 0 and price["source"] for price in row_module.PRICES.values())
 
 
 def test_the_times_to_90_are_means_over_the_runs() -> None:
