@@ -14,10 +14,9 @@ from fastcifar.data.images import Images
 from fastcifar.data.picture_processes import count_processes, decode_in_processes
 from fastcifar.data.pictures import decode_picture, decode_pictures, picture_name
 from fastcifar.errors import DataError
+from fastcifar.names import list_names
 from fastcifar.progress import OnProgress, Progress
 
-MAX_NAMES = 5
-"""Unreadable pictures that an error names after the first one."""
 BATCH = 128
 """Pictures that are decoded before the progress is reported."""
 
@@ -89,8 +88,7 @@ def _describe(unreadable: dict[str, DataError]) -> str:
     first, *others = unreadable
     if not others:
         return str(unreadable[first])
-    names = ", ".join(others[:MAX_NAMES]) + (", …" if len(others) > MAX_NAMES else "")
-    return f"{unreadable[first]}; {len(others):,} more cannot be read: {names}"
+    return f"{unreadable[first]}; {len(others):,} more cannot be read: {list_names(others)}"
 
 
 def _size(image: Images) -> str:

@@ -78,7 +78,7 @@ def test_all_unreadable_pictures_are_counted(tmp_path: Path) -> None:
         file.write_text("not a picture")
     message = refusal(tmp_path)
     assert message.startswith(f"{files[0]}: is not a picture that can be read (unknown format)")
-    assert message.endswith(f"; 7 more cannot be read: {', '.join(map(str, files[1:6]))}, …")
+    assert message.endswith(f"; 7 more cannot be read: {', '.join(map(str, files[1:6]))} and 2 more")
 
 
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
