@@ -40,7 +40,7 @@ class Line:
         return Line(factor * self.fixed, factor * self.slope)
 
     @classmethod
-    def fit(cls, seconds: Mapping[int, float]) -> Line:
+    def fit(cls, seconds: Mapping[int, float] | Mapping[float, float]) -> Line:
         """Return the line with the least relative errors through measured seconds by size; neither part is negative.
 
         With a single size, there is no fixed part.

@@ -1,8 +1,8 @@
-"""Result files as Markdown tables, in README.md and docs/benchmarks.md.
+"""Result files as Markdown tables, in README.md, docs/benchmarks.md and docs/scaling.md.
 
     python -m scripts.tables            # print all tables
     python -m scripts.tables a.json     # print the table of a result file
-    python -m scripts.tables --write    # write the tables of the committed results to the two files
+    python -m scripts.tables --write    # write the tables of the committed results to these files
     python -m scripts.tables --check    # fail if the files are not up to date, or if a result file is wrong
 
 Each table stands between two comments, <!-- NAME --> and <!-- end NAME -->. A row whose run had other settings than
@@ -26,11 +26,11 @@ from fastcifar import get_recipe
 from fastcifar.config import SETTINGS, TrainConfig
 from fastcifar.errors import ConfigError, DataError
 from fastcifar.training.resume import RESUME_OVERRIDABLE
-from scripts import dynamics_rows, rows
+from scripts import dynamics_rows, rows, scaling_rows
 from scripts.rows import Row
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scaling.md")
 NEEDS_NO_IMAGES = {"reliability", "faults", "soak"}
 NOT_IN_RECIPES = (
     {name for name, (group, _) in SETTINGS.items() if group == "runtime"}
@@ -113,6 +113,8 @@ ABLATION = Table(
     "{device}. The difference is the mean over pairs of runs from equal seeds, ± its standard error.",
 )
 TIMES_TO_90 = "time-to-90-gpu time-to-90-cpu time-to-90-amx-cpu time-to-90-avx2-cpu"
+SCALING = "scaling-gpu scaling-cpu scaling-speed-cpu scaling-era-fast-cpu"
+ON_A_GPU = "era-gpu time-to-90-gpu"
 TABLES = {
     "headline": (
         Table(
@@ -246,6 +248,57 @@ TABLES = {
         "growth-gpu growth-cpu",
     ),
     "startup": (Table("command | median seconds", "`{command}` | {seconds[median]:.2f}"), "startup-gpu startup-cpu"),
+    "scaling": (
+        Table(
+            "recipe | processes | images each | MB of gradients | ms per step: median | least to most | speed-up | "
+            "ideal | predicted ms | error",
+            "`{recipe}` | {ranks} | {images} | {megabytes} | {milliseconds:.0f} | {low:.0f} to {high:.0f} | "
+            "{speedup:.2f} × | {ideal} × | {predicted} | {error}",
+            scaling_rows.measured,
+            joined=True,
+        ),
+        SCALING,
+    ),
+    "orthogonalisation": (
+        Table(
+            "recipe | processes | not shared, ms | shared, ms | whole step, ms | saved, relative to the step",
+            "`{recipe}` | {ranks} | {whole:.1f} | {shared:.1f} | {step:.0f} | {saved:.1%}",
+            scaling_rows.orthogonalisations,
+            joined=True,
+        ),
+        SCALING,
+    ),
+    "scaling_links": (
+        Table(
+            "link | latency of a message, µs | GB/s in one direction",
+            "{name} | {microseconds:.3g} | {gigabytes:.3g}",
+            scaling_rows.links,
+            "",
+        ),
+        "era-gpu",
+    ),
+    "scaling_work": (
+        Table(
+            "recipe | batch size | buckets, MB | complete after this part of the backward pass | ms on one GPU | "
+            "of these, for any number of images",
+            "`{recipe}` | {batch} | {buckets} | {ready} | {step:.2f} | {fixed:.2f}",
+            scaling_rows.work,
+            joined=True,
+        ),
+        ON_A_GPU,
+    ),
+    "scaling_on_paper": (
+        Table(
+            "recipe | GPUs | hosts | images each | NVLink, 400 Gb/s: ms per step | NVLink, 100 Gb/s | PCIe, 25 Gb/s | "
+            "`--scale-batch`: NVLink, 400 Gb/s | NVLink, 100 Gb/s | PCIe, 25 Gb/s",
+            "`{recipe}` | {gpus} | {hosts} | {images:.4g} | {fast} | {medium} | {slow} | {fast_scaled} | "
+            "{medium_scaled} | {slow_scaled}",
+            scaling_rows.on_paper,
+            below=scaling_rows.worth_it,
+            joined=True,
+        ),
+        ON_A_GPU,
+    ),
     "survival": (
         Table(
             "test | times | outcomes",
@@ -310,7 +363,7 @@ def main(files: tyro.conf.Positional[tuple[Path, ...]] = (), write: bool = False
 
     Args:
         files: result files whose tables are printed; all committed ones by default.
-        write: write the tables to README.md and docs/benchmarks.md.
+        write: write the tables to README.md, docs/benchmarks.md and docs/scaling.md.
         check: fail if the tables are not up to date or a committed result file is wrong.
     """
     problems = [problem for path in sorted(FOLDER.glob("*.json")) for problem in find_problems(path)]
