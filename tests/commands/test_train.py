@@ -63,6 +63,36 @@ def _stop_at_step(step: int, *numbers: signal.Signals) -> Any:
     return report
 
 
+def test_auto_resume_starts_a_run_and_goes_on_with_it(
+    betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    run = tmp_path / "run"
+    command = _train(betons, run, "--auto-resume", "--scale-batch", "--min-lr", "0.001")
+    monkeypatch.setattr(TrainingConsole, "step", _stop_at_step(6, signal.SIGTERM))
+    assert main(command) == 143
+    assert len(read_metrics(run)) == 1
+    for _ in range(2):
+        capsys.readouterr()
+        assert main(command) == 0
+        assert [result.epoch for result in read_metrics(run)] == [1, 2]
+    assert "nothing is left to train" in capsys.readouterr().out
+    assert main([*command, "--epochs", "3"]) == 1
+    assert "the run was started with 2.0 for --epochs, not 3.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--auto-resume"], "auto_resume is True; it needs a run_dir"),
+        (["--auto-resume", "--resume", "{run}"], "auto_resume is True; it cannot be combined with resume"),
+    ],
+)
+def test_auto_resume_needs_the_folder_of_the_run(run: Path, capsys: Capture, flags: list[str], error: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", *(flag.format(run=run) for flag in flags)])
+    assert error in capsys.readouterr().err
+
+
 REQUEUE = ("--requeue-exit-code", "85")
 
 
