@@ -100,3 +100,16 @@ def _describe(hint: Any) -> str:
     if options:
         return " or ".join(map(_describe, options))
     return "None" if hint is type(None) else TYPE_NAMES.get(hint, hint.__name__)
+
+
+def check_divisible(batch_size: int, processes: int) -> None:
+    """Check that processes can divide each batch equally.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if rest := batch_size % processes:
+        raise ConfigError(
+            f"batch_size is {batch_size}; it must be a multiple of the {processes} processes: choose "
+            f"{batch_size - rest or processes}"
+        )

@@ -109,11 +109,20 @@ def test_a_killed_process_ends_the_others_and_a_restart_goes_on(betons: Path, tm
     assert [result.epoch for result in read_metrics(run)] == list(range(1, epochs + 1))
 
 
-def test_nproc_starts_the_processes_and_returns_their_exit_code(betons: Path, capfd: Capture) -> None:
-    assert main(["train", "--nproc", "2", "--data-dir", str(betons), "--batch-size", "33", "--device", "cpu"]) == 2
+def test_nproc_starts_the_processes_and_returns_their_exit_code(betons: Path, tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").touch()
+    flags = ["--data-dir", str(betons), "--batch-size", "32", "--device", "cpu", "--run-dir", str(tmp_path)]
+    assert main(["train", "--nproc", "2", *flags]) == 1
     error = capfd.readouterr().err
-    assert "batch_size is 33; it must be a multiple of the 2 processes: choose 32" in error
+    assert error.count("fastcifar: ") == error.count("already holds a run") == 1
     assert "Traceback" not in error
+
+
+def test_nproc_that_cannot_divide_a_batch_is_refused_at_once(capsys: Capture) -> None:
+    assert main(["train", "--nproc", "100", "--batch-size", "512"]) == 2
+    error = "batch_size is 512; it must be a multiple of the 100 processes: choose 500"
+    assert error in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

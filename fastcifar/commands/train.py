@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fastcifar.checks import AT_LEAST_1, check
+from fastcifar.checks import AT_LEAST_1, check, check_divisible
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folder, take_flag
 from fastcifar.commands.train_lrs import LEARNING_RATES, find_for, scale_batch, with_lrs, with_saved
 from fastcifar.commands.train_messages import announce, progress_in_words, run_header, why_finished
@@ -88,6 +88,7 @@ class Train:
         if self.nproc is not None and LAUNCHED not in os.environ:
             from fastcifar.launch import launch
 
+            check_divisible(self.nproc if self.scale_batch else self.config.data.batch_size, self.nproc)
             return launch(self.nproc, ["train", *take_flag([*self.arguments], "--nproc")[1]])
         from fastcifar.parallel import join, quiet_unless_first
 

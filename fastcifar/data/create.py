@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastcifar.checks import check_divisible
 from fastcifar.data.cached_loader import CachedLoader
 from fastcifar.data.loader import BetonLoader
 from fastcifar.data.manifest import open_beton
@@ -70,11 +71,8 @@ def create_loader(
         raise ConfigError(
             f"batch_size is {batch_size}; {path} has {available} images to train on: choose at most {available}"
         )
-    if train and batch_size % processes.count:
-        raise ConfigError(
-            f"batch_size is {batch_size}; it must be a multiple of the {processes.count} processes: choose "
-            f"{batch_size - batch_size % processes.count or processes.count}"
-        )
+    if train:
+        check_divisible(batch_size, processes.count)
     create = CachedLoader if cache_on_device else BetonLoader
     return create(
         index,
