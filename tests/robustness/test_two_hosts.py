@@ -1,10 +1,12 @@
-"""One run on two hosts: it is that of one process, a host that is cut off ends it, and it goes on without that host."""
+"""One run on two hosts that survives the loss of one of them, and a sweep whose trials run on both."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -101,3 +103,66 @@ def test_a_run_survives_the_loss_of_a_host(hosts: tuple[Host, Host], tmp_path: P
         assert text.count("fastcifar: ") == text.count("lost the connection to another process of this run") == 1
     assert "failed (exitcode: 1)" in first
     assert (first + second).count("device     CPU") == 2
+
+
+def titles(host: Host) -> set[str]:
+    """The titles that Ray gives to the processes of a host while they work."""
+    found = set()
+    for pid in host.processes():
+        with contextlib.suppress(OSError):
+            found.add(Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0 "))
+    return {title for title in found if title.startswith("ray::") and "IDLE" not in title}
+
+
+def cluster_environment() -> dict[str, str]:
+    """The environment without proxies, behind which Ray would look for the other host, and without a user's token."""
+    variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**variables, "RAY_AUTH_MODE": "disabled"}
+
+
+def start_node(host: Host, *options: str) -> None:
+    """Start a machine of a Ray cluster, with one core and little memory."""
+    small = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
+    command = host.command("ray", "start", "--node-ip-address", host.address, *small, *options)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=90, env=cluster_environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_sweep_runs_on_two_hosts(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    for module in ("ray", "fastcifar.sweep"):
+        pytest.importorskip(module)
+    (first, second), run, out = hosts, tmp_path / "sweep", tmp_path / "out"
+    cluster, search = f"{first.address}:6379", "max_lr=choice(0.1, 0.2, 0.3, 0.4)"
+    flags = [
+        "--recipe",
+        "speedrun",
+        "--widths",
+        "8",
+        "8",
+        "8",
+        "--batch-size",
+        "64",
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    flags += ["--data-dir", str(write_pair(tmp_path, train=1280, test=200)), "--run-dir", str(run)]
+    words = first.command("fastcifar", "sweep", "--address", cluster, "--search", search, *flags)
+    used = {host: set[str]() for host in hosts}
+    with ExitStack() as stack, out.open("wb") as file:
+        temporary = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="ray-")
+        )  # the names of sockets must be short
+        for host in hosts:
+            stack.callback(host.end_processes)
+        start_node(first, "--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={temporary}")
+        start_node(second, f"--address={cluster}")
+        with subprocess.Popen(words, stdout=file, stderr=file, env=cluster_environment()) as sweep:
+            while sweep.poll() is None:
+                for host, working in used.items():
+                    working |= titles(host)
+                time.sleep(0.1)
+    assert sweep.returncode == 0, out.read_text()
+    assert all(any("Train" in title for title in working) for working in used.values()), used
+    assert len(list(run.rglob("metrics.jsonl"))) == 4
