@@ -28,6 +28,7 @@ from fastcifar.commands.report import Report
 from fastcifar.commands.runs import Runs
 from fastcifar.commands.seeds import Seeds, seeds_arguments, seeds_default
 from fastcifar.commands.summary import Summary
+from fastcifar.commands.sweep import Sweep, sweep_default
 from fastcifar.commands.train import Train, train_arguments, train_default
 from fastcifar.commands.write_beton import WriteBeton
 from fastcifar.errors import ConfigError, FastCifarError, FastCifarWarning, closest
@@ -78,6 +79,7 @@ _ALL = (
     LrFind,
     Train,
     Seeds,
+    Sweep,
     Evaluate,
     Runs,
     Report,
@@ -94,6 +96,7 @@ DEFAULTS: dict[str, Callable[[list[str]], Command]] = {
     "lr-find": lr_find_default,
     "train": train_default,
     "seeds": seeds_default,
+    "sweep": sweep_default,
 }
 """Commands whose flags have defaults that depend on the arguments."""
 

@@ -1,0 +1,306 @@
+"""Run the trials of a sweep with Ray Tune. Everything that depends on Ray is in this module.
+
+Ray gives each trial a process with its share of cores and GPUs, on this machine or on those of a cluster, and Tune
+stops trials early. What the sweep has done is in its own folder, not in Tune's: an interrupted sweep is a new Tune
+experiment with the runs that are left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import warnings
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastcifar.checks import NOT_NEGATIVE, POSITIVE, check
+from fastcifar.config import TrainConfig
+from fastcifar.errors import ConfigError, DeviceError, FastCifarError, FastCifarWarning
+from fastcifar.machine import usable_cores
+from fastcifar.runs.results import EpochResult
+from fastcifar.runs.seeds import is_last
+from fastcifar.sweep.folder import SweepFolder, TrialResult, write_outcome
+from fastcifar.sweep.plan import Stop, Trial
+from fastcifar.sweep.schedule import Schedule
+from fastcifar.training.signals import GracefulStop, stop_on_signals
+
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints even if it is to be silent
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # run folders have the results
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails at once has no accuracy
+}.items():
+    os.environ.setdefault(_name, _value)
+
+try:
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+    from ray.tune.search import Searcher
+except ImportError as error:
+    raise ConfigError("a sweep needs Ray Tune, which is not installed: pip install 'fastcifar[sweep]'") from error
+
+METRIC, TIME = "accuracy", "percent_done"
+FIRST_DECISION = 10
+"""Percent of a trial's epochs after which it can be stopped first."""
+CRASHES = 2
+"""Times that a trial is started again after its process has crashed."""
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Shared memory for what trials exchange, which is nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each trial gets, and where."""
+
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float | None = None
+    """None for one GPU per trial where the cluster has some and the device is not the CPU."""
+    address: str | None = None
+    """The address of a Ray cluster; None to start Ray on this machine, and to end it with this process."""
+
+    def __post_init__(self) -> None:
+        check(self, cpus_per_trial=POSITIVE, gpus_per_trial=NOT_NEGATIVE)
+
+
+class Listener(Protocol):
+    """Is told about the trials of a running sweep."""
+
+    def started(self, trial: Trial) -> None:
+        """A trial has a process."""
+
+    def epoch(self, trial: Trial, epoch: int, accuracy: float) -> None:
+        """A trial has finished an epoch."""
+
+    def ended(self, result: TrialResult) -> None:
+        """A trial has finished, failed, or was stopped."""
+
+
+def run_trials(folder: SweepFolder, resources: Resources, listener: Listener) -> None:
+    """Run the trials that are left, and those of new configurations.
+
+    Raises:
+        StoppedError: a signal asked for it.
+        ConfigError: the cluster cannot be reached, or no machine of it has the resources of a trial.
+    """
+    schedule = Schedule(folder)
+    with _connection(resources.address), stop_on_signals() as stop:  # in this order: Ray has a handler of SIGTERM
+        shares = _shares(resources, folder)
+        search, storage = _Search(folder, schedule, listener), folder.path.absolute() / "ray"
+        shutil.rmtree(storage, ignore_errors=True)
+        tuner = tune.Tuner(
+            tune.with_resources(_Trainable, shares),
+            tune_config=tune.TuneConfig(
+                num_samples=-1,
+                search_alg=search,
+                scheduler=_scheduler(folder.plan.options.stop),
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(storage),
+                callbacks=[_Callback(search, stop)],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=CRASHES),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+
+@contextmanager
+def _connection(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start Ray on this machine, during the block."""
+    started: dict[str, Any] = {
+        "num_cpus": usable_cores(),
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+    }
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            **({} if address else started),
+        )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = f"the Ray cluster at {address} cannot be used" if address else "Ray cannot be started on this machine"
+        advice = "; start one with `ray start --head`, or leave out --address" if address else ""
+        raise DeviceError(f"{where} ({reason}){advice}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _shares(resources: Resources, folder: SweepFolder) -> dict[str, float]:
+    """Return the cores and GPUs of each trial."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    on_cpu = all(config.runtime.device == "cpu" for config in folder.plan.recipes.values())
+    gpus = resources.gpus_per_trial
+    if gpus is None:
+        gpus = 1.0 if not on_cpu and any(machine.get("GPU") for machine in machines) else 0.0
+    return check_shares({"CPU": resources.cpus_per_trial, "GPU": gpus}, machines)
+
+
+def check_shares(shares: dict[str, float], machines: list[Mapping[str, float]]) -> dict[str, float]:
+    """Return the shares of a trial, if one of the machines has as much.
+
+    Raises:
+        ConfigError: none has; the trials would wait for ever.
+    """
+    if not any(all(machine.get(kind, 0) >= share for kind, share in shares.items()) for machine in machines):
+        wanted = " and ".join(f"{share:g} {kind}s" for kind, share in shares.items() if share)
+        have = "; ".join(f"{machine.get('CPU', 0):g} CPUs, {machine.get('GPU', 0):g} GPUs" for machine in machines)
+        raise ConfigError(
+            f"each trial is to have {wanted}, and no machine has that many ({have}); change --cpus-per-trial or "
+            "--gpus-per-trial"
+        )
+    return shares
+
+
+def _scheduler(stop: Stop) -> TrialScheduler:
+    """Return what stops trials early. Trials are compared after equal parts of their epochs."""
+    if stop == "asha":
+        return ASHAScheduler(TIME, METRIC, "max", max_t=101, grace_period=FIRST_DECISION, reduction_factor=3)
+    if stop == "median":
+        return MedianStoppingRule(TIME, METRIC, "max", grace_period=FIRST_DECISION)
+    return FIFOScheduler()
+
+
+class _Search(Searcher):
+    """Gives Tune the runs of the schedule."""
+
+    def __init__(self, folder: SweepFolder, schedule: Schedule, listener: Listener) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.folder, self.schedule, self.listener = folder, schedule, listener
+        self.trials: dict[str, Trial] = {}
+        """The runs by the names that Tune gives them."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the settings of the next run, or that there are no more."""
+        while (trial := self.schedule.next()) is not None:
+            try:
+                config = self.schedule.config(trial)
+            except ConfigError as error:
+                write_outcome(self.folder.run_dir(trial), "failed", str(error))
+                self.end(trial)
+                continue
+            self.trials[trial_id] = trial
+            return {"config": config.to_json(), "keep_checkpoints": self.folder.plan.options.keep_checkpoints}
+        return Searcher.FINISHED
+
+    def end(self, trial: Trial, error: str | None = None) -> None:
+        """Tell the schedule and the listener that a run has ended, perhaps with an error that its folder lacks."""
+        self.schedule.end(trial)
+        result = self.folder.result(trial)
+        if error is not None and result.outcome == "unfinished":
+            result = dataclasses.replace(result, error=error)
+        self.listener.ended(result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: the callback has more details."""
+
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        return Searcher, ()  # Tune saves it, and never needs it again
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the sweep's folder has everything."""
+
+
+class _Callback(tune.Callback):
+    """Tells the listener what Tune does, and stops Tune on a signal."""
+
+    def __init__(self, search: _Search, stop: GracefulStop) -> None:
+        self._search, self._stop = search, stop
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Stop if a signal asked for it."""
+        self._stop.check()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has a process."""
+        self._search.listener.started(self._trial(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial has finished an epoch, or ended."""
+        if METRIC in result:
+            self._search.listener.epoch(self._trial(trial), result["epoch"], result[METRIC])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has ended, by itself or since the scheduler stopped it."""
+        ours, folder = self._trial(trial), self._search.folder
+        error = trial.last_result.get("error")
+        if error is None and folder.result(ours).outcome == "unfinished":
+            write_outcome(folder.run_dir(ours), "stopped")
+        self._search.end(ours, error)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process has crashed too often."""
+        self._search.end(self._trial(trial), f"its process ended unexpectedly ({_last_line(trial.error_file)})")
+
+    def _trial(self, trial: Any) -> Trial:
+        return self._search.trials[trial.trial_id]
+
+
+def _last_line(path: str | None) -> str:
+    """Return the last line of a traceback, which names the error."""
+    lines = Path(path).read_text(errors="replace").split("\n") if path else []
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "perhaps for lack of memory")
+
+
+class _Trainable(tune.Trainable):
+    """A trial in its own process, which trains several one after the other."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin a trial."""
+        warnings.simplefilter("ignore", FastCifarWarning)  # each process would repeat them
+        shares = self.trial_resources
+        self._begin(config, 1 if shares is None else max(1, int(shares.required_resources.get("CPU", 1))))
+
+    def _begin(self, config: dict[str, Any], threads: int) -> None:
+        import torch
+
+        from fastcifar.sweep.trial import train_trial
+
+        torch.set_num_threads(threads)
+        settings = TrainConfig.from_json(config["config"])
+        self._threads, self._settings = threads, settings.replace(workers=settings.data.workers or threads)
+        self._epochs: Generator[EpochResult] = train_trial(self._settings, config["keep_checkpoints"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin the next trial in the same process."""
+        self.cleanup()
+        self._begin(new_config, self._threads)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train an epoch."""
+        try:
+            result = next(self._epochs, None)
+        except (FastCifarError, OSError) as error:
+            return {"done": True, "error": str(error)}
+        if result is None:  # what an earlier call of the sweep has done of it, and stopped, was reported again
+            return {"done": True}
+        values = {"epoch": result.epoch, TIME: 100 * result.epoch / result.epochs, METRIC: result.test_accuracy}
+        return {**values, "done": is_last(result, self._settings)}
+
+    def cleanup(self) -> None:
+        """End a trial that may be in the middle of its epochs: its files are closed, and its folder unlocked."""
+        with contextlib.suppress(FastCifarError, OSError):
+            self._epochs.close()
