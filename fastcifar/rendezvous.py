@@ -26,7 +26,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 PrefixStore = dist.PrefixStore  # type: ignore[attr-defined]  # torch documents it, and does not export it
-PATIENCE = datetime.timedelta(minutes=2)
+LONGEST_START = datetime.timedelta(minutes=2)
 """How long a process that has started waits for the others: their imports may take long on a slow file system."""
 GET_INTERFACE_ADDRESS = 0x8915
 """Linux's SIOCGIFADDR, from sockios.h."""
@@ -63,7 +63,7 @@ def meet() -> tuple[Any, int, int]:
     host = os.environ["MASTER_ADDR"]
     _choose_interface(host)
     try:
-        shared, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+        shared, rank, count = next(rendezvous("env://", timeout=LONGEST_START))
         return _keys_of_this_start(shared, rank, count), rank, count
     except (dist.DistError, ValueError) as error:
         raise ProcessError(
@@ -85,11 +85,11 @@ def _keys_of_this_start(store: Any, rank: int, count: int) -> Any:
     own = secrets.token_hex(8)
     if rank > 0:
         store.set(f"fastcifar/new/{rank}", own)
-        store.wait([f"fastcifar/start/{own}"], PATIENCE)
+        store.wait([f"fastcifar/start/{own}"], LONGEST_START)
         start = store.get(f"fastcifar/start/{own}").decode()
         store.set(f"fastcifar/{start}/{rank}", "here")
         return PrefixStore(start, store)
-    deadline = time.monotonic() + PATIENCE.total_seconds()
+    deadline = time.monotonic() + LONGEST_START.total_seconds()
     missing = list(range(1, count))
     while missing := [other for other in missing if not store.check([f"fastcifar/{own}/{other}"])]:
         for other in missing:
@@ -98,7 +98,7 @@ def _keys_of_this_start(store: Any, rank: int, count: int) -> Any:
         if time.monotonic() > deadline:
             raise ProcessError(
                 f"{len(missing)} of the {count} processes of this run have not started within "
-                f"{PATIENCE.total_seconds() / 60:.0f} min, process {missing[0] + 1} among them: see their output"
+                f"{LONGEST_START.total_seconds() / 60:.0f} min, process {missing[0] + 1} among them: see their output"
             )
         time.sleep(0.02)
     return PrefixStore(own, store)
@@ -114,7 +114,7 @@ def require_equal(store: Any, rank: int, count: int, settings: Mapping[str, obje
     own = {"host": socket.gethostname(), "values": {**versions, **settings}}
     store.set(f"fastcifar/settings/{rank}", json.dumps(own))
     keys = [f"fastcifar/settings/{other}" for other in range(count)]
-    store.wait(keys, PATIENCE)
+    store.wait(keys, LONGEST_START)
     first, *others = map(json.loads, store.multi_get(keys))
     for number, other in enumerate(others, start=2):
         for name, value in first["values"].items():

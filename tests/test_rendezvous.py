@@ -82,7 +82,7 @@ def test_restarted_processes_do_not_find_the_values_of_earlier_ones(store: Any) 
 
 
 def test_a_process_that_does_not_start_is_named(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "PATIENCE", datetime.timedelta(seconds=0.1))
+    monkeypatch.setattr(rendezvous, "LONGEST_START", datetime.timedelta(seconds=0.1))
     first, second = together(lambda rank: rendezvous._keys_of_this_start(store, rank, 3), 2)
     assert isinstance(first, ProcessError)
     assert "1 of the 3 processes of this run have not started" in str(first)
