@@ -69,7 +69,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Network:
+class Cluster:
     """Hosts with several devices each."""
 
     inside: Link

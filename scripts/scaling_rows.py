@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.results import FOLDER, Results
-from benchmarks.scaling_model import Line, Link, Network, Step, step_seconds
+from benchmarks.scaling_model import Cluster, Line, Link, Step, step_seconds
 from benchmarks.scaling_predict import ORTHOGONALIZED, SHARED
 from benchmarks.scaling_work import Stage, run_stages
 from fastcifar import get_recipe
@@ -25,9 +25,9 @@ LINKS = {
 }
 """Assumptions, rounded from what such links typically reach; not measured here."""
 NETWORKS = {
-    "fast": Network(LINKS["NVLink"], LINKS["400 Gb/s InfiniBand"]),
-    "medium": Network(LINKS["NVLink"], LINKS["100 Gb/s InfiniBand"]),
-    "slow": Network(LINKS["PCIe 4.0 × 16"], LINKS["25 Gb/s Ethernet"]),
+    "fast": Cluster(LINKS["NVLink"], LINKS["400 Gb/s InfiniBand"]),
+    "medium": Cluster(LINKS["NVLink"], LINKS["100 Gb/s InfiniBand"]),
+    "slow": Cluster(LINKS["PCIe 4.0 × 16"], LINKS["25 Gb/s Ethernet"]),
 }
 """The columns of the table."""
 GPUS = (1, 2, 4, 8, 16, 32, 64)
@@ -141,9 +141,9 @@ def mean_seconds(
     return total / sum(stage.steps for stage in stages)
 
 
-def _predicted(recipe: str, cost: Line, network: Network, gpus: int, images: float) -> float:
+def _predicted(recipe: str, cost: Line, cluster: Cluster, gpus: int, images: float) -> float:
     messages = 1 if gpus > 1 else 0
-    return mean_seconds(_stages(recipe), cost, images, functools.partial(network.all_reduce, devices=gpus), messages)
+    return mean_seconds(_stages(recipe), cost, images, functools.partial(cluster.all_reduce, devices=gpus), messages)
 
 
 @functools.cache

@@ -97,7 +97,7 @@ def uncompiled() -> Iterator[None]:
 
 def compile_cached(function: Any, signature: Any) -> Any:
     """Compile a function with FFCV's options, or take it from numba's cache on the disk."""
-    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
         return numba.njit(signature, cache=True, **options)(function)
     except RuntimeError:  # numba found no writable folder for its cache

@@ -6,9 +6,9 @@ from benchmarks.scaling_model import (
     FIRST_BUCKET,
     OTHER_BUCKETS,
     Bucket,
+    Cluster,
     Line,
     Link,
-    Network,
     Step,
     fill_buckets,
     step_seconds,
@@ -36,7 +36,7 @@ def test_a_ring_sends_each_byte_twice_less_a_share() -> None:
 
 
 def test_hosts_exchange_after_their_devices() -> None:
-    network = Network(inside=Link(0.0, 1000.0), between=Link(0.5, 100.0), per_host=4)
+    network = Cluster(inside=Link(0.0, 1000.0), between=Link(0.5, 100.0), per_host=4)
     assert [network.hosts(count) for count in (1, 4, 5, 8)] == [1, 1, 2, 2]
     within = 2 * 3 * 250 / 1000
     assert network.all_reduce(1000.0, 4) == pytest.approx(within)
