@@ -53,6 +53,9 @@ FIRST_DECISION = 10
 """Percent of a trial's epochs after which it can be stopped first."""
 CRASHES = 2
 """Times that a trial is started again after its process has crashed."""
+_ADDRESS_ADVICE = (
+    "start one with `ray start --head`, set RAY_AUTH_MODE=token if its machines have a token, or leave out --address"
+)
 OBJECT_STORE_BYTES = 100 * 2**20
 """Shared memory for what trials exchange, which is nothing."""
 
@@ -137,7 +140,7 @@ def _connection(address: str | None) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = f"the Ray cluster at {address} cannot be used" if address else "Ray cannot be started on this machine"
-        advice = "; start one with `ray start --head`, or leave out --address" if address else ""
+        advice = f"; {_ADDRESS_ADVICE}" if address else ""
         raise DeviceError(f"{where} ({reason}){advice}") from error
     try:
         yield
