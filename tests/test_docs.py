@@ -23,6 +23,8 @@ from fastcifar.cli import COMMANDS, main
 from fastcifar.recipes import RECIPES
 from fastcifar.runs.folder import write_json
 from fastcifar.runs.seeds import SeedOptions, SeedsFolder
+from fastcifar.sweep.folder import SweepFolder
+from fastcifar.sweep.plan import SweepOptions, SweepPlan
 from fastcifar.training.resume import RESUME_OVERRIDABLE
 from tests.helpers import write_pair
 
@@ -94,6 +96,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, config = tmp_path_factory.mktemp("run"), RECIPES["era"]()
     write_json(folder / "config.json", config.to_json())
     SeedsFolder(folder, config, "").write([], SeedOptions(runs=10))
+    options = SweepOptions(method="random")
+    SweepFolder(folder, SweepPlan(options=options, space={}, recipes={"era": config}, content_sha256="")).write()
     return folder
 
 

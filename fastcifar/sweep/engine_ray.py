@@ -187,9 +187,9 @@ def _scheduler(stop: Stop) -> TrialScheduler:
 class _Search(Searcher):
     """Gives Tune the runs of the schedule."""
 
-    def __init__(self, folder: SweepFolder, schedule: Schedule, listener: Listener) -> None:
+    def __init__(self, folder: SweepFolder, order: Schedule, listener: Listener) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self.folder, self.schedule, self.listener = folder, schedule, listener
+        self.folder, self.schedule, self.listener = folder, order, listener
         self.trials: dict[str, Trial] = {}
         """The runs by the names that Tune gives them."""
 

@@ -78,5 +78,5 @@ def best_recipe(folder: SweepFolder, rows: Sequence[Row]) -> TrainConfig | None:
     if not rows or not rows[0]["finished"]:
         return None
     plan = folder.plan
-    held_out = {} if plan.options.on_test_set else {"val_fraction": 0.0}
-    return plan.config(folder.configurations[rows[0]["configuration"]], **held_out)
+    split = {} if plan.options.on_test_set else {"val_fraction": 0.0}
+    return plan.config(folder.configurations[rows[0]["configuration"]], **split)
