@@ -19,7 +19,6 @@ from fastcifar.commands.doctor import Doctor
 from fastcifar.commands.dynamics import Dynamics
 from fastcifar.commands.evaluate import Evaluate
 from fastcifar.commands.export import Export
-from fastcifar.commands.help import show_help
 from fastcifar.commands.inspect import Inspect
 from fastcifar.commands.lr_find import LrFind, lr_find_default
 from fastcifar.commands.predict import Predict
@@ -193,6 +192,8 @@ def _parse(name: str, arguments: list[str]) -> Command:
     if name in DEFAULTS:
         options = {"config": (tyro.conf.OmitArgPrefixes,), "default": DEFAULTS[name](arguments)}
         if {"-h", "--help"}.intersection(arguments):
+            from fastcifar.commands.help import show_help
+
             show_help(options["default"], f"fastcifar {name}")
             sys.exit(0)
     if name in ARGUMENTS:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from fastcifar.commands.shared import chosen_recipe, ensure_betons, output_folder, show_notes
 from fastcifar.config import LrFinderSettings, TrainConfig
@@ -19,6 +17,8 @@ from fastcifar.report.progress import ProgressDisplay
 from fastcifar.report.terminal import make_console
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fastcifar.lr_finder.suggest import LrCurve, Suggestion
     from fastcifar.runs.read import Environment
 
@@ -83,6 +83,8 @@ class LrFinderResult:
 
     def show(self, console: Console) -> None:
         """Print the suggestions as a table."""
+        from rich.table import Table
+
         from fastcifar.report.units import format_lr
 
         found = self.suggestion

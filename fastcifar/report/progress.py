@@ -7,16 +7,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as RichProgress
+from typing import TYPE_CHECKING, Self
 
 from fastcifar import clock
 from fastcifar.progress import Progress
 from fastcifar.report.terminal import can_draw_bars, make_console
 from fastcifar.report.units import format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _REFRESH_SECONDS = 0.1
 _SILENCE_SECONDS = 25.0  # longest time without a line: less than the half minute that is promised
@@ -124,6 +123,9 @@ class _Bar:
     """The bar of the running task, drawn at most ten times per second and never by a thread of its own."""
 
     def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
         task, facts = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[facts]}"))
         columns = (task, BarColumn(bar_width=20), facts)
         # Rich would send the lines of a file to the bar's terminal

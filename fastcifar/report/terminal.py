@@ -6,11 +6,12 @@ import codecs
 import io
 import os
 import sys
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from fastcifar import clock
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _ASCII = str.maketrans({"→": ">", "◀": "<", "─": "-", "…": "~", "×": "x", "–": "-", "±": "~", "·": "-", "²": "2"})
 
@@ -20,6 +21,8 @@ def make_console(*, stderr: bool = False) -> Console:
 
     Rich takes a file for a terminal if FORCE_COLOR is set. Here that gives a file colour and nothing else.
     """
+    from rich.console import Console
+
     stream = sys.stderr if stderr else sys.stdout
     if stream.isatty():
         return Console(file=stream, highlight=False, get_time=clock.now)

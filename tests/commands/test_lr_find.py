@@ -37,7 +37,7 @@ def _error(capsys: Capture) -> str:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every network is the tiny one, and the range test before a training is short."""
     monkeypatch.setattr("fastcifar.training.state.model_from_config", lambda *_: TinyNet())
-    monkeypatch.setattr("fastcifar.commands.train.find_lr", functools.partial(find_lr, settings=SHORT))
+    monkeypatch.setattr("fastcifar.commands.train_lrs.find_lr", functools.partial(find_lr, settings=SHORT))
 
 
 def test_lr_find_prints_its_suggestions_and_writes_a_figure_and_the_curve(
