@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ CRASHES = 2
 _ADDRESS_ADVICE = (
     "start one with `ray start --head`, set RAY_AUTH_MODE=token if its machines have a token, or leave out --address"
 )
+CHECK_SECONDS = 5.0
+"""Time between two checks that the cluster still has a machine."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Shared memory for what trials exchange, which is nothing."""
 
@@ -228,11 +231,18 @@ class _Callback(tune.Callback):
     """Tells the listener what Tune does, and stops Tune on a signal."""
 
     def __init__(self, search: _Search, stop: GracefulStop) -> None:
-        self._search, self._stop = search, stop
+        self._search, self._stop, self._checked_at = search, stop, time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Stop if a signal asked for it."""
+        """Stop if a signal asked for it, or if no machine is left, for which Tune would wait for ever."""
         self._stop.check()
+        if time.monotonic() - self._checked_at >= CHECK_SECONDS:
+            self._checked_at = time.monotonic()
+            if not any(node["Alive"] for node in ray.nodes()):
+                raise DeviceError(
+                    "Ray's processes have ended, perhaps for lack of memory; continue with `fastcifar sweep --resume "
+                    f"{self._search.folder.path}`"
+                )
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has a process."""

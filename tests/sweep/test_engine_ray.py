@@ -103,6 +103,16 @@ def test_a_signal_stops_tune(search: engine_ray._Search) -> None:
         callback.on_step_begin(1, [])
 
 
+def test_a_cluster_without_machines_ends_the_sweep(search: engine_ray._Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_ray, "CHECK_SECONDS", 0.0)
+    callback, nodes = engine_ray._Callback(search, GracefulStop()), [{"Alive": True}]
+    monkeypatch.setattr(engine_ray.ray, "nodes", lambda: nodes)
+    callback.on_step_begin(0, [])
+    nodes[0]["Alive"] = False
+    with pytest.raises(DeviceError, match=rf"processes have ended.*--resume {search.folder.path}"):
+        callback.on_step_begin(1, [])
+
+
 def make_trainable(betons: Path, run_dir: Path, **changes: Any) -> engine_ray._Trainable:
     small = {"widths": (8, 8, 8), "batch_size": 50, "epochs": 2, "amp": False, "loader": "memmap", "device": "cpu"}
     config = get_recipe("speedrun", data_dir=betons, run_dir=run_dir, **small).replace(**changes)
