@@ -18,11 +18,13 @@ for owner, names in {
     for name in names:
         delattr(owner, name)
 """
-IMPORT_AND_TRAIN = """
+OTHERS_NEED = ("fastcifar.__main__", "fastcifar.data.ffcv_compat", "fastcifar.sweep.engine_ray")
+"""Modules that are not imported: the command itself, and those of packages that need what is taken away."""
+IMPORT_AND_TRAIN = f"""
 import importlib, pkgutil
 import fastcifar
 for module in pkgutil.walk_packages(fastcifar.__path__, "fastcifar."):
-    if module.name not in ("fastcifar.__main__", "fastcifar.data.ffcv_compat"):
+    if module.name not in {OTHERS_NEED}:
         importlib.import_module(module.name)
 from fastcifar.cli import main
 sys.exit(main(["train", *sys.argv[1:]]))

@@ -85,7 +85,6 @@ class Sweep:
             plan = dataclasses.replace(plan, options=options)
             self._require_same_data(plan)
             return self._run_in(SweepFolder(self.resume, plan, folder.configurations), is_new=False)
-        ensure_betons(self.config.data.data_dir, self.source)
         plan = self._plan()
         with output_folder(self.config.run_dir, "sweep") as path:
             return self._run_in(SweepFolder(path, plan), is_new=True)
@@ -110,6 +109,7 @@ class Sweep:
             return _conclude(folder, console)
 
     def _plan(self) -> SweepPlan:
+        """Return the plan of a new sweep; write missing data once its search space is known to be right."""
         from fastcifar.data.manifest import read_manifest
         from fastcifar.data.pair import SPLITS, split_path
         from fastcifar.sweep.plan import SweepPlan, compared_on, without_folder
@@ -121,12 +121,11 @@ class Sweep:
             config = get_recipe(name).replace(**self._settings())
             recipes[config.name] = without_folder(compared_on(config, on_test_set=self.on_test_set))
         check_space(space, recipes)
-        return SweepPlan(
-            options=self._options({"recipe": list(recipes), **space}),
-            space=space,
-            recipes=recipes,
-            content_sha256=read_manifest(split_path(self.config.data.data_dir, SPLITS[0])).content_sha256,
-        )
+        options = self._options({"recipe": list(recipes), **space})
+        plan = SweepPlan(options=options, space=space, recipes=recipes, content_sha256="")
+        ensure_betons(self.config.data.data_dir, self.source)
+        manifest = read_manifest(split_path(self.config.data.data_dir, SPLITS[0]))
+        return dataclasses.replace(plan, content_sha256=manifest.content_sha256)
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that the command line gives to all recipes."""

@@ -123,6 +123,7 @@ def test_ctrl_c_and_sigkill_end_the_processes(tmp_path: Path) -> None:
         command = [sys.executable, script, tmp_path / "waits.png"]
         with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as process:
             _wait_until(lambda pid=process.pid: len(_children(pid)) == 3)  # with multiprocessing's resource tracker
+            _wait_until(lambda pid=process.pid: not _ignores_interrupts(pid))  # as while it starts them
             time.sleep(0.5)  # they decode
             children = _children(process.pid)
             process.send_signal(number)
@@ -149,6 +150,11 @@ def test_a_script_without_main_guard_decodes_once(files: list[Path | BytesIO], t
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _ignores_interrupts(pid: int) -> bool:
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["SigIgn"], 16) & 1 << (signal.SIGINT - 1))
 
 
 def _is_running(pid: int) -> bool:
