@@ -113,8 +113,10 @@ def test_ctrl_c_and_sigkill_end_the_processes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "waits.png")
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys; from pathlib import Path; from fastcifar.data.picture_processes import decode_in_processes\n"
+        "import signal, sys; from pathlib import Path\n"
+        "from fastcifar.data.picture_processes import decode_in_processes\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it\n"
         "    files = [Path(sys.argv[1])] * 200\n"
         "    try: list(decode_in_processes(files, None, 2))\n"
         "    except KeyboardInterrupt: sys.exit(3)\n"
