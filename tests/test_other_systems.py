@@ -18,7 +18,9 @@ for owner, names in {
     for name in names:
         delattr(owner, name)
 """
-OTHERS_NEED = ("fastcifar.__main__", "fastcifar.data.ffcv_compat", "fastcifar.sweep.engine_ray")
+OTHERS_NEED = (
+    "fastcifar.__main__", "fastcifar.data.ffcv_compat", "fastcifar.sweep.cluster_ray", "fastcifar.sweep.engine_ray"
+)  # fmt: skip
 """Modules that are not imported: the command itself, and those of packages that need what is taken away."""
 IMPORT_AND_TRAIN = f"""
 import importlib, pkgutil

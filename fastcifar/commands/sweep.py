@@ -91,7 +91,8 @@ class Sweep:
 
     def _run_in(self, folder: SweepFolder, *, is_new: bool) -> int:
         from fastcifar.report.sweep import SweepConsole
-        from fastcifar.sweep.engine_ray import Resources, run_trials
+        from fastcifar.sweep.engine_ray import run_trials
+        from fastcifar.sweep.plan import Resources
         from fastcifar.sweep.table import read_trials
 
         resources = Resources(
@@ -194,7 +195,7 @@ def sweep_default(arguments: list[str]) -> Sweep:
 
     if fixed := [name for name in given if name in FIXED or name in SETTINGS]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in fixed)
-        raise ConfigError(f"{flags} cannot be combined with --resume: the sweep goes on with its own settings")
+        raise ConfigError(f"{flags} cannot be combined with --resume: a sweep keeps the settings of its start")
     plan = read_sweep(Path(known.resume)).plan
     return Sweep(
         config=next(iter(plan.recipes.values())),

@@ -1,4 +1,4 @@
-"""Run the trials of a sweep with Ray Tune. Everything that depends on Ray is in this module.
+"""Run the trials of a sweep with Ray Tune. Everything that depends on Ray is in this module and cluster_ray.
 
 Ray gives each trial a process with its share of cores and GPUs, on this machine or on those of a cluster, and Tune
 stops trials early. What the sweep has done is in its own folder, not in Tune's: an interrupted sweep is a new Tune
@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import shutil
-import signal
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastcifar.checks import NOT_NEGATIVE, POSITIVE, check
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, DeviceError, FastCifarError, FastCifarWarning
-from fastcifar.machine import usable_cores
 from fastcifar.runs.results import EpochResult
 from fastcifar.runs.seeds import is_last
 from fastcifar.sweep.folder import SweepFolder, TrialResult, write_outcome
-from fastcifar.sweep.plan import Stop, Trial
+from fastcifar.sweep.plan import Resources, Stop, Trial
 from fastcifar.sweep.schedule import Schedule
 from fastcifar.training.signals import GracefulStop, stop_on_signals
 
@@ -46,6 +40,8 @@ try:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
     from ray.tune.search import Searcher
+
+    from fastcifar.sweep.cluster_ray import choose_shares, connect
 except ImportError as error:
     raise ConfigError("a sweep needs Ray Tune, which is not installed: pip install 'fastcifar[sweep]'") from error
 
@@ -54,27 +50,8 @@ FIRST_DECISION = 10
 """Percent of a trial's epochs after which it can be stopped first."""
 CRASHES = 2
 """Times that a trial is started again after its process has crashed."""
-_ADDRESS_ADVICE = (
-    "start one with `ray start --head`, set RAY_AUTH_MODE=token if its machines have a token, or leave out --address"
-)
 CHECK_SECONDS = 5.0
 """Time between two checks that the cluster still has a machine."""
-OBJECT_STORE_BYTES = 100 * 2**20
-"""Shared memory for what trials exchange, which is nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What each trial gets, and where."""
-
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float | None = None
-    """None for one GPU per trial where the cluster has some and the device is not the CPU."""
-    address: str | None = None
-    """The address of a Ray cluster; None to start Ray on this machine, and to end it with this process."""
-
-    def __post_init__(self) -> None:
-        check(self, cpus_per_trial=POSITIVE, gpus_per_trial=NOT_NEGATIVE)
 
 
 class Listener(Protocol):
@@ -98,8 +75,8 @@ def run_trials(folder: SweepFolder, resources: Resources, listener: Listener) ->
         ConfigError: the cluster cannot be reached, or no machine of it has the resources of a trial.
     """
     schedule = Schedule(folder)
-    with _connection(resources.address), stop_on_signals() as stop:  # in this order: Ray has a handler of SIGTERM
-        shares = _shares(resources, folder)
+    with connect(resources.address), stop_on_signals() as stop:  # in this order: Ray has a handler of SIGTERM
+        shares = choose_shares(resources, folder)
         search, storage = _Search(folder, schedule, listener), folder.path.absolute() / "ray"
         shutil.rmtree(storage, ignore_errors=True)
         tuner = tune.Tuner(
@@ -121,61 +98,6 @@ def run_trials(folder: SweepFolder, resources: Resources, listener: Listener) ->
             ),
         )
         tuner.fit()
-
-
-@contextmanager
-def _connection(address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start Ray on this machine, during the block."""
-    started: dict[str, Any] = {
-        "num_cpus": usable_cores(),
-        "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE_BYTES,
-    }
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            **({} if address else started),
-        )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = f"the Ray cluster at {address} cannot be used" if address else "Ray cannot be started on this machine"
-        advice = f"; {_ADDRESS_ADVICE}" if address else ""
-        raise DeviceError(f"{where} ({reason}){advice}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, before)
-
-
-def _shares(resources: Resources, folder: SweepFolder) -> dict[str, float]:
-    """Return the cores and GPUs of each trial."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    on_cpu = all(config.runtime.device == "cpu" for config in folder.plan.recipes.values())
-    gpus = resources.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if not on_cpu and any(machine.get("GPU") for machine in machines) else 0.0
-    return check_shares({"CPU": resources.cpus_per_trial, "GPU": gpus}, machines)
-
-
-def check_shares(shares: dict[str, float], machines: list[Mapping[str, float]]) -> dict[str, float]:
-    """Return the shares of a trial, if one of the machines has as much.
-
-    Raises:
-        ConfigError: none has; the trials would wait for ever.
-    """
-    if not any(all(machine.get(kind, 0) >= share for kind, share in shares.items()) for machine in machines):
-        wanted = " and ".join(f"{share:g} {kind}s" for kind, share in shares.items() if share)
-        have = "; ".join(f"{machine.get('CPU', 0):g} CPUs, {machine.get('GPU', 0):g} GPUs" for machine in machines)
-        raise ConfigError(
-            f"each trial is to have {wanted}, and no machine has that many ({have}); change --cpus-per-trial or "
-            "--gpus-per-trial"
-        )
-    return shares
 
 
 def _scheduler(stop: Stop) -> TrialScheduler:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastcifar.checks import AT_LEAST_1, check
+from fastcifar.checks import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError
 from fastcifar.migrations import migrate_config
@@ -39,6 +39,20 @@ class SweepOptions:
 
     def __post_init__(self) -> None:
         check(self, seeds=AT_LEAST_1, trials=AT_LEAST_1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each trial gets, and where."""
+
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float | None = None
+    """None for one GPU per trial where the cluster has some and the device is not the CPU."""
+    address: str | None = None
+    """The address of a Ray cluster; None to start Ray on this machine, and to end it with this process."""
+
+    def __post_init__(self) -> None:
+        check(self, cpus_per_trial=POSITIVE, gpus_per_trial=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, order=True)

@@ -19,6 +19,7 @@ from fastcifar.runs.listing import list_runs
 from fastcifar.sweep import engine_ray
 from fastcifar.sweep import trial as trial_module
 from fastcifar.sweep.folder import SweepFolder, read_sweep, write_outcome
+from fastcifar.sweep.plan import Resources
 from fastcifar.sweep.schedule import Schedule
 from fastcifar.sweep.table import configuration_rows, read_trials
 from fastcifar.training.signals import stop_on_signals
@@ -78,7 +79,7 @@ def test_flags_apply_to_all_recipes() -> None:
 def engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials that train in this process, one after the other, instead of in Ray's."""
 
-    def run_trials(folder: SweepFolder, resources: engine_ray.Resources, listener: engine_ray.Listener) -> None:
+    def run_trials(folder: SweepFolder, resources: Resources, listener: engine_ray.Listener) -> None:
         schedule = Schedule(folder)
         with stop_on_signals() as stop:
             while (trial := schedule.next()) is not None:

@@ -13,9 +13,10 @@ import pytest
 from fastcifar import get_recipe
 from fastcifar.errors import ConfigError, DeviceError, StoppedError
 from fastcifar.sweep import engine_ray
-from fastcifar.sweep.engine_ray import METRIC, TIME, Resources, check_shares, run_trials
+from fastcifar.sweep.cluster_ray import check_shares, choose_shares
+from fastcifar.sweep.engine_ray import METRIC, TIME, run_trials
 from fastcifar.sweep.folder import SweepFolder, TrialResult, read_outcome
-from fastcifar.sweep.plan import Trial
+from fastcifar.sweep.plan import Resources, Trial
 from fastcifar.sweep.schedule import Schedule
 from fastcifar.sweep.space import parse_search
 from fastcifar.training.signals import GracefulStop
@@ -161,7 +162,7 @@ def test_each_trial_has_a_gpu_where_there_are_some(
     folder.plan.recipes["speedrun"] = plan.recipes["speedrun"].replace(device=device)  # type: ignore[index]
     node = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0}}
     monkeypatch.setattr(engine_ray.ray, "nodes", lambda: [node, {"Alive": False, "Resources": {}}])
-    assert engine_ray._shares(Resources(gpus_per_trial=given), folder) == {"CPU": 1.0, "GPU": expected}
+    assert choose_shares(Resources(gpus_per_trial=given), folder) == {"CPU": 1.0, "GPU": expected}
 
 
 @pytest.mark.parametrize("stop", ["none", "asha", "median"])
