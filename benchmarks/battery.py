@@ -30,7 +30,7 @@ from fastcifar.runs.folder import source_commit
 
 PARTS: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "battery.toml").read_text())
 NEEDS = {"hiverge": "a checkout, --hiverge", "ranks": "at least two GPUs"}
-"""What a part needs, by the name of the option or property that is None without it."""
+"""What a part needs, in words, by the name of the option or property that is None if it is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)

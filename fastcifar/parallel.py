@@ -140,7 +140,7 @@ _joined = ALONE
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """In the block, this process computes alone, while the others wait for it."""
+    """Let this process compute alone in the block, while the others wait for it."""
     global _joined  # noqa: PLW0603
     before, _joined = _joined, ALONE
     try:
