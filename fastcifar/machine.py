@@ -137,7 +137,7 @@ def cpu_name() -> str:
 
 def has_fast_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 in hardware (AVX-512 BF16, AMX, or Arm's BF16)."""
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
+    return bfloat16_unit() != ""
 
 
 def instruction_set() -> str:
@@ -147,9 +147,9 @@ def instruction_set() -> str:
     return f"{widest} by a limit of this process" if is_limited_to_avx2() else widest
 
 
-def has_amx() -> bool:
-    """Whether the processor has Intel's matrix units (AMX) for bfloat16."""
-    return "amx_bf16" in cpu_flags()
+def bfloat16_unit() -> str:
+    """What multiplies bfloat16 fastest on this processor: "amx_bf16", "avx512_bf16", or "bf16" (Arm); "" if nothing."""
+    return next((flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in cpu_flags()), "")
 
 
 def cpu_flags() -> set[str]:

@@ -13,7 +13,7 @@ from fastcifar.device import get_random_state, set_random_state
 from fastcifar.errors import TrainingError
 from fastcifar.inference.model import LogitsFunction
 from fastcifar.models.init import first_convolution, whitening_filters
-from fastcifar.models.ops.winograd_tiles import compiled_kernel
+from fastcifar.models.ops.winograd_tiles import FORMATS, compiled_kernel
 from fastcifar.training.cuda_graphs import capture_evaluations, capture_train_steps
 from fastcifar.training.freezing import freeze
 from fastcifar.training.state import TrainState
@@ -40,8 +40,9 @@ def warm_up(state: TrainState) -> WarmUp:
     start = clock.now()
     state.train_loader.warm_up()
     state.test_loader.warm_up()
-    if state.runtime.device.type == "cpu" and state.runtime.amp_dtype is None:
-        compiled_kernel()
+    dtype = state.runtime.amp_dtype or torch.float32
+    if state.runtime.device.type == "cpu" and dtype in FORMATS:
+        compiled_kernel(dtype)
     step: StepFunction = functools.partial(run_step, state)
     logits: LogitsFunction = state.classifier.fixed_batch_logits
     if state.runtime.cuda_graphs or state.runtime.compile_mode:

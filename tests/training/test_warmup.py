@@ -44,14 +44,16 @@ def test_each_of_several_processes_captures_steps_of_its_share(
     assert captured == [16]
 
 
-@pytest.mark.parametrize("amp_dtype", [None, "bfloat16"])
-def test_the_transforms_of_float32_convolutions_are_compiled_where_they_are_used(
-    amp_dtype: str | None, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("amp_dtype", "expected"), [(None, [torch.float32]), ("bfloat16", [torch.bfloat16]), ("float16", [])]
+)
+def test_the_transforms_of_convolutions_are_compiled_for_the_precision_of_the_run(
+    amp_dtype: str | None, expected: list[torch.dtype], config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[str] = []
-    monkeypatch.setattr(warmup, "compiled_kernel", lambda: compiled.append("kernel"))
+    compiled: list[torch.dtype] = []
+    monkeypatch.setattr(warmup, "compiled_kernel", compiled.append)
     warm_up(tiny_state(config.replace(amp=amp_dtype is not None, amp_dtype=amp_dtype or "auto")))
-    assert compiled == ([] if amp_dtype else ["kernel"])
+    assert compiled == expected
 
 
 @pytest.mark.slow

@@ -3,9 +3,10 @@
 For images of at most 2 × 2, every output pixel depends on every input pixel, so the convolution is a matrix product.
 That avoids multiplying padding zeros.
 
-In float32, Winograd's algorithm saves more than half of the multiplications. bfloat16 is too coarse for it.
+Winograd's algorithm saves more than half of the multiplications, in float32 and, on processors with AVX-512 BF16 but
+without AMX, in bfloat16.
 
-In bfloat16, oneDNN's convolutions are fast for large images only. AMX tiles need rows of 16 or 32 pixels. Images up to
+With AMX, oneDNN's convolutions are fast for large images only. AMX tiles need rows of 16 or 32 pixels. Images up to
 8 × 8 do not fill them, and the weight gradient can be 8 times slower. We therefore pack several images side by side
 into one wide image, separated by a zero column.
 """
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcifar.machine import has_amx
+from fastcifar.machine import bfloat16_unit
 from fastcifar.models.ops.winograd import conv3x3_winograd, is_faster
 
 MATMUL_MAX_SIDE = 2
@@ -34,17 +35,17 @@ Algorithm = Callable[[Tensor, Tensor], Tensor]
 class Conv3x3(nn.Conv2d):
     """A 3 × 3 convolution with stride 1 and padding 1; on the CPU, by the algorithm that is fastest for the images.
 
-    Its attribute `amx` says whether the processor has AMX.
+    Its attribute `bfloat16_unit` is what multiplies bfloat16 on this processor (`fastcifar.machine.bfloat16_unit`).
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__(inputs, outputs, kernel_size=3, padding=1, bias=bias)
-        self.amx = has_amx()
+        self.bfloat16_unit = bfloat16_unit()
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve images [B, inputs, H, W] to [B, outputs, H, W]."""
         dtype = _compute_dtype(images)
-        convolve = select_algorithm(images, dtype, self.out_channels, self.amx)
+        convolve = select_algorithm(images, dtype, self.out_channels, self.bfloat16_unit)
         if convolve is None:
             return super().forward(images)
         result = convolve(images.to(dtype), self.weight.to(dtype))
@@ -72,24 +73,21 @@ def conv3x3_packed(images: Tensor, weight: Tensor) -> Tensor:
     return _to_images(result[:, :, :, :width].transpose(1, 2), images.shape)
 
 
-def select_algorithm(images: Tensor, dtype: torch.dtype, outputs: int, amx: bool) -> Algorithm | None:
+def select_algorithm(images: Tensor, dtype: torch.dtype, outputs: int, bfloat16_unit: str) -> Algorithm | None:
     """Return the fastest algorithm to convolve images [B, C, H, W] in a precision; None for torch's own.
 
-    `amx` says whether the processor has AMX.
+    `bfloat16_unit` is what multiplies bfloat16 on this processor.
     """
-    if images.device.type != "cpu" or torch.compiler.is_compiling():
+    is_mixed = dtype is torch.bfloat16 and torch.is_autocast_enabled("cpu")
+    supported = images.device.type == "cpu" and (is_mixed or dtype is torch.float32)
+    if not supported or torch.compiler.is_compiling():
         return None
     height, width = images.shape[-2:]
-    small = max(height, width) <= MATMUL_MAX_SIDE
-    if dtype is torch.float32:
-        if small:
-            return conv3x3_as_matmul if len(images) >= MIN_FLOAT32_BATCH else None
-        return conv3x3_winograd if is_faster(images, outputs) else None
-    if dtype is torch.bfloat16 and torch.is_autocast_enabled("cpu"):
-        if small:
-            return conv3x3_as_matmul
-        return conv3x3_packed if height * width <= PACK_MAX_PIXELS and amx else None
-    return None
+    if max(height, width) <= MATMUL_MAX_SIDE:
+        return conv3x3_as_matmul if is_mixed or len(images) >= MIN_FLOAT32_BATCH else None
+    if is_mixed and bfloat16_unit != "avx512_bf16":
+        return conv3x3_packed if bfloat16_unit == "amx_bf16" and height * width <= PACK_MAX_PIXELS else None
+    return conv3x3_winograd if is_faster(images, dtype, outputs) else None
 
 
 def _compute_dtype(images: Tensor) -> torch.dtype:

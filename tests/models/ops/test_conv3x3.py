@@ -46,22 +46,29 @@ def test_each_algorithm_has_the_outputs_and_gradients_of_torchs_convolution(
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
-    ("dtype", "size", "amx", "algorithm"),
+    ("dtype", "size", "bfloat16_unit", "algorithm"),
     [
-        (torch.bfloat16, 9, True, None),
-        (torch.bfloat16, 8, True, "conv3x3_packed"),
-        (torch.bfloat16, 4, True, "conv3x3_packed"),
-        (torch.bfloat16, 4, False, None),
-        (torch.bfloat16, 2, True, "conv3x3_as_matmul"),
-        (torch.bfloat16, 2, False, "conv3x3_as_matmul"),
-        (torch.float32, 9, True, "conv3x3_winograd"),
-        (torch.float32, 3, False, "conv3x3_winograd"),
-        (torch.float32, 2, False, "conv3x3_as_matmul"),
-        (torch.float16, 4, True, None),
+        (torch.bfloat16, 9, "amx_bf16", None),
+        (torch.bfloat16, 8, "amx_bf16", "conv3x3_packed"),
+        (torch.bfloat16, 4, "amx_bf16", "conv3x3_packed"),
+        (torch.bfloat16, 9, "avx512_bf16", "conv3x3_winograd"),
+        (torch.bfloat16, 4, "avx512_bf16", "conv3x3_winograd"),
+        (torch.bfloat16, 4, "", None),  # emulated
+        (torch.bfloat16, 2, "amx_bf16", "conv3x3_as_matmul"),
+        (torch.bfloat16, 2, "avx512_bf16", "conv3x3_as_matmul"),
+        (torch.float32, 9, "amx_bf16", "conv3x3_winograd"),
+        (torch.float32, 3, "", "conv3x3_winograd"),
+        (torch.float32, 2, "", "conv3x3_as_matmul"),
+        (torch.float16, 4, "amx_bf16", None),
     ],
 )
 def test_each_precision_and_size_uses_the_fastest_algorithm(
-    dtype: torch.dtype, bias: bool, size: int, amx: bool, algorithm: str | None, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    bias: bool,
+    size: int,
+    bfloat16_unit: str,
+    algorithm: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used = []
     for name, function in ALGORITHMS.items():
@@ -70,14 +77,14 @@ def test_each_precision_and_size_uses_the_fastest_algorithm(
         )
     torch.manual_seed(0)
     layer = Conv3x3(64, 96, bias=bias)
-    layer.amx = amx
+    layer.bfloat16_unit = bfloat16_unit
     images = torch.randn(64, 64, size, size)
     expected = F.conv2d(images, layer.weight, layer.bias, padding=1)
     with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
         output = layer(images)
     assert used == ([algorithm] if algorithm else [])
     assert output.dtype is dtype
-    tolerance = 1e-3 if dtype is torch.float32 else 5e-2
+    tolerance = 1e-3 if dtype is torch.float32 else 0.1
     torch.testing.assert_close(output.float(), expected, rtol=tolerance, atol=tolerance)
 
 
