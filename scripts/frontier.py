@@ -24,9 +24,9 @@ from fastcifar.report.style import Theme, add_legend, use_theme
 from scripts.pictures import OUT, variants
 
 FILES = (
-    ("time-to-90-gpu", "time-to-94-gpu", "era-gpu"),
+    ("time-to-90-gpu", "time-to-94-gpu", "era-plus-gpu", "era-gpu"),
     ("time-to-90-amx-cpu", "era-cpu"),
-    ("time-to-90-cpu",),
+    ("time-to-90-cpu", "time-to-94-cpu", "era-plus-cpu"),
 )
 """The result files of each panel, which are from the same kind of device; those that do not exist are left out."""
 PANEL = (4.0, 3.4)

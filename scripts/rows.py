@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.convolutions import ALGORITHMS
 from benchmarks.results import FOLDER, Results
 from benchmarks.step import CEILING, FASTCIFAR, STEP
 from benchmarks.time_to_90 import ABLATIONS, ERA_EPOCH
@@ -164,6 +165,25 @@ def below_best(results: Results) -> str:
     below = 100 * (max(row["mean"] for row in rows) - suggested["mean"])
     seeds = f"{len({run['seed'] for run in results.runs})} of {results.settings['seeds']} seeds"
     return f"The suggestion is {below:.2f} points below the best mean; {seeds} were run."
+
+
+def convolutions(results: Results) -> Iterator[Row]:
+    """One row per convolution: the milliseconds of each algorithm, the one that is used in bold, and its errors."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in results.runs:
+        key = tuple(run[name] for name in ("recipe", "image_size", "inputs", "outputs", "height", "width"))
+        groups.setdefault(key, []).append(run)
+    for (recipe, size, inputs, outputs, height, width), runs in groups.items():
+        used = next(run for run in runs if run["chosen"])
+        by_algorithm = {run["algorithm"]: f"{1e3 * run['seconds']['median']:.1f}" for run in runs}
+        by_algorithm[used["algorithm"]] = f"**{by_algorithm[used['algorithm']]}**"
+        yield {
+            "recipe": recipe,
+            "size": size,
+            "layer": f"{inputs} → {outputs}, {height} × {width}",
+            "milliseconds": " | ".join(by_algorithm.get(name, "–") for name in ALGORITHMS),
+            "error": max(used["errors"]),
+        }
 
 
 def step_parts(results: Results) -> Iterator[Row]:

@@ -133,7 +133,7 @@ TABLES = {
             rows.runs,
             joined=True,
         ),
-        "era-gpu era-cpu quick-cpu",
+        "era-gpu era-plus-gpu era-cpu era-plus-cpu quick-cpu",
     ),
     "course": (
         Table(
@@ -145,7 +145,7 @@ TABLES = {
         "course-gpu dilated-cnn-gpu course-cpu dilated-cnn-cpu",
     ),
     "time_to_90": (TRAININGS, TIMES_TO_90),
-    "time_to_94": (TRAININGS, "time-to-94-gpu"),
+    "time_to_94": (TRAININGS, "time-to-94-gpu time-to-94-cpu"),
     "frontier": (TRAININGS, "frontier-gpu frontier-cpu"),
     "pace": (
         Table(
@@ -208,6 +208,15 @@ TABLES = {
             rows.step_ratios,
         ),
         "throughput-gpu throughput-cpu throughput-amx-cpu throughput-avx2-cpu throughput-speedrun-avx2-cpu",
+    ),
+    "convolutions": (
+        Table(
+            "recipe | image size | channels, size | torch | Winograd | packed | matrix product | largest error",
+            "`{recipe}` | {size} | {layer} | {milliseconds} | {error:.2%}",
+            rows.convolutions,
+            "{device}, {precision}; milliseconds, medians of {settings[rounds]}, {settings[batch_size]} images:",
+        ),
+        "convolutions-cpu convolutions-amx-cpu convolutions-avx2-cpu",
     ),
     "augmentation": (
         Table(

@@ -33,12 +33,17 @@ def conv3x3_winograd(images: Tensor, weight: Tensor) -> Tensor:
     return _WinogradConv3x3.apply(images, weight)  # type: ignore[no-any-return]
 
 
+def is_supported(images: Tensor, dtype: torch.dtype, outputs: int) -> bool:
+    """Whether the algorithm can convolve images [B, I, H, W], as `dtype`, to this many outputs."""
+    lanes = FORMATS[dtype].lanes
+    return images.shape[1] % lanes == 0 and outputs % lanes == 0 and gomp_parallel() is not None
+
+
 def is_faster(images: Tensor, dtype: torch.dtype, outputs: int) -> bool:
-    """Whether the algorithm is faster than torch's for images [B, I, H, W], as `dtype`, and this many outputs."""
-    (batch, inputs, height, width), lanes = images.shape, FORMATS[dtype].lanes
-    multiples = inputs % lanes == 0 and outputs % lanes == 0
-    enough = batch * tiles_per_image(height, width, tile_side(height, width, dtype)) >= MIN_TILES
-    return multiples and enough and inputs * outputs >= MIN_WEIGHTS and gomp_parallel() is not None
+    """Whether the algorithm is faster than torch's for such images, and supported."""
+    batch, inputs, height, width = images.shape
+    tiles = batch * tiles_per_image(height, width, tile_side(height, width, dtype))
+    return tiles >= MIN_TILES and inputs * outputs >= MIN_WEIGHTS and is_supported(images, dtype, outputs)
 
 
 def tile_side(height: int, width: int, dtype: torch.dtype) -> int:
