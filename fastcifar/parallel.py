@@ -22,7 +22,8 @@ from torch import Tensor
 
 from fastcifar.errors import DeviceError, FastCifarWarning, ProcessError, StoppedError
 from fastcifar.process_errors import one_error_per_machine
-from fastcifar.rendezvous import launched, meet, require_equal
+from fastcifar.rendezvous import meet, require_equal
+from fastcifar.torchrun import launched
 
 Value = TypeVar("Value")
 

@@ -30,28 +30,6 @@ LONGEST_START = datetime.timedelta(minutes=2)
 """How long a process that has started waits for the others: their imports may take long on a slow file system."""
 GET_INTERFACE_ADDRESS = 0x8915
 """Linux's SIOCGIFADDR, from sockios.h."""
-NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
-"""The launcher's variables that are numbers."""
-
-
-def launched() -> int:
-    """Return the number of processes that a launcher such as torchrun has started; 1 without a launcher.
-
-    Raises:
-        ConfigError: the launcher's variables are incomplete or no numbers.
-    """
-    count = os.environ.get("WORLD_SIZE", "1")
-    if count == "1":
-        return 1
-    values = {name: os.environ.get(name) for name in (*NUMBERS, "MASTER_ADDR")}
-    for name in NUMBERS:
-        if values[name] is not None and not str(values[name]).isdecimal():
-            raise ConfigError(f"{name} is {values[name]!r}; torchrun sets it to a number")
-    if missing := [name for name, value in values.items() if value is None]:
-        raise ConfigError(f"WORLD_SIZE is {count}, and {', '.join(missing)} are not set: start with torchrun")
-    if int(os.environ["RANK"]) >= int(count):
-        raise ConfigError(f"RANK is {os.environ['RANK']}; it must be less than WORLD_SIZE, {count}")
-    return int(count)
 
 
 def meet() -> tuple[Any, int, int]:

@@ -12,25 +12,10 @@ import torch.distributed as dist
 from fastcifar import rendezvous
 from fastcifar.errors import ConfigError, ProcessError
 
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
 
 @pytest.fixture
 def store() -> Any:
     return dist.HashStore()  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def launcher(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets the variables of a launcher, and removes those that are not given."""
-
-    def set_variables(**values: str) -> None:
-        for name in LAUNCHER:
-            monkeypatch.delenv(name, raising=False)
-        for name, value in values.items():
-            monkeypatch.setenv(name, value)
-
-    return set_variables
 
 
 def together(work: Callable[[int], Any], count: int) -> list[Any]:
@@ -44,33 +29,6 @@ def together(work: Callable[[int], Any], count: int) -> list[Any]:
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(result, range(count)))
-
-
-def test_without_a_launcher_there_is_one_process(launcher: Callable[..., None]) -> None:
-    launcher()
-    assert rendezvous.launched() == 1
-    launcher(RANK="1", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="host", MASTER_PORT="29400")
-    assert rendezvous.launched() == 2
-
-
-@pytest.mark.parametrize(
-    ("variables", "error"),
-    [
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; torchrun sets it to a number"),
-        ({"WORLD_SIZE": "2"}, "RANK, LOCAL_RANK, MASTER_PORT, MASTER_ADDR are not set: start with torchrun"),
-        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK is '-1'; torchrun sets it to a number"),
-        (
-            {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "host", "MASTER_PORT": "1"},
-            "RANK is 2; it must be less than WORLD_SIZE, 2",
-        ),
-    ],
-)
-def test_a_launcher_that_is_incomplete_is_one_error(
-    launcher: Callable[..., None], variables: dict[str, str], error: str
-) -> None:
-    launcher(**variables)
-    with pytest.raises(ConfigError, match=error):
-        rendezvous.launched()
 
 
 def test_restarted_processes_do_not_find_the_values_of_earlier_ones(store: Any) -> None:
@@ -90,11 +48,12 @@ def test_a_process_that_does_not_start_is_named(store: Any, monkeypatch: pytest.
     assert not isinstance(second, Exception)
 
 
-def test_a_busy_port_or_an_unreachable_machine_is_one_error(launcher: Callable[..., None]) -> None:
+def test_a_busy_port_or_an_unreachable_machine_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         port = str(taken.getsockname()[1])
-        launcher(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="localhost", MASTER_PORT=port)
+        for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value)
         with pytest.raises(ProcessError, match=f"cannot meet the other processes .* at localhost, port {port}"):
             rendezvous.meet()
 

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError
 from fastcifar.recipes import DEFAULT_RECIPE, get_recipe
 from fastcifar.settings import DataSettings, RuntimeSettings
+from fastcifar.torchrun import world_size
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
@@ -75,11 +75,10 @@ def require_one_process() -> None:
     """Refuse to start as one of several processes, since each would train the whole run.
 
     Raises:
-        ConfigError: a launcher such as torchrun has started this process with others.
+        ConfigError: a launcher such as torchrun has started this process with others, or WORLD_SIZE is no number.
     """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes.isdecimal() and int(processes) > 1:
-        raise ConfigError(f"WORLD_SIZE is {processes}; a run trains in one process: start it without torchrun")
+    if (count := world_size()) > 1:
+        raise ConfigError(f"WORLD_SIZE is {count}; a run trains in one process: start it without torchrun")
 
 
 @contextmanager
