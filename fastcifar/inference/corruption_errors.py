@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastcifar.corruptions.kinds import KINDS, SEVERITIES
 from fastcifar.files import write_json
-from fastcifar.runs.json_files import check_types, parse_object, unreadable
+from fastcifar.runs.json_files import check_types, read_json
 
 EXTRA_KINDS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 """Further files of CIFAR-10-C, which its authors keep for choosing settings. They do not count in the mean."""
@@ -74,9 +74,6 @@ def read_corruption_errors(run: Path, file: str = MADE_FILE) -> CorruptionErrors
     Raises:
         CheckpointError: the file is damaged.
     """
-    try:
-        return check_types(parse_object((run / file).read_text()), CorruptionErrors)
-    except FileNotFoundError:
+    if not (run / file).exists():
         return None
-    except (OSError, ValueError) as error:
-        raise unreadable(run, file, error) from error
+    return read_json(run, file, lambda values: check_types(values, CorruptionErrors))

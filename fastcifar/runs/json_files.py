@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -31,6 +32,21 @@ def parse_object(text: str) -> dict[str, Any]:
     return values
 
 
+def read_json(folder: Path, file: str, convert: Callable[[dict[str, Any]], T], kind: str = "a run folder") -> T:
+    """Read a file with a JSON object, and convert it; `kind` says what a folder with such a file is.
+
+    Raises:
+        CheckpointError: the file is missing, has no JSON object, or `convert` misses a value or refuses one.
+    """
+    try:
+        return convert(parse_object((folder / file).read_text()))
+    except (AttributeError, LookupError, TypeError) as error:
+        reason = ValueError(f"a value is missing or has another type ({error})")
+        raise unreadable(folder, file, reason) from error
+    except (OSError, ValueError) as error:
+        raise unreadable(folder, file, error, kind=kind) from error
+
+
 def check_types(values: dict[str, Any], kind: type[T]) -> T:
     """Convert a JSON object to `kind`, a dataclass or a TypedDict. A null that should be a float becomes NaN.
 
@@ -50,10 +66,12 @@ def _hints(kind: type[object]) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def unreadable(run: Path, file: str, error: OSError | ValueError, line: int | None = None) -> CheckpointError:
+def unreadable(
+    run: Path, file: str, error: OSError | ValueError, line: int | None = None, kind: str = "a run folder"
+) -> CheckpointError:
     """Create the error for a file of a run folder that cannot be read or has wrong content (in `line`, from 1)."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return CheckpointError(f"{run}: is not a run folder, since it has no {file}")
+        return CheckpointError(f"{run}: is not {kind}, since it has no {file}")
     if isinstance(error, OSError):
         return CheckpointError(f"{run / file}: cannot be read ({error.strerror})")
     place = f"{run / file}" if line is None else f"{run / file}, line {line}"

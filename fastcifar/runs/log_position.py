@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastcifar.files import write_json
-from fastcifar.runs.json_files import check_types, parse_object, unreadable
+from fastcifar.runs.json_files import check_types, read_json
 
 FILE = "logs.json"
 
@@ -38,8 +39,8 @@ def write_position(run: Path, log: str, position: LogPosition) -> None:
 def _read(run: Path) -> dict[str, LogPosition]:
     if not (run / FILE).exists():
         return {}
-    try:
-        saved = parse_object((run / FILE).read_text())
-        return {name: check_types(dict(values), LogPosition) for name, values in saved.items()}
-    except (OSError, TypeError, ValueError) as error:
-        raise unreadable(run, FILE, error if isinstance(error, OSError) else ValueError(str(error))) from error
+
+    def convert(saved: dict[str, Any]) -> dict[str, LogPosition]:
+        return {name: check_types(values, LogPosition) for name, values in saved.items()}
+
+    return read_json(run, FILE, convert)

@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 
 from fastcifar.config import TrainConfig
 from fastcifar.migrations import migrate_config, migrate_result
-from fastcifar.runs.json_files import check_types, parse_object, unreadable
+from fastcifar.runs.json_files import check_types, parse_object, read_json, unreadable
 from fastcifar.runs.results import EpochResult
 
 
@@ -38,10 +38,7 @@ def read_config(run: Path) -> TrainConfig:
         CheckpointError: the folder has no config.json, or a setting in it is unknown, has the wrong type or a value
             that is not allowed.
     """
-    try:
-        return TrainConfig.from_json(migrate_config(parse_object((run / "config.json").read_text())))
-    except (OSError, ValueError) as error:
-        raise unreadable(run, "config.json", error) from error
+    return read_json(run, "config.json", lambda values: TrainConfig.from_json(migrate_config(values)))
 
 
 def read_environment(run: Path) -> Environment:
@@ -50,10 +47,7 @@ def read_environment(run: Path) -> Environment:
     Raises:
         CheckpointError: the folder has no environment.json, or a key in it is missing or unknown or has the wrong type.
     """
-    try:
-        return check_types(parse_object((run / "environment.json").read_text()), Environment)
-    except (OSError, ValueError) as error:
-        raise unreadable(run, "environment.json", error) from error
+    return read_json(run, "environment.json", lambda values: check_types(values, Environment))
 
 
 def read_metrics(run: Path) -> list[EpochResult]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fastcifar.checks import AT_LEAST_1, POSITIVE, check
 from fastcifar.config import SETTINGS, TrainConfig
@@ -17,7 +17,7 @@ from fastcifar.errors import CheckpointError
 from fastcifar.files import lock_folder, write_json
 from fastcifar.intervals import MeanInterval, mean_interval
 from fastcifar.migrations import migrate_config
-from fastcifar.runs.json_files import check_types, parse_object, unreadable
+from fastcifar.runs.json_files import check_types, read_json
 from fastcifar.runs.read import read_metrics
 from fastcifar.runs.results import EpochResult
 
@@ -176,17 +176,13 @@ def read_seeds(folder: Path) -> SeedsRecord:
     Raises:
         CheckpointError: the folder has no seeds.json, or that is damaged.
     """
-    try:
-        values = parse_object((folder / FILE).read_text())
+
+    def convert(values: dict[str, Any]) -> SeedsRecord:
         return SeedsRecord(
             config=TrainConfig.from_json(migrate_config(values["config"])),
             content_sha256=str(values["content_sha256"]),
             options=check_types(values["options"], SeedOptions),
             runs=tuple(check_types(run, SeedRun) for run in values["runs"]),
         )
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{folder}: has no {FILE}, so it is not a folder of `fastcifar seeds`") from None
-    except (TypeError, KeyError, AttributeError) as error:
-        raise unreadable(folder, FILE, ValueError(f"a value is missing or has another type ({error})")) from error
-    except (OSError, ValueError) as error:
-        raise unreadable(folder, FILE, error) from error
+
+    return read_json(folder, FILE, convert, "a folder of `fastcifar seeds`")

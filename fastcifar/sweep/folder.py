@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from fastcifar.errors import CheckpointError
 from fastcifar.files import lock_folder, write_json
-from fastcifar.runs.json_files import parse_object, unreadable
+from fastcifar.runs.json_files import read_json
 from fastcifar.runs.read import read_config, read_metrics
 from fastcifar.runs.results import EpochResult
 from fastcifar.runs.seeds import is_last
@@ -115,12 +115,9 @@ def _read_end(run_dir: Path, results: Sequence[EpochResult]) -> tuple[Outcome, s
     """Return how a run has ended, and its error."""
     if results and is_last(results[-1], read_config(run_dir)):
         return "finished", None
-    try:
-        values = parse_object((run_dir / OUTCOME).read_text())
-    except FileNotFoundError:
+    if not (run_dir / OUTCOME).exists():
         return "unfinished", None
-    except (OSError, ValueError) as error:
-        raise unreadable(run_dir, OUTCOME, error) from error
+    values = read_json(run_dir, OUTCOME, dict)
     return "failed" if values.get("outcome") == "failed" else "stopped", values.get("error")
 
 
@@ -136,18 +133,14 @@ def read_sweep(path: Path) -> SweepFolder:
     Raises:
         CheckpointError: the folder has no sweep.json, or that is damaged.
     """
-    try:
-        values = parse_object((path / FILE).read_text())
+
+    def convert(values: dict[str, Any]) -> SweepFolder:
         configurations = values["configurations"]
         if not all(isinstance(each, dict) and each["recipe"] in values["recipes"] for each in configurations):
             raise ValueError("a configuration is not one of its recipes")
         return SweepFolder(path, SweepPlan.from_json(values), configurations)
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path}: has no {FILE}, so it is not a folder of `fastcifar sweep`") from None
-    except (TypeError, KeyError, AttributeError) as error:
-        raise unreadable(path, FILE, ValueError(f"a value is missing or has another type ({error})")) from error
-    except (OSError, ValueError) as error:
-        raise unreadable(path, FILE, error) from error
+
+    return read_json(path, FILE, convert, "a folder of `fastcifar sweep`")
 
 
 def _versions() -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_bad_input_is_one_error(
 
 def test_a_sweep_to_resume_must_exist(tmp_path: Path, capsys: Capture) -> None:
     assert main(["sweep", "--resume", str(tmp_path)]) == 1
-    assert "has no sweep.json, so it is not a folder of `fastcifar sweep`" in capsys.readouterr().err
+    assert "is not a folder of `fastcifar sweep`, since it has no sweep.json" in capsys.readouterr().err
 
 
 def test_without_ray(betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

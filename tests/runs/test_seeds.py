@@ -97,5 +97,5 @@ def test_a_damaged_summary_is_one_error(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_folder_without_a_summary_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"has no seeds\.json, so it is not a folder of `fastcifar seeds`"):
+    with pytest.raises(CheckpointError, match=r"is not a folder of `fastcifar seeds`, since it has no seeds\.json"):
         read_seeds(tmp_path)

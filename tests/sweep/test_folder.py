@@ -80,7 +80,7 @@ def test_a_damaged_sweep(folder: SweepFolder, change: object, message: str) -> N
 
 
 def test_a_folder_without_a_sweep(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"has no sweep\.json, so it is not a folder of `fastcifar sweep`"):
+    with pytest.raises(CheckpointError, match=r"is not a folder of `fastcifar sweep`, since it has no sweep\.json"):
         read_sweep(tmp_path)
 
 
