@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastcifar.errors import DeviceError, FastCifarWarning, ProcessError, StoppedError
-from fastcifar.process_errors import one_error_per_machine
+from fastcifar.process_errors import one_error_per_machine, wait_for_first
 from fastcifar.rendezvous import meet, require_equal
 from fastcifar.torchrun import launched
 
@@ -29,8 +29,6 @@ Value = TypeVar("Value")
 
 TIMEOUT = datetime.timedelta(seconds=15)
 """How long a process waits for the others in a step, before it takes one of them for lost."""
-LONGEST_PREPARATION = datetime.timedelta(hours=2)
-"""How long it waits for the first one, which writes .beton files, downloads data or tests learning rates."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Processes:
         """Let the first process execute the block while the others wait for its end; yield whether this is the first.
 
         Raises:
-            ProcessError: the first one has failed.
+            ProcessError: the first one has failed, or cannot be reached.
         """
         key = f"fastcifar/{name}"
         if self.store is None:
@@ -114,8 +112,7 @@ class Processes:
                 raise
             self.store.set(key, "done")
         else:
-            self.store.wait([key], LONGEST_PREPARATION)
-            if self.store.get(key) != b"done":
+            if wait_for_first(self.store, key) != b"done":
                 raise ProcessError("stopped, since the first process of this run has failed")
             yield False
 

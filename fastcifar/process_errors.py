@@ -22,9 +22,11 @@ LOST = re.compile("gloo|connection|pair closure|timed? ?out", re.IGNORECASE)
 """What the errors of Gloo have in common, which are plain RuntimeErrors."""
 CAUSE = "fastcifar/cause"
 """The key of the first error, in the store of the processes."""
-WAIT_FOR_CAUSE = datetime.timedelta(seconds=1)
+WAIT_FOR_KEY = datetime.timedelta(seconds=1)
 LONGEST_ANSWER = 3.0
 """Seconds after which a store counts as lost, whose machine may be unreachable."""
+LONGEST_SILENCE = 60.0
+"""The same while its machine prepares data, and may be slow to answer."""
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def one_error_per_machine(store: Any, rank: int) -> Iterator[None]:
     except StoppedError:
         raise
     except ProcessError as error:
-        answer = _ask(lambda: _find_cause(store))
+        answer = _ask(lambda: _find_cause(store), LONGEST_ANSWER)
         cause, was_shown = answer or (None, os.environ.get("LOCAL_RANK") != "0")
         if was_shown:
             sys.exit(error.exit_code)
@@ -73,7 +75,7 @@ def one_error_per_machine(store: Any, rank: int) -> Iterator[None]:
         raise ProcessError(cause) from error
     except Exception as error:
         message = str(error) if isinstance(error, FastCifarError) else f"{type(error).__name__}: {error}"
-        if _ask(lambda: _tell(store, rank, message)):
+        if _ask(lambda: _tell(store, rank, message), LONGEST_ANSWER):
             sys.exit(error.exit_code if isinstance(error, FastCifarError) else 1)
         raise
 
@@ -87,11 +89,9 @@ def _tell(store: Any, rank: int, message: str) -> bool:
 
 def _find_cause(store: Any) -> tuple[str | None, bool]:
     """Return why another process has ended, if it has told, and whether another one of this machine has shown it."""
-    try:
-        store.wait([CAUSE], WAIT_FOR_CAUSE)
-    except dist.DistStoreError:
+    cause = _get_soon(store, CAUSE).decode()
+    if not cause:
         return None, _is_shown(store, "lost")
-    cause = store.get(CAUSE).decode()
     return cause, _is_shown(store, cause.partition(": ")[2])
 
 
@@ -101,7 +101,34 @@ def _is_shown(store: Any, message: str) -> bool:
     return bool(store.add(f"fastcifar/shown/{machine}/{message}", 1) > 1)
 
 
-def _ask(question: Callable[[], Answer]) -> Answer | None:
+def wait_for_first(store: Any, key: str) -> bytes:
+    """Wait, without a limit, until the first process sets a key in the store; return its value.
+
+    A single wait would not notice that the machine of the store has gone, if that closes no connection.
+
+    Raises:
+        ProcessError: the store cannot be reached.
+    """
+    while (value := _ask(lambda: _get_soon(store, key), LONGEST_SILENCE)) == b"":
+        pass
+    if value is None:
+        raise ProcessError(
+            "lost the connection to the first process of this run, for which the others wait: it has failed, or its "
+            "machine cannot be reached; start the run again, or resume it with --resume"
+        )
+    return value
+
+
+def _get_soon(store: Any, key: str) -> bytes:
+    """Return the value of a key, b"" if it is not set within a second."""
+    try:
+        store.wait([key], WAIT_FOR_KEY)
+    except dist.DistStoreError:
+        return b""
+    return bytes(store.get(key))
+
+
+def _ask(question: Callable[[], Answer], seconds: float) -> Answer | None:
     """Return the store's answer; None if it gives none soon, for its process or machine may be lost."""
     answers: list[Answer] = []
 
@@ -111,5 +138,6 @@ def _ask(question: Callable[[], Answer]) -> Answer | None:
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(LONGEST_ANSWER)
+    for _ in range(20):  # in parts, since the time in which this process is suspended counts for one of them only
+        thread.join(seconds / 20)
     return answers[0] if answers else None

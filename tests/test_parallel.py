@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -107,6 +108,45 @@ def test_a_killed_process_ends_the_others_and_a_restart_goes_on(betons: Path, tm
     assert errors.count("lost the connection to another process of this run") <= 1
     assert output.count("device ") == 2  # one console per start
     assert [result.epoch for result in read_metrics(run)] == list(range(1, epochs + 1))
+
+
+PREPARE = """
+import sys, time
+from fastcifar import parallel
+from fastcifar.errors import ProcessError
+try:
+    with parallel.join("cpu") as processes, processes.first_only("preparation") as is_first:
+        print("preparing", flush=True)
+        time.sleep(60)
+except ProcessError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_first_process_that_is_killed_while_it_prepares_data_ends_the_others() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launcher = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    environment = {**os.environ, **launcher, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE],
+            env={**environment, "RANK": str(rank), "GROUP_RANK": str(rank)},  # as on two machines
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    )
+    with first, second:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "preparing\n"
+        first.kill()
+        output, error = second.communicate(timeout=20)
+    assert (second.returncode, output) == (1, "")
+    assert error.startswith("lost the connection to the first process of this run")
+    assert len(error.splitlines()) == 1
 
 
 def test_nproc_starts_the_processes_and_returns_their_exit_code(betons: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import datetime
 import socket
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,7 @@ import torch.distributed as dist
 
 from fastcifar import process_errors
 from fastcifar.errors import DataError, ProcessError
-from fastcifar.process_errors import explain_lost_process, one_error_per_machine
+from fastcifar.process_errors import explain_lost_process, one_error_per_machine, wait_for_first
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_an_error_that_all_have_is_shown_once_per_machine(store: Any) -> None:
 
 
 def test_a_loss_without_a_known_cause_is_shown_once_per_machine(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_errors, "WAIT_FOR_CAUSE", process_errors.WAIT_FOR_CAUSE / 100)
+    monkeypatch.setattr(process_errors, "WAIT_FOR_KEY", process_errors.WAIT_FOR_KEY / 100)
     results = [raised(store, rank, lost()) for rank in (0, 1)]
     assert [type(result) for result in results] == [ProcessError, SystemExit]
 
@@ -85,3 +87,23 @@ def test_a_store_that_cannot_be_reached_does_not_delay_the_error(
     assert isinstance(raised(SimpleNamespace(wait=wait), 2, lost()), kind)
     assert time.monotonic() - start < 0.4
     time.sleep(0.6)  # until the thread has ended
+
+
+def test_a_process_waits_as_long_as_the_store_answers(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_errors, "WAIT_FOR_KEY", datetime.timedelta(seconds=0.02))
+    monkeypatch.setattr(process_errors, "LONGEST_SILENCE", 0.1)
+    timer = threading.Timer(0.4, store.set, ("key", "done"))
+    timer.start()
+    assert wait_for_first(store, "key") == b"done"
+    timer.join()
+
+
+def test_a_store_that_becomes_silent_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_errors, "LONGEST_SILENCE", 0.1)
+    silent = threading.Event()
+    store = SimpleNamespace(wait=lambda *_: silent.wait(10), get=lambda _: b"late")
+    start = time.monotonic()
+    with pytest.raises(ProcessError, match="lost the connection to the first process of this run"):
+        wait_for_first(store, "key")
+    assert time.monotonic() - start < 5
+    silent.set()
