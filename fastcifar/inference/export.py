@@ -21,6 +21,7 @@ from torch import nn
 from fastcifar.augment import normalization_scale
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, ExportError
+from fastcifar.extras import needs_extra
 from fastcifar.files import atomic_write, write_json
 from fastcifar.inference.evaluate import LoadedCheckpoint, load_classifier, open_test_loader
 from fastcifar.models import model_from_config
@@ -194,10 +195,8 @@ def describe(loaded: LoadedCheckpoint) -> dict[str, Any]:
 
 def _require_packages(packages: Sequence[str]) -> None:
     for package in packages:
-        try:
+        with needs_extra("export", "export"):
             importlib.import_module(package)
-        except ImportError as error:
-            raise ConfigError(f"export needs {package} ({error}); pip install 'fastcifar[export]'") from error
 
 
 def _write_torch(network: ExportedNetwork, images: torch.Tensor, description: dict[str, Any]) -> bytes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fastcifar.config import TrainConfig
-from fastcifar.errors import ConfigError, FastCifarWarning, StoppedError
+from fastcifar.errors import FastCifarWarning, StoppedError
+from fastcifar.extras import needs_extra
 from fastcifar.report.run_log import Outcome, RunLog
 from fastcifar.runs.results import EpochResult
 from fastcifar.settings import LogName
@@ -66,7 +66,7 @@ def open_logs(names: Iterable[LogName], log_dir: Path, config: TrainConfig) -> I
 
 
 def _open(name: LogName, log_dir: Path, config: TrainConfig) -> RunLog:
-    with _name_extra(name):
+    with needs_extra(name, f"--log {name}"):
         if name == "tensorboard":
             from fastcifar.report.tensorboard import TensorBoardLog
 
@@ -78,12 +78,3 @@ def _open(name: LogName, log_dir: Path, config: TrainConfig) -> RunLog:
         from fastcifar.report.wandb import WandbLog
 
         return WandbLog(log_dir, config)
-
-
-@contextlib.contextmanager
-def _name_extra(name: LogName) -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        text = f"{name} is not installed ({error}); pip install 'fastcifar[{name}]', or leave it out of --log"
-        raise ConfigError(text) from error

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastcifar.errors import CheckpointError, ConfigError
+from fastcifar.errors import CheckpointError
+from fastcifar.extras import needs_extra
 from fastcifar.files import atomic_write
 
 FOLDER = "dynamics"
@@ -52,13 +53,9 @@ def require_pyarrow(purpose: str) -> tuple[Any, Any]:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
+    with needs_extra("parquet", purpose):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise ConfigError(
-            f"{purpose} needs pyarrow, which is not installed: pip install 'fastcifar[parquet]'"
-        ) from error
     return pyarrow, parquet
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from fastcifar.config import TrainConfig
 from fastcifar.errors import ConfigError, DeviceError, FastCifarError, FastCifarWarning
+from fastcifar.extras import needs_extra
 from fastcifar.runs.results import EpochResult
 from fastcifar.runs.seeds import is_last
 from fastcifar.sweep.folder import SweepFolder, TrialResult, write_outcome
@@ -35,15 +36,13 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-try:
+with needs_extra("sweep", "a sweep"):
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
     from ray.tune.search import Searcher
 
     from fastcifar.sweep.cluster_ray import choose_shares, connect
-except ImportError as error:
-    raise ConfigError("a sweep needs Ray Tune, which is not installed: pip install 'fastcifar[sweep]'") from error
 
 METRIC, TIME = "accuracy", "percent_done"
 FIRST_DECISION = 10

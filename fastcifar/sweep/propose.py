@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fastcifar.errors import ConfigError
+from fastcifar.extras import needs_extra
 from fastcifar.sweep.plan import SweepPlan, Values
 from fastcifar.sweep.space import Choice, Range, Space
 
@@ -78,7 +78,9 @@ class TPE:
     """Proposes configurations near the best ones so far."""
 
     def __init__(self, plan: SweepPlan, earlier: Sequence[Values]) -> None:
-        optuna = require_optuna()
+        with needs_extra("sweep", "method tpe"):
+            import optuna
+
         self._space, self._most = plan.dimensions, plan.options.trials
         self._running: list[Any] = []
         self._distributions = {name: _distribution(optuna, options) for name, options in self._space.items()}
@@ -105,19 +107,6 @@ class TPE:
         """Let later proposals depend on an accuracy."""
         trial = self._running[configuration]
         self._study.tell(trial, accuracy, state=self._failed if accuracy is None else None)
-
-
-def require_optuna() -> Any:
-    """Import Optuna, and return it.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ConfigError("method tpe needs Optuna, which is not installed: pip install 'fastcifar[sweep]'") from error
-    return optuna
 
 
 def _distribution(optuna: Any, options: Choice | Range) -> Any:
