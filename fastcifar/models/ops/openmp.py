@@ -16,6 +16,8 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from fastcifar.numba_cache import compile_cached
+
 POINTER: Any = types.CPointer
 """numba's pointer type, which has no annotations."""
 
@@ -46,11 +48,7 @@ next_chunk: Any = intrinsic(_fetch_and_add)
 
 def kernel(function: Callable[[Any], None]) -> Any:
     """Compile a function that every thread runs. Its argument points to the array that `launch` fills."""
-    signature = types.void(POINTER(types.int64))
-    try:
-        return numba.cfunc(signature, cache=True)(function)
-    except RuntimeError:  # numba found no writable folder for its cache
-        return numba.cfunc(signature)(function)
+    return compile_cached(function, numba.cfunc, types.void(POINTER(types.int64)))
 
 
 def launch(kernel: Any, num_chunks: int, *arguments: int | Tensor) -> None:
