@@ -172,9 +172,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch, decoder: str) -> list[int]:
     """The number of images in each batch that is decoded so far."""
     numbers: list[int] = []
     if decoder == "ffcv":
-        from fastcifar.data.ffcv_compat import SafeEpochIterator
+        from fastcifar.data.ffcv_compat import FFCVDecoder
 
-        owner, method = SafeEpochIterator, "decode"
+        owner, method = FFCVDecoder, "decode"
     else:
         owner, method = MemmapDecoder, "read"
     decode = getattr(owner, method)
