@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.energy import EnergyMeter
 from benchmarks.harness import Options, new_results, require_positive, run_command, show_progress, without_paths
-from benchmarks.peers import start_peers
+from benchmarks.peers import AIRBENCH, AirbenchScript, start_peers
 from benchmarks.results import Results
 from fastcifar import get_recipe
 from fastcifar.config import TrainConfig
@@ -89,12 +89,14 @@ class TimeTo90(RecipeOptions):
     """Accuracy to reach, from 0 to 1."""
     airbench: Path | None = None
     """A checkout of KellerJordan/cifar10-airbench, to train in turn with the recipes."""
-    airbench_epochs: tuple[float, ...] = (2.75,)
-    """Epochs of its training, one training for each value."""
+    airbench_scripts: tuple[AirbenchScript, ...] = ("94_muon",)
+    """Its scripts to train: airbench94_muon, airbench95 or airbench96_faster."""
+    airbench_epochs: tuple[float, ...] = ()
+    """Epochs of each script, one training for each value; without, 2.75 for 94_muon, its own number for 95 and 96."""
     hiverge: Path | None = None
     """A checkout of hiverge/cifar10-speedrun, to train in turn with the recipes."""
-    hiverge_epochs: tuple[float, ...] = (2.5,)
-    """Epochs of its training, one training for each value."""
+    hiverge_epochs: tuple[float, ...] = ()
+    """Epochs of its training, one training for each value; 2.5 without."""
     price_per_hour: float | None = None
     """Dollars that an hour on this machine costs, instead of the price in benchmarks/prices.toml."""
     resume: bool = False
@@ -102,6 +104,8 @@ class TimeTo90(RecipeOptions):
 
     def __post_init__(self) -> None:
         require_positive(seeds=self.seeds)
+        if not self.airbench_scripts:
+            raise ConfigError(f"airbench_scripts is empty; name {', '.join(AIRBENCH)}, or several of them")
         if self.price_per_hour is not None and not 0 <= self.price_per_hour < math.inf:
             raise ConfigError(f"price_per_hour is {self.price_per_hour}; it must be a number of dollars, 0 or more")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -23,30 +23,46 @@ from fastcifar.device import has_bfloat16
 from fastcifar.errors import ConfigError, FastCifarError
 
 HERE = Path(__file__).parent
+AirbenchScript = Literal["94_muon", "95", "96"]
+"""Short name of a training script of cifar10-airbench."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A project's training script, the commit that its patch belongs to, and the patch."""
+    """A project's training script, the commit that its patch belongs to, the patch, and how long to train."""
 
     name: str
     """OWNER/REPOSITORY on GitHub."""
     commit: str
     script: str
+    """Path in the checkout."""
     patch: Path
+    """Patch for a file with the script's name, without its folder."""
+    epochs: float
+    """Epochs to train, unless others are given."""
 
 
-AIRBENCH = Project(
-    name="KellerJordan/cifar10-airbench",
-    commit="f1c599c4af24aca803e3e65a6a7e52a502e09d0e",
-    script="airbench94_muon.py",
-    patch=HERE / "airbench.patch",
-)
+def _airbench(script: str, epochs: float) -> Project:
+    return Project(
+        name="KellerJordan/cifar10-airbench",
+        commit="f1c599c4af24aca803e3e65a6a7e52a502e09d0e",
+        script=script,
+        patch=HERE / f"{Path(script).stem}.patch",
+        epochs=epochs,
+    )
+
+
+AIRBENCH: dict[AirbenchScript, Project] = {
+    "94_muon": _airbench("airbench94_muon.py", epochs=2.75),  # cut to a mean of 90 %; its own number is 8
+    "95": _airbench("legacy/airbench95.py", epochs=15),
+    "96": _airbench("airbench96_faster.py", epochs=45),
+}
 HIVERGE = Project(
     name="hiverge/cifar10-speedrun",
     commit="5cd49b1e586f473b535cdeee69fe8ad5b6e9618b",
     script="cifar10_speedrun.py",
     patch=HERE / "hiverge.patch",
+    epochs=2.5,  # cut to a mean of 90 %; its own number is 7.59
 )
 
 
@@ -62,20 +78,21 @@ class Peer:
 
 def start_peers(settings: Any, device: torch.device, folder: Path, stack: ExitStack) -> list[Peer]:
     """Start the peers whose checkouts `settings` names; their processes end with the stack."""
-    chosen = (
-        (AIRBENCH, settings.airbench, settings.airbench_epochs),
-        (HIVERGE, settings.hiverge, settings.hiverge_epochs),
-    )
+    airbench = [(AIRBENCH[name], settings.airbench, settings.airbench_epochs) for name in settings.airbench_scripts]
+    chosen = [*airbench, (HIVERGE, settings.hiverge, settings.hiverge_epochs)]
     started = [(project, checkout, epochs) for project, checkout, epochs in chosen if checkout is not None]
     if started:
         _write_data(settings.data_dir, folder / "cifar10")
-    return [start(project, checkout, epochs, device, folder, stack) for project, checkout, epochs in started]
+    return [
+        start(project, checkout, epochs or (project.epochs,), device, folder, stack)
+        for project, checkout, epochs in started
+    ]
 
 
 def start(
     project: Project, checkout: Path, epochs: tuple[float, ...], device: torch.device, folder: Path, stack: ExitStack
 ) -> Peer:
-    """Start a project's process in a folder that has the data; it compiles and warms up if the project does so.
+    """Start a project's process in a folder that has the data; on a GPU it trains once, to compile and warm up.
 
     A run's seconds are those of the project's own clock plus the time to load the training set to the device, which
     their clock leaves out.
@@ -90,14 +107,14 @@ def start(
         raise ConfigError(
             f"{checkout}: is not a checkout of {project.name} with commit {project.commit}; clone it there"
         )
-    (folder / project.script).write_bytes(code.stdout)
+    script = folder / Path(project.script).name
+    script.write_bytes(code.stdout)
     (folder / "serve.py").write_bytes((HERE / "serve.py").read_bytes())
     apply = ["git", "apply", "--unidiff-zero", str(project.patch)]
     subprocess.run(apply, cwd=folder, check=True, env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)})
     precision = choose_precision(device)
-    patched = (folder / project.script).read_text()
-    (folder / project.script).write_text(patched.replace("torch.half", f"torch.{precision}"))
-    command = [sys.executable, project.script, device.type, str(max(epochs)), precision]
+    script.write_text(script.read_text().replace("torch.half", f"torch.{precision}"))
+    command = [sys.executable, script.name, device.type, str(max(epochs)), precision]
     process = stack.enter_context(subprocess.Popen(command, cwd=folder, stdin=-1, stdout=-1, text=True))
     stack.callback(process.kill)
 
@@ -113,12 +130,11 @@ def start(
         raise FastCifarError(f"{project.name}: its process ended with code {process.wait()}; see its messages above")
 
     ask("ready")
-    stem = Path(project.script).stem
 
     def training(length: float) -> Callable[[int], dict[str, Any]]:
         return lambda seed: {"seed": seed, **ask(f"{length} {seed}")}
 
-    trainings = {f"{stem}, {length:g} epochs": training(length) for length in epochs}
+    trainings = {f"{script.stem}, {length:g} epochs": training(length) for length in epochs}
     origin = {"project": project.name, "commit": project.commit, "patch": project.patch.read_text()}
     return Peer(trainings, origin | {"precision": precision})
 
