@@ -122,8 +122,9 @@ def compiled_image_decoder(*, parallel: bool) -> Any:
         image_bytes = buffer.shape[1] * buffer.shape[2] * buffer.shape[3]
         pixels = buffer.reshape(len(buffer), image_bytes)
         for number in numbers(len(positions)):
-            start = np.int64(table[positions[number]]["data_ptr"])
-            pixels[number] = file[start : start + image_bytes]
+            start = table[positions[number]]["data_ptr"]
+            for index in range(np.uint64(image_bytes)):  # a signed index would be checked, which is slow
+                pixels[number, index] = file[start + index]
         return buffer[: len(positions)]
 
     return compile_cached(decode, numba.njit, nogil=True, parallel=parallel)
