@@ -114,15 +114,24 @@ def command_of(name: str, settings: Battery) -> list[str]:
     command: str = PARTS[name]["tiny" if settings.rehearse else "run"]
     words = command.replace("{ranks}", settings.ranks or "1").split()
     for project in ("airbench", "hiverge"):
-        checkout = getattr(settings, project)
-        if f"--{project}" in words and checkout is None:
-            words = words[: words.index(f"--{project}")]  # it is the last option but those of the peer
+        if getattr(settings, project) is None:
+            words = _without_options(words, f"--{project}")
         words = [word.format(airbench=settings.airbench, hiverge=settings.hiverge) for word in words]
     if words[0].startswith(("benchmarks.", "tests.")):
         out = settings.out / f"{name}-{'cpu' if settings.device == 'cpu' else 'gpu'}.json"
         words += ["--device", settings.device, "--data-dir", str(settings.data_dir), "--out", str(out)]
         words += ["--resume"] * (out.exists() and words[0] in ("benchmarks.time_to_90", "benchmarks.max_lr"))
     return words
+
+
+def _without_options(words: list[str], prefix: str) -> list[str]:
+    """Leave out the options that start with a prefix, and their values."""
+    kept, option = [], ""
+    for word in words:
+        option = word if word.startswith("--") else option
+        if not option.startswith(prefix):
+            kept.append(word)
+    return kept
 
 
 def run_part(name: str, settings: Battery, deadline: float) -> dict[str, Any]:

@@ -89,20 +89,6 @@ def speedrun() -> TrainConfig:
     )
 
 
-def era_plus() -> TrainConfig:
-    """The network of era to 95 %, in 18 epochs.
-
-    Command: `fastcifar train --recipe era-plus`. era-fast with era's crop and cutout, larger batches, half of the steps
-    at full size, only the first convolution frozen, and a learning rate that falls to nearly zero.
-    """
-    return (
-        era_fast()
-        .replace(epochs=18, batch_size=1000, bias_lr=53.0, head_lr=670.0, final_div_factor=1000.0)
-        .replace(padding=4, cutout=8, label_smoothing=0.2, resize_fractions=(0.2, 0.3))
-        .replace(freeze=("prep",), freeze_at=(0.2,), tta="flip-shift", tta_fraction=0.5)
-    )
-
-
 def speedrun_94() -> TrainConfig:
     """The shortest time to 94 %, with a small network.
 
@@ -186,7 +172,7 @@ def dilated_cnn() -> TrainConfig:
 
 
 _FUNCTIONS = (
-    *(era, era_plus, era_fast, speedrun, speedrun_94, quick),
+    *(era, era_fast, speedrun, speedrun_94, quick),
     *(course_a, course_b, course_c, course_d, course_e, dilated_cnn),
 )
 RECIPES: dict[str, Callable[[], TrainConfig]] = {

@@ -94,6 +94,13 @@ def test_peers_are_left_out_without_their_checkout() -> None:
     assert words[:3] == ["benchmarks.time_to_90", "speedrun", "era-fast"]
 
 
+def test_without_one_checkout_the_other_peer_stays(tmp_path: Path) -> None:
+    words = battery.command_of("time-to-94", battery.Battery(hiverge=tmp_path))
+    assert words[words.index("--hiverge") :][:4] == ["--hiverge", str(tmp_path), "--hiverge-epochs", "7.59"]
+    assert not [word for word in words if "airbench" in word]
+    assert words[words.index("--seeds") :][:3] == ["--seeds", "20", "--compile"]
+
+
 @pytest.mark.parametrize(("gpus", "ranks"), [(0, None), (1, None), (2, "1 2"), (6, "1 2 4"), (8, "1 2 4 8")])
 def test_processes_are_timed_on_all_gpus_or_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpus: int, ranks: str | None
