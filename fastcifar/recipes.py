@@ -85,7 +85,7 @@ def speedrun() -> TrainConfig:
         .replace(epochs=4.2, batch_size=1000, bias_lr=154.0, head_lr=670.0)
         .replace(logit_scale=1 / 600, label_smoothing=0.2, norm_momentum=0.3)
         .replace(resize_sizes=(16, 24), resize_fractions=(0.4, 0.35))
-        .replace(freeze=("whiten", "group1"), freeze_at=(0.2, 0.75))
+        .replace(freeze=("whiten", "group1"), freeze_at=(0.2, 0.75), tta="flip-shift")
     )
 
 
@@ -99,7 +99,7 @@ def speedrun_94() -> TrainConfig:
     return (
         speedrun()
         .replace(widths=(64, 256, 256), epochs=10, padding=2, norm_momentum=0.2, final_div_factor=1000.0)
-        .replace(resize_fractions=(0.25, 0.3), tta="flip-shift", tta_fraction=0.5)
+        .replace(resize_fractions=(0.25, 0.3), tta_fraction=0.5)
     )
 
 
