@@ -89,20 +89,6 @@ def speedrun() -> TrainConfig:
     )
 
 
-def speedrun_94() -> TrainConfig:
-    """The shortest time to 94 %, with a small network.
-
-    Command: `fastcifar train --recipe speedrun-94`. speedrun with more channels, 10 epochs, more of the steps at full
-    size, larger crops, and a learning rate that falls to nearly zero. Source of the widths, the crop, and the test-time
-    augmentation: airbench94_muon.
-    """
-    return (
-        speedrun()
-        .replace(widths=(64, 256, 256), epochs=10, padding=2, norm_momentum=0.2, final_div_factor=1000.0)
-        .replace(resize_fractions=(0.25, 0.3), tta_fraction=0.5)
-    )
-
-
 def course_a() -> TrainConfig:
     """Course solution A: convolution biases, three residual blocks.
 
@@ -171,10 +157,7 @@ def dilated_cnn() -> TrainConfig:
     return augmented.replace(model="dilated_cnn", batch_size=128, final_div_factor=100.0)
 
 
-_FUNCTIONS = (
-    *(era, era_fast, speedrun, speedrun_94, quick),
-    *(course_a, course_b, course_c, course_d, course_e, dilated_cnn),
-)
+_FUNCTIONS = (era, era_fast, speedrun, quick, course_a, course_b, course_c, course_d, course_e, dilated_cnn)
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     function.__name__.replace("_", "-"): function for function in _FUNCTIONS
 }
