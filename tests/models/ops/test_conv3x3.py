@@ -78,7 +78,7 @@ def test_each_precision_and_size_uses_the_fastest_algorithm(
     torch.manual_seed(0)
     layer = Conv3x3(64, 96, bias=bias)
     layer.bfloat16_unit = bfloat16_unit
-    images = torch.randn(64, 64, size, size)
+    images = torch.randn(128, 64, size, size)
     expected = F.conv2d(images, layer.weight, layer.bias, padding=1)
     with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
         output = layer(images)

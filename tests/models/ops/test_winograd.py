@@ -127,7 +127,7 @@ def test_tiles_have_the_size_that_needs_the_fewest_multiplications(
         ((64, 192, 7, 7), 192, True),
         ((64, 32, 15, 15), 192, True),
         ((64, 24, 31, 31), 32, False),  # few channels: the transforms take as long as the convolution
-        ((3, 192, 7, 7), 192, False),  # few tiles: the transform of the weight does
+        ((15, 192, 7, 7), 192, False),  # few tiles: the transform of the weight does
         ((64, 190, 7, 7), 192, False),  # not a whole number of vectors
         ((64, 192, 7, 7), 188, False),
     ],
