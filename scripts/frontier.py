@@ -31,7 +31,7 @@ FILES = (
 """The result files of each panel, which are from the same kind of device; those that do not exist are left out."""
 PANEL = (4.0, 3.4)
 """Width and height of a panel in inches."""
-ROOM = 5
+ROOM = 8
 """Room for the names at both sides of a panel, as a factor of the seconds."""
 OURS, PEERS = "fastcifar", "other projects"
 
@@ -106,13 +106,15 @@ def _draw_panel(axes: Axes, device: str, points: list[Point]) -> None:
     axes.plot([point.seconds for point in best], [100 * point.accuracy for point in best], "C0-", linewidth=1)
     for label, shown, style in ((OURS, ours, "C0o"), (PEERS, peers, "C1s")):
         axes.plot([point.seconds for point in shown], [100 * point.accuracy for point in shown], style, label=label)
-    for point in points:  # the names of ours at the left, those of other projects at the right
-        side: dict[str, Any] = {"ha": "left", "xytext": (7, 0)} if point.is_peer else {"ha": "right", "xytext": (-7, 0)}
+    for point in points:  # the names of ours above the line, at the left; those of other projects at the right
+        left, right = {"ha": "right", "va": "bottom", "xytext": (-2, 3)}, {"va": "center", "xytext": (7, 0)}
+        side: dict[str, Any] = right if point.is_peer else left
         place = (point.seconds, 100 * point.accuracy)
-        axes.annotate(point.name, place, textcoords="offset points", va="center", size=7.5, **side)
+        axes.annotate(point.name, place, textcoords="offset points", size=7.5, **side)
     axes.set_title(device, fontsize=9)
     axes.set(xlabel="seconds", ylabel="mean test accuracy in %", xscale="log")
     axes.set_xlim(points[0].seconds / ROOM, points[-1].seconds * ROOM)
+    axes.margins(y=0.12)  # room for the names
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_formatter("")
 
