@@ -30,7 +30,7 @@ from fastcifar.runs.folder import source_commit
 
 PARTS: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "battery.toml").read_text())
 NEEDS = {"hiverge": "a checkout, --hiverge", "ranks": "at least two GPUs"}
-"""What a part needs, in words, by the name of the option or property that is None if it is missing."""
+"""The requirements of parts, for messages. A part is left out if the battery's attribute of that name is None."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.harness import Timing, new_results, run_command, summarize, time_interleaved
+from benchmarks.harness import Timing, new_results, require_positive, run_command, summarize, time_interleaved
 from fastcifar import get_recipe
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest, open_beton
@@ -56,8 +56,7 @@ class Convolutions(Timing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        require_positive(batch_size=self.batch_size)
 
 
 def main(options: Convolutions) -> None:

@@ -55,7 +55,7 @@ def throughput(
     The model step is zero_grad, forward, loss, backward and optimizer step on a batch that is already normalised; the
     whole step is the one that `fit` runs. FLOPs are two per multiply-add, counted by torch on the network, three times
     the forward pass for a step. The ceiling is a product of two square matrices on the same device, in the precision of
-    the step. In float32 on the CPU, convolutions need fewer multiplications than torch counts, so that a step can be
+    the step. On a CPU without AMX, convolutions need fewer multiplications than torch counts, so that a step can be
     above the ceiling. The model step is also timed in float32 and contiguous memory format, PyTorch's defaults.
 
     Args:

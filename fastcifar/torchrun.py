@@ -1,4 +1,4 @@
-"""What torchrun, or another launcher, tells the processes that it starts, in environment variables."""
+"""The environment variables that torchrun, or another launcher, sets for each process that it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
 
 
 def world_size() -> int:
-    """Return how many processes a launcher such as torchrun says that it starts; 1 without a launcher.
+    """Return WORLD_SIZE, the number of processes that a launcher such as torchrun starts; 1 without a launcher.
 
     Raises:
         ConfigError: WORLD_SIZE is no number.

@@ -43,7 +43,7 @@ class SweepOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What each trial gets, and where."""
+    """The CPUs and GPUs of each trial, and the Ray cluster on which trials run."""
 
     cpus_per_trial: float = 1.0
     gpus_per_trial: float | None = None

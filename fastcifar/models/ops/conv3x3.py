@@ -35,7 +35,7 @@ Algorithm = Callable[[Tensor, Tensor], Tensor]
 class Conv3x3(nn.Conv2d):
     """A 3 × 3 convolution with stride 1 and padding 1; on the CPU, by the algorithm that is fastest for the images.
 
-    Its attribute `bfloat16_unit` is what multiplies bfloat16 on this processor (`fastcifar.machine.bfloat16_unit`).
+    Its attribute `bfloat16_unit` is the CPU flag of the bfloat16 instructions (`fastcifar.machine.bfloat16_unit`).
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
@@ -76,7 +76,7 @@ def conv3x3_packed(images: Tensor, weight: Tensor) -> Tensor:
 def select_algorithm(images: Tensor, dtype: torch.dtype, outputs: int, bfloat16_unit: str) -> Algorithm | None:
     """Return the fastest algorithm to convolve images [B, C, H, W] in a precision; None for torch's own.
 
-    `bfloat16_unit` is what multiplies bfloat16 on this processor.
+    `bfloat16_unit` is the CPU flag of the bfloat16 instructions, such as "avx512_bf16".
     """
     is_mixed = dtype is torch.bfloat16 and torch.is_autocast_enabled("cpu")
     supported = images.device.type == "cpu" and (is_mixed or dtype is torch.float32)

@@ -42,7 +42,7 @@ CONTRACT = ("contract",)
 
 
 class Format(NamedTuple):
-    """How numbers are stored and transformed."""
+    """A number format of images and products, with the vector size and the interpolation points of its transforms."""
 
     dtype: torch.dtype
     lanes: int
