@@ -148,7 +148,7 @@ def instruction_set() -> str:
 
 
 def bfloat16_unit() -> str:
-    """Return the CPU flag of the fastest bfloat16 instructions: "amx_bf16", "avx512_bf16" or "bf16" (Arm); "" if none."""
+    """The CPU flag of the fastest bfloat16 instructions: "amx_bf16", "avx512_bf16" or "bf16" (Arm); "" if none."""
     return next((flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in cpu_flags()), "")
 
 

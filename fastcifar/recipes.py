@@ -76,8 +76,8 @@ def speedrun() -> TrainConfig:
 
     Command: `fastcifar train --recipe speedrun`. The first group of the network is narrow. bias_lr is airbench's ×
     1.702²: activations are 1.702 × larger here, so the same relative change needs a bias step that is 1.702 × larger,
-    from a gradient that is 1.702 × smaller. The first group is frozen when images reach their full size. At the
-    end, the least confident images are averaged over shifted copies, too. Ten runs reached 90.26 % on average
+    from a gradient that is 1.702 × smaller. The first group is frozen when images reach their full size. At the end,
+    the logits of the least confident images are averaged over shifted copies, too. Ten runs reached 90.26 % on average
     (benchmarks/results/time-to-90-cpu.json).
     """
     return (
