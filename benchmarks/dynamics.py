@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.harness import (
     Block,
     Options,
-    Timing,
+    TrainingTiming,
     new_results,
     require_positive,
     run_command,
@@ -135,7 +135,7 @@ def _show_step(config: TrainConfig, step: StepProgress) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overhead(Timing):
+class Overhead(TrainingTiming):
     """Time training with and without records."""
 
     recipe: str = "speedrun"

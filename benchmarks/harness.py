@@ -53,13 +53,19 @@ class Options:
 class Timing(Options):
     """The options of a benchmark that times parts in turn."""
 
-    compile: bool = False
-    """Compile network and augmentation."""
     rounds: int = 5
     """Measurements of each part that are counted."""
 
     def __post_init__(self) -> None:
         require_positive(rounds=self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTiming(Timing):
+    """The options of a benchmark that times parts of a training in turn."""
+
+    compile: bool = False
+    """Compile network and augmentation."""
 
 
 def require_positive(**counts: int) -> None:

@@ -25,6 +25,7 @@ from torchvision.transforms import v2
 from benchmarks.harness import (
     Block,
     Timing,
+    TrainingTiming,
     new_results,
     run_command,
     run_in_subprocess,
@@ -166,7 +167,7 @@ sys.exit(main(sys.argv[1:]) or "no training step was reached")
 """
 
 
-def startup(options: Timing, recipes: tuple[str, ...] = ("era", "speedrun")) -> None:
+def startup(options: TrainingTiming, recipes: tuple[str, ...] = ("era", "speedrun")) -> None:
     """Time the start of commands in new processes, in turn: `--help`, and `train` until its first training step.
 
     When the first step of a training begins, it has read and checked its files, created its network and compiled it;

@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 
 from benchmarks.harness import (
     Block,
-    Timing,
+    TrainingTiming,
     new_results,
     require_positive,
     run_command,
@@ -40,7 +40,7 @@ from fastcifar.training.step import train_step
 CEILING, FASTCIFAR, STEP = "matrix product", "fastcifar", "a step of era"
 
 
-def amp_config(options: Timing, batch_size: int, recipe: str = "era") -> TrainConfig:
+def amp_config(options: TrainingTiming, batch_size: int, recipe: str = "era") -> TrainConfig:
     """Return the configuration of a recipe with AMP, for this batch size."""
     options.runtime()
     shared: dict[str, Any] = {"data_dir": options.data_dir, "device": options.device, "compile": options.compile}
@@ -48,7 +48,11 @@ def amp_config(options: Timing, batch_size: int, recipe: str = "era") -> TrainCo
 
 
 def throughput(
-    options: Timing, batch_sizes: tuple[int, ...] = (512,), recipe: str = "era", steps: int = 2, matrix: int = 4096
+    options: TrainingTiming,
+    batch_sizes: tuple[int, ...] = (512,),
+    recipe: str = "era",
+    steps: int = 2,
+    matrix: int = 4096,
 ) -> None:
     """Time loader, augmentation, model step and whole step, in blocks of steps, in turn.
 
@@ -150,7 +154,7 @@ def other_implementations() -> dict[str, nn.Module]:
     }  # fmt: skip
 
 
-def augmentation(options: Timing, batch_size: int = 512) -> None:
+def augmentation(options: TrainingTiming, batch_size: int = 512) -> None:
     """Time several implementations of the augmentation, batch by batch, and a step of `era`.
 
     Each turns a batch of uint8 images on the device into float images: crop after padding by 4, flip, normalise, set a

@@ -24,7 +24,7 @@ from fastcifar.report.style import Theme, add_legend, use_theme
 from scripts.pictures import OUT, variants
 
 FILES = (
-    ("time-to-90-gpu", "time-to-94-gpu", "era-plus-gpu", "era-gpu"),
+    ("time-to-90-gpu", "time-to-94-gpu", "time-to-95-gpu", "time-to-96-gpu", "era-plus-gpu", "era-gpu"),
     ("time-to-90-amx-cpu", "era-cpu"),
     ("time-to-90-cpu", "time-to-94-cpu", "era-plus-cpu"),
 )

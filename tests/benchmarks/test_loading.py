@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import loading
-from benchmarks.harness import Timing
+from benchmarks.harness import TrainingTiming
 from benchmarks.results import Results
 
 
 @pytest.fixture
-def options(betons: Path, tmp_path: Path) -> Timing:
-    return Timing(data_dir=betons, device="cpu", rounds=1, out=tmp_path / "out.json")
+def options(betons: Path, tmp_path: Path) -> TrainingTiming:
+    return TrainingTiming(data_dir=betons, device="cpu", rounds=1, out=tmp_path / "out.json")
 
 
-def test_loaders_are_compared_in_turn(options: Timing) -> None:
+def test_loaders_are_compared_in_turn(options: TrainingTiming) -> None:
     loading.loaders(options, batch_size=50)
     runs = Results.read(options.out).runs
     assert [run["part"] for run in runs] == [
@@ -26,7 +26,7 @@ def test_loaders_are_compared_in_turn(options: Timing) -> None:
         assert run["images_per_second"] == pytest.approx(200 / run["seconds"]["median"])
 
 
-def test_writing_opening_and_loading_are_measured(options: Timing) -> None:
+def test_writing_opening_and_loading_are_measured(options: TrainingTiming) -> None:
     loading.data(options)
     runs = Results.read(options.out).runs
     assert len(runs) == 5
@@ -44,7 +44,7 @@ def test_a_copy_of_a_beton_has_the_number_of_images_that_was_asked_for(betons: P
 
 
 @pytest.mark.slow
-def test_startup_ends_where_the_first_step_begins(options: Timing) -> None:
+def test_startup_ends_where_the_first_step_begins(options: TrainingTiming) -> None:
     loading.startup(options, recipes=("dilated-cnn",))
     first, train = Results.read(options.out).runs
     assert 0 < first["seconds"]["median"] < train["seconds"]["median"]

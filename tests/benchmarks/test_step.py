@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from benchmarks import step
-from benchmarks.harness import Timing
+from benchmarks.harness import TrainingTiming
 from benchmarks.results import Results
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD
 
 
 def test_throughput_measures_every_part_at_each_batch_size(betons: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    options = Timing(data_dir=betons, device="cpu", rounds=1, out=out)
+    options = TrainingTiming(data_dir=betons, device="cpu", rounds=1, out=out)
     step.throughput(options, batch_sizes=(8, 4), steps=1, matrix=64)
     runs = Results.read(out).runs
     parts = ("loader", step.CEILING, "augmentation", "model step", "whole step", "plain model step")
@@ -34,7 +34,7 @@ def test_the_ceiling_is_measured_in_the_precision_of_the_step(
     multiplied, multiply = set(), torch.Tensor.__matmul__
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: multiplied.add((a.shape, a.dtype)) or multiply(a, b))
     out = tmp_path / "out.json"
-    options = Timing(data_dir=betons, device="cpu", rounds=1, out=out)
+    options = TrainingTiming(data_dir=betons, device="cpu", rounds=1, out=out)
     step.throughput(options, batch_sizes=(8,), recipe="speedrun", steps=1, matrix=17)
     results = Results.read(out)
     precision = torch.bfloat16 if fast_bfloat16 else torch.float32
@@ -47,7 +47,7 @@ def test_the_ceiling_is_measured_in_the_precision_of_the_step(
 
 def test_implementations_of_the_augmentation_are_timed_in_turn(betons: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    step.augmentation(Timing(data_dir=betons, device="cpu", rounds=2, out=out), batch_size=8)
+    step.augmentation(TrainingTiming(data_dir=betons, device="cpu", rounds=2, out=out), batch_size=8)
     runs = Results.read(out).runs
     assert [run["part"] for run in runs] == [step.FASTCIFAR, *step.other_implementations(), step.STEP]
     assert all(len(run["seconds"]["all"]) == 2 for run in runs)
