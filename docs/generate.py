@@ -1,4 +1,4 @@
-"""The parts of docs/ that are generated: from the recipes, the settings, the commands and the committed results.
+"""The parts of docs/ that are generated: from the recipes, the settings and the commands.
 
     python -m docs.generate            # write them
     python -m docs.generate --check    # fail if a page is not up to date
@@ -9,9 +9,7 @@ Each part stands between two comments, <!-- NAME --> and <!-- end NAME -->.
 from __future__ import annotations
 
 import inspect
-import json
 import re
-import statistics
 import sys
 import textwrap
 from collections.abc import Callable
@@ -26,12 +24,11 @@ from fastcifar.data.formats import FORMATS
 from fastcifar.recipes import DEFAULT_RECIPE, RECIPES, describe_recipe, get_recipe
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 MAIN_SETTINGS = (
     "epochs", "batch_size", "model", "optimizer", "max_lr", "div_factor", "final_div_factor", "pct_start",
     "weight_decay", "padding", "padding_mode", "flip_p", "cutout",
 )  # fmt: skip
-PAGES = ("recipes.md", "settings.md", "tutorial.md", "guides/commands.md", "guides/your-data.md")
+PAGES = ("recipes.md", "settings.md", "guides/commands.md", "guides/your-data.md")
 
 
 def recipes_table() -> str:
@@ -101,37 +98,6 @@ def _cell(text: str) -> str:
     return re.sub(r"(?:\S*[/_*<.]|cifar-1)\S*?(?=,? |,?$)", lambda name: f"`{name[0]}`", text)
 
 
-def era_times() -> str:
-    """One row per device on which all epochs of `era` were measured."""
-    rows = []
-    for name in ("era-gpu", "era-cpu"):
-        results = json.loads((RESULTS / f"{name}.json").read_text())
-        runs = results["runs"]
-        accuracy = statistics.fmean(run["test_accuracy"] for run in runs)
-        evaluations = statistics.median(sum(epoch["eval_seconds"] for epoch in run["history"]) for run in runs)
-        reached = sorted({_first_at_90(run) for run in runs})
-        cells = (
-            results["device"],
-            str(len(runs)),
-            f"{100 * accuracy:.2f} %",
-            f"{reached[0]}" if len(reached) == 1 else f"{reached[0]} to {reached[-1]}",
-            _duration(statistics.median(run["train_seconds"] for run in runs)),
-            _duration(evaluations),
-            f"{max(run['peak_memory_bytes'] for run in runs) / 2**30:.1f} GiB",
-        )
-        rows.append(" | ".join(cells))
-    header = "device | runs | mean test accuracy | first epoch at 90 % | training time | all evaluations | peak memory"
-    return _table(header, rows)
-
-
-def _first_at_90(run: dict[str, Any]) -> int:
-    return next(int(epoch["epoch"]) for epoch in run["history"] if epoch["test_accuracy"] >= 0.9)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.1f} s"
-
-
 def _table(header: str, rows: list[str]) -> str:
     columns = header.count("|") + 1
     return "\n".join(f"| {line} |" for line in (header, " | ".join(["---"] * columns), *rows))
@@ -166,7 +132,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "lr_find_settings": lr_find_settings,
     "commands": commands_table,
     "source_formats": source_formats,
-    "era_times": era_times,
 }
 """The generated parts by the name in their comments."""
 

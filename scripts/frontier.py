@@ -25,8 +25,8 @@ from scripts.pictures import OUT, variants
 
 FILES = (
     ("time-to-90-gpu", "time-to-94-gpu", "time-to-95-gpu", "time-to-96-gpu", "era-plus-gpu", "era-gpu"),
-    ("time-to-90-amx-cpu", "era-cpu"),
-    ("time-to-90-cpu", "time-to-94-cpu", "era-plus-cpu"),
+    ("time-to-90-amx-cpu", "era-amx-cpu"),
+    ("time-to-90-cpu", "time-to-94-cpu", "era-cpu", "era-plus-cpu"),
 )
 """The result files of each panel, which are from the same kind of device; those that do not exist are left out."""
 PANEL = (4.0, 3.4)

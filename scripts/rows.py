@@ -39,6 +39,23 @@ def runs(results: Results) -> Iterator[Row]:
         yield {**run, "of": [run], "device": device, **times, "memory": memory, "course": COURSE.get(run["recipe"])}
 
 
+def all_epochs(results: Results) -> Iterator[Row]:
+    """One row for the runs of a recipe: mean accuracy, the first epoch at 90 %, median times, largest memory."""
+    reached = [next(e["epoch"] for e in run["history"] if e["test_accuracy"] >= 0.9) for run in results.runs]
+    first, last = min(reached), max(reached)
+    evaluations = [sum(epoch["eval_seconds"] for epoch in run["history"]) for run in results.runs]
+    yield {
+        "device": name_device(results),
+        "of": results.runs,
+        "runs": len(results.runs),
+        "mean": statistics.fmean(run["test_accuracy"] for run in results.runs),
+        "reached": f"{first}" if first == last else f"{first} to {last}",
+        "training": _duration(statistics.median(run["train_seconds"] for run in results.runs)),
+        "evaluations": _duration(statistics.median(evaluations)),
+        "memory": max(run["peak_memory_bytes"] for run in results.runs) / 2**30,
+    }
+
+
 def name_device(results: Results) -> str:
     """Return the device of the results, and the instructions that it was kept to, if it was kept to older ones."""
     limit = next((part for part in results.platform.split(", ") if part.endswith(" by a limit of this process")), "")

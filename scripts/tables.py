@@ -30,7 +30,7 @@ from scripts import dynamics_rows, rows, scaling_rows
 from scripts.rows import Row
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scaling.md")
+FILES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("benchmarks.md", "scaling.md", "tutorial.md")))
 NEEDS_NO_IMAGES = {"reliability", "faults", "soak"}
 NOT_IN_RECIPES = (
     {name for name, (group, _) in SETTINGS.items() if group == "runtime"}
@@ -63,13 +63,13 @@ class Table:
 
     def _render_one(self, files: list[Results]) -> str:
         fields = msgspec.to_builtins(files[0]) | {"device": rows.name_device(files[0])}
-        marked: dict[str, list[str]] = {}
+        marked: dict[str, dict[str, None]] = {}
         lines = [self.heading.format(**fields), "---|" * self.heading.count("|") + "---"]
         for row in (row for results in files for row in self.rows(results)):
             label, _, rest = self.cells.format(**row).partition("|")
             runs = [run for run in row.get("of", ()) if run.get("config")]  # peers have none
             if changed := ", ".join(dict.fromkeys(name for run in runs for name in changed_settings(run))):
-                marked.setdefault(changed, []).append(label.strip())
+                marked.setdefault(changed, {})[label.strip()] = None
             lines.append(f"{label.strip()}{' †' if changed else ''} |{rest}")
         differences = "; ".join(f"{', '.join(labels)} in {changed}" for changed, labels in marked.items())
         footnote = differences and f"† The settings differ from today's recipe: {differences}."
@@ -133,7 +133,16 @@ TABLES = {
             rows.runs,
             joined=True,
         ),
-        "era-gpu era-plus-gpu era-cpu era-plus-cpu quick-cpu",
+        "era-gpu era-plus-gpu era-cpu era-plus-cpu era-amx-cpu quick-cpu",
+    ),
+    "era_times": (
+        Table(
+            "device | runs | mean test accuracy | first epoch at 90 % | training time | all evaluations | peak memory",
+            "{device} | {runs} | {mean:.2%} | {reached} | {training} | {evaluations} | {memory:.1f} GiB",
+            rows.all_epochs,
+            joined=True,
+        ),
+        "era-gpu era-cpu era-amx-cpu",
     ),
     "course": (
         Table(

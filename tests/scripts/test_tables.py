@@ -137,6 +137,21 @@ def test_the_pace_table_counts_images_and_multiply_adds_of_whole_trainings() -> 
     assert rows("pace", results([run(100), run(400), run(200)])) == ["| `era` | 3 | 300 | 683 |"]
 
 
+def test_the_times_of_all_epochs_are_medians_and_the_first_epoch_at_90_is_a_range() -> None:
+    def run(accuracies: list[float], train_seconds: float, gib: float) -> dict[str, Any]:
+        history = [
+            {"epoch": number, "test_accuracy": accuracy, "eval_seconds": 2.0}
+            for number, accuracy in enumerate(accuracies, start=1)
+        ]
+        times = {"train_seconds": train_seconds, "peak_memory_bytes": int(gib * 2**30)}
+        return {"test_accuracy": accuracies[-1], "history": history, **times}
+
+    runs = [run([0.5, 0.9, 0.93], 180, 1.5), run([0.5, 0.6, 0.92], 300, 2.5)]
+    cells = "92.50 % | 2 to 3 | 4.0 min | 6.00 s | 2.5 GiB"
+    assert rows("era_times", results(runs)) == [f"| CPU: synthetic | 2 | {cells} |"]
+    assert rows("era_times", results(runs[:1])) == ["| CPU: synthetic | 1 | 93.00 % | 2 | 3.0 min | 6.00 s | 1.5 GiB |"]
+
+
 def test_the_suggestion_is_compared_with_the_best_mean() -> None:
     accuracies = ((0.3, 0.1), (1.0, 0.5), (3.0, 0.8), (0.3, 0.2), (1.0, 0.7), (3.0, 0.6))
     runs = [
