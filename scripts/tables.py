@@ -144,6 +144,7 @@ TABLES = {
         ),
         "era-gpu era-cpu era-amx-cpu",
     ),
+    "era_settings": (TRAININGS, "era-settings-gpu era-settings-cpu"),
     "course": (
         Table(
             "recipe | device | epochs | test accuracy | best | the course, 24 epochs",
