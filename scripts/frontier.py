@@ -26,10 +26,10 @@ from scripts.pictures import OUT, variants
 FILES = (
     ("time-to-90-gpu", "time-to-94-gpu", "time-to-95-gpu", "time-to-96-gpu", "era-plus-gpu", "era-gpu"),
     ("time-to-90-amx-cpu", "era-amx-cpu"),
-    ("time-to-90-cpu", "time-to-94-cpu", "era-cpu", "era-plus-cpu"),
+    ("frontier-speedrun-cpu", "time-to-90-cpu", "time-to-94-cpu", "era-cpu", "era-plus-cpu"),
 )
 """The result files of each panel, which are from the same kind of device; those that do not exist are left out."""
-PANEL = (4.0, 3.4)
+PANEL = (4.2, 5.0)
 """Width and height of a panel in inches."""
 ROOM = 8
 """Room for the names at both sides of a panel, as a factor of the seconds."""

@@ -156,7 +156,7 @@ TABLES = {
     ),
     "time_to_90": (TRAININGS, TIMES_TO_90),
     "time_to_94": (TRAININGS, "time-to-94-gpu time-to-94-cpu time-to-95-gpu time-to-96-gpu"),
-    "frontier": (TRAININGS, "frontier-gpu frontier-cpu"),
+    "frontier": (TRAININGS, "frontier-gpu frontier-cpu frontier-speedrun-cpu"),
     "pace": (
         Table(
             "training | runs | images/s | GFLOP/s",
