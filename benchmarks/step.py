@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 
 from benchmarks.harness import (
     Block,
+    Options,
     TrainingTiming,
     new_results,
     require_positive,
@@ -40,10 +41,10 @@ from fastcifar.training.step import train_step
 CEILING, FASTCIFAR, STEP = "matrix product", "fastcifar", "a step of era"
 
 
-def amp_config(options: TrainingTiming, batch_size: int, recipe: str = "era") -> TrainConfig:
-    """Return the configuration of a recipe with AMP, for this batch size."""
+def amp_config(options: Options, batch_size: int, recipe: str = "era", **changes: Any) -> TrainConfig:
+    """Return the configuration of a recipe with AMP, for this batch size, with changes to its settings."""
     options.runtime()
-    shared: dict[str, Any] = {"data_dir": options.data_dir, "device": options.device, "compile": options.compile}
+    shared: dict[str, Any] = {"data_dir": options.data_dir, "device": options.device, **changes}
     return get_recipe(recipe, batch_size=batch_size, amp=True, **shared)
 
 
@@ -72,7 +73,7 @@ def throughput(
     require_positive(batch_sizes=len(batch_sizes), steps=steps, matrix=matrix)
     results = None
     for batch_size in batch_sizes:
-        state = create_state(amp_config(options, batch_size, recipe))
+        state = create_state(amp_config(options, batch_size, recipe, compile=options.compile))
         if results is None:
             settings = {"steps": steps, "rounds": options.rounds, "matrix": matrix}
             results = new_results("throughput", state.runtime, state.manifest, settings=settings)
@@ -165,7 +166,7 @@ def augmentation(options: TrainingTiming, batch_size: int = 512) -> None:
         options: the options of every benchmark.
         batch_size: images per batch.
     """
-    with create_state(amp_config(options, batch_size)) as state:
+    with create_state(amp_config(options, batch_size, compile=options.compile)) as state:
         images, labels = next(state.train_loader.batches())
         state.classifier.train()
         modules = {FASTCIFAR: state.classifier.augmentation, **other_implementations()}

@@ -41,15 +41,15 @@ def runs(results: Results) -> Iterator[Row]:
 
 def all_epochs(results: Results) -> Iterator[Row]:
     """One row for the runs of a recipe: mean accuracy, the first epoch at 90 %, median times, largest memory."""
-    reached = [next(e["epoch"] for e in run["history"] if e["test_accuracy"] >= 0.9) for run in results.runs]
-    first, last = min(reached), max(reached)
+    at_90 = [[epoch["epoch"] for epoch in run["history"] if epoch["test_accuracy"] >= 0.9] for run in results.runs]
+    firsts = sorted({epochs[0] for epochs in at_90 if epochs})
     evaluations = [sum(epoch["eval_seconds"] for epoch in run["history"]) for run in results.runs]
     yield {
         "device": name_device(results),
         "of": results.runs,
         "runs": len(results.runs),
         "mean": statistics.fmean(run["test_accuracy"] for run in results.runs),
-        "reached": f"{first}" if first == last else f"{first} to {last}",
+        "reached": " to ".join(map(str, dict.fromkeys((firsts[0], firsts[-1])))) if all(at_90) else "not by all",
         "training": _duration(statistics.median(run["train_seconds"] for run in results.runs)),
         "evaluations": _duration(statistics.median(evaluations)),
         "memory": max(run["peak_memory_bytes"] for run in results.runs) / 2**30,

@@ -11,6 +11,7 @@ today's recipe is marked with †.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,15 @@ TABLES = {
         ),
         "era-gpu era-cpu era-amx-cpu",
     ),
-    "era_settings": (TRAININGS, "era-settings-gpu era-settings-cpu"),
+    "era_settings": (TRAININGS, "era-settings-cpu"),
+    "era_validation": (
+        dataclasses.replace(
+            TRAININGS,
+            heading=TRAININGS.heading.replace("accuracy", "validation accuracy"),
+            above=f"{TRAININGS.above[:-1]}; evaluated on {{settings[val_fraction]:.0%}} of the training set:",
+        ),
+        "era-validation-gpu",
+    ),
     "course": (
         Table(
             "recipe | device | epochs | test accuracy | best | the course, 24 epochs",

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Timing, TrainingTiming, new_results, run_command, run_in_subprocess, timed
+from benchmarks.harness import Timing, new_results, run_command, run_in_subprocess, timed
 from benchmarks.loading import writers
 from benchmarks.step import amp_config
 from fastcifar import create_augmentation, create_loader
@@ -74,7 +74,7 @@ def _time_one_size(beton: str, device: str, least: str) -> None:
     print(json.dumps({"seconds": seconds, "anonymous_bytes": anonymous_bytes()}))
 
 
-def batches(options: TrainingTiming, sizes: tuple[int, ...] = (128, 256, 512, 1024, 2048)) -> None:
+def batches(options: Timing, sizes: tuple[int, ...] = (128, 256, 512, 1024, 2048)) -> None:
     """Time training steps of `era` with larger and larger batches, each in a new process, and read its peak memory.
 
     Args:
@@ -91,7 +91,7 @@ def batches(options: TrainingTiming, sizes: tuple[int, ...] = (128, 256, 512, 10
 
 
 def _time_one_batch_size(data_dir: str, device: str, size: str, rounds: str) -> None:
-    batch, options = int(size), TrainingTiming(device=device)
+    batch, options = int(size), Timing(device=device)
     state = create_state(amp_config(options, batch).replace(data_dir=data_dir, verify=False))
     images = torch.randint(0, 256, (batch, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(state.runtime.device)
     labels = torch.randint(0, 10, (batch,), device=images.device)

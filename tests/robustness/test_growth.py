@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.harness import TrainingTiming
+from benchmarks.harness import Timing
 from benchmarks.results import Results
 from fastcifar.inference.evaluate import predict_all
 from fastcifar.machine import anonymous_bytes
@@ -17,7 +17,7 @@ from tests.robustness import growth
 
 @pytest.mark.slow
 def test_images_and_batch_sizes_are_measured_in_new_processes(betons: Path, tmp_path: Path) -> None:
-    options = TrainingTiming(data_dir=betons, device="cpu", rounds=1, out=tmp_path / "out.json")
+    options = Timing(data_dir=betons, device="cpu", rounds=1, out=tmp_path / "out.json")
     growth.growth(options, images=(600, 1200), least=1000)
     runs = Results.read(options.out).runs
     assert [run["images"] for run in runs] == [600, 1200]

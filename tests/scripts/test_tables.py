@@ -149,6 +149,8 @@ def test_the_times_of_all_epochs_are_medians_and_the_first_epoch_at_90_is_a_rang
     runs = [run([0.5, 0.9, 0.93], 180, 1.5), run([0.5, 0.6, 0.92], 300, 2.5)]
     cells = "92.50 % | 2 to 3 | 4.0 min | 6.00 s | 2.5 GiB"
     assert rows("era_times", results(runs)) == [f"| CPU: synthetic | 2 | {cells} |"]
+    never = results([*runs, run([0.5, 0.89], 240, 2.5)])
+    assert rows("era_times", never) == ["| CPU: synthetic | 3 | 91.33 % | not by all | 4.0 min | 6.00 s | 2.5 GiB |"]
     assert rows("era_times", results(runs[:1])) == ["| CPU: synthetic | 1 | 93.00 % | 2 | 3.0 min | 6.00 s | 1.5 GiB |"]
 
 
