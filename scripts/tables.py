@@ -149,7 +149,6 @@ TABLES = {
     "era_validation": (
         dataclasses.replace(
             TRAININGS,
-            heading=TRAININGS.heading.replace("accuracy", "validation accuracy"),
             above=f"{TRAININGS.above[:-1]}; evaluated on {{settings[val_fraction]:.0%}} of the training set:",
         ),
         "era-validation-gpu",

@@ -126,6 +126,14 @@ def test_the_times_to_90_are_means_over_the_runs() -> None:
     ]
 
 
+def test_accuracies_on_a_validation_split_are_called_so() -> None:
+    run = {**record("era"), "seed": 0, "final_accuracy": 0.9, "test_accuracy": 0.9, "seconds": 8.0}
+    files = [results([run], settings={"target_accuracy": 0.93, "val_fraction": 0.1})]
+    text = TABLES["era_validation"][0].render(files)
+    assert text.startswith("CPU: synthetic, bfloat16 (AMP); evaluated on 10 % of the training set:")
+    assert "| `era` | – | 1 | 90.00 % | 90.00 % | 0 % | 8.000 | 8.000 | 1.00 × |" in text
+
+
 def test_the_pace_table_counts_images_and_multiply_adds_of_whole_trainings() -> None:
     def run(seconds: float) -> dict[str, Any]:
         history = [
