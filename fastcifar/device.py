@@ -101,7 +101,7 @@ class Runtime:
             torch.cuda.synchronize(self.device)
 
     def describe_device(self) -> str:
-        """Such as "CUDA: NVIDIA H200" or "CPU: AMD EPYC, 2 threads"."""
+        """Such as "CUDA: NVIDIA H200" or "CPU: AMD EPYC 9354, 2 threads"."""
         if self.device.type == "cuda":  # only on a GPU
             return f"CUDA: {torch.cuda.get_device_name(self.device)}"
         return f"CPU: {cpu_name()}, {torch.get_num_threads()} threads"

@@ -131,8 +131,16 @@ def cpu_info() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor's name, such as "AMD EPYC"."""
-    return cpu_info().get("model name") or platform.processor() or platform.machine()
+    """The processor's name, such as "AMD EPYC 9354".
+
+    Virtual machines can hide the number, and different processors are then all called "AMD EPYC". Such a name gets the
+    family and the model, as in "AMD EPYC (family 26, model 2)".
+    """
+    info = cpu_info()
+    name = info.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" not in info or any(character.isdigit() for character in name):
+        return name
+    return f"{name} (family {info['cpu family']}, model {info['model']})"
 
 
 def has_fast_bfloat16() -> bool:

@@ -199,6 +199,20 @@ def test_instructions_that_torch_is_kept_from_using_do_not_count(
     assert {"fma", "avx2"} <= machine.cpu_flags()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("AMD EPYC", "AMD EPYC (family 26, model 2)"),
+        ("AMD EPYC 9354 32-Core Processor", "AMD EPYC 9354 32-Core Processor"),
+    ],
+)
+def test_processors_whose_number_is_hidden_are_told_apart(
+    name: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cpu_info", lambda: {"model name": name, "cpu family": "26", "model": "2"})
+    assert machine.cpu_name() == expected
+
+
 @pytest.mark.parametrize(("limit", "expected"), [("max\n", 3000 * 1024), ("1000000\n", 600_000), ("1000\n", 0)])
 def test_available_memory_is_within_the_limit_of_the_control_group(tmp_path: Path, limit: str, expected: int) -> None:
     assert available_memory_bytes(tmp_path) == math.inf
