@@ -91,6 +91,20 @@ def speedrun() -> TrainConfig:
     )
 
 
+def speedrun_94() -> TrainConfig:
+    """The shortest time to 94 %, with a small network.
+
+    Command: `fastcifar train --recipe speedrun-94`. The recipe of speedrun for more epochs, with wider groups, of which
+    the first trains to the end, crops from 2 pixels of padding, full-size images for half of the steps, and a learning
+    rate that falls to nearly zero.
+    """
+    return (
+        speedrun()
+        .replace(widths=(64, 256, 384), epochs=13.0, padding=2, norm_momentum=0.2, final_div_factor=1000.0)
+        .replace(resize_fractions=(0.2, 0.3), freeze=("whiten",), freeze_at=(0.2,), tta_fraction=0.5)
+    )
+
+
 def course_a() -> TrainConfig:
     """Course solution A: convolution biases, three residual blocks.
 
@@ -159,7 +173,10 @@ def dilated_cnn() -> TrainConfig:
     return augmented.replace(model="dilated_cnn", batch_size=128, final_div_factor=100.0)
 
 
-_FUNCTIONS = (era, era_fast, speedrun, quick, course_a, course_b, course_c, course_d, course_e, dilated_cnn)
+_FUNCTIONS = (
+    *(era, era_fast, speedrun, speedrun_94, quick),
+    *(course_a, course_b, course_c, course_d, course_e, dilated_cnn),
+)
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     function.__name__.replace("_", "-"): function for function in _FUNCTIONS
 }
