@@ -11,7 +11,7 @@ def test_era_is_the_24_epochs_of_the_exercise() -> None:
     config = get_recipe("era")
     assert (config.epochs, config.data.batch_size) == (24, 512)
     assert config.optim.pct_start == pytest.approx(5 / 24)
-    assert (config.optim.div_factor, config.optim.final_div_factor) == (10, 1), (
+    assert (config.optim.div_factor, config.optim.final_div_factor) == (1000, 1), (
         "the learning rate falls back to LRMIN and not below"
     )
     augment = config.augment
