@@ -71,6 +71,22 @@ def era_fast() -> TrainConfig:
     )
 
 
+def era_plus() -> TrainConfig:
+    """The network of era to 95 %, within its 24 epochs.
+
+    Command: `fastcifar train --recipe era-plus`. Optimizer, whitening filters and progressive resizing are those of
+    era-fast; crop and cutout are those of era. Nothing is frozen, the scales of the batch norms train, too, and the
+    learning rate falls to nearly zero. At the end, the logits of the less confident half of the images are averaged
+    over shifted copies.
+    """
+    return (
+        era_fast()
+        .replace(epochs=20.0, batch_size=1000, bias_lr=53.0, head_lr=670.0, final_div_factor=1000.0)
+        .replace(padding=4, cutout=8, label_smoothing=0.2, resize_fractions=(0.2, 0.3))
+        .replace(freeze=(), freeze_at=(), freeze_norm_scale=False, tta="flip-shift", tta_fraction=0.5)
+    )
+
+
 def speedrun() -> TrainConfig:
     """The shortest time to 90 %, with a small network.
 
@@ -173,7 +189,7 @@ def dilated_cnn() -> TrainConfig:
 
 
 _FUNCTIONS = (
-    *(era, era_fast, speedrun, speedrun_94, quick),
+    *(era, era_fast, era_plus, speedrun, speedrun_94, quick),
     *(course_a, course_b, course_c, course_d, course_e, dilated_cnn),
 )
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
