@@ -115,7 +115,7 @@ def speedrun_94() -> TrainConfig:
     """
     return (
         speedrun()
-        .replace(widths=(64, 256, 384), epochs=13.0, padding=2, norm_momentum=0.2, final_div_factor=1000.0)
+        .replace(widths=(64, 256, 384), epochs=11.0, padding=2, norm_momentum=0.2, final_div_factor=1000.0)
         .replace(resize_fractions=(0.2, 0.3), freeze=("whiten",), freeze_at=(0.2,), tta_fraction=0.5)
     )
 
