@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import re
 import statistics
 from collections.abc import Iterator
@@ -26,11 +27,12 @@ from scripts.pictures import OUT, variants
 FILES = (
     ("time-to-90-gpu", "time-to-94-gpu", "time-to-95-gpu", "time-to-96-gpu", "era-plus-gpu", "era-gpu"),
     ("time-to-90-amx-cpu", "era-amx-cpu"),
-    ("frontier-speedrun-cpu", "time-to-90-cpu", "time-to-94-cpu", "era-cpu", "era-plus-cpu"),
+    ("frontier-speedrun-cpu", "time-to-90-cpu"),
+    ("time-to-94-cpu", "era-plus-cpu", "era-cpu"),
 )
 """The result files of each panel, which are from the same kind of device; those that do not exist are left out."""
-PANEL = (4.2, 5.0)
-"""Width and height of a panel in inches."""
+PANELS = {"wide": (2, 6.0, 4.2), "narrow": (1, 4.2, 5.0)}
+"""Panels side by side, and width and height of each in inches, by the width of the screen."""
 ROOM = 8
 """Room for the names at both sides of a panel, as a factor of the seconds."""
 OURS, PEERS = "fastcifar", "other projects"
@@ -82,9 +84,9 @@ def best_so_far(points: list[Point]) -> list[Point]:
 
 
 def draw_frontier(size: str, theme: Theme) -> str:
-    """Return the figure as an SVG: a panel per device, side by side on wide screens, and stacked on narrow ones."""
-    count, (width, height) = len(FILES), PANEL
-    rows, columns = (1, count) if size == "wide" else (count, 1)
+    """Return the figure as an SVG: a panel per device, two side by side on wide screens, and stacked on narrow ones."""
+    columns, width, height = PANELS[size]
+    rows = math.ceil(len(FILES) / columns)
     settings: dict[Any, Any] = {
         "svg.hashsalt": "frontier",
         "svg.fonttype": "path",
