@@ -30,9 +30,9 @@ def test_the_learning_rate_peaks_at_the_end_of_epoch_five_and_returns_to_its_fir
     lrs = [one_cycle_lr(step, 24 * 97, settings) for step in range(24 * 97)]
     assert lrs.index(max(lrs)) == 5 * 97 - 1
     assert max(lrs) == pytest.approx(settings.max_lr)
-    assert lrs[0] == pytest.approx(settings.max_lr / 10)
-    assert lrs[-1] == pytest.approx(settings.max_lr / 10)
-    assert min(lrs) == pytest.approx(settings.max_lr / 10)
+    assert lrs[0] == pytest.approx(settings.max_lr / settings.div_factor)
+    assert lrs[-1] == pytest.approx(settings.max_lr / settings.div_factor)
+    assert min(lrs) == pytest.approx(settings.max_lr / settings.div_factor)
 
 
 @pytest.mark.parametrize("pct_start", [0.01, 0.2, 5 / 24, 0.25, 0.5, 0.99])

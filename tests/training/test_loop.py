@@ -27,12 +27,14 @@ def test_training_yields_one_result_per_epoch(config: TrainConfig) -> None:
     assert results[-1].total_train_seconds == pytest.approx(sum(result.train_seconds for result in results))
     best = max(results, key=lambda result: result.test_accuracy)
     assert (results[-1].best_accuracy, results[-1].best_epoch) == (best.test_accuracy, best.epoch)
-    assert results[-1].lr_end == pytest.approx(config.optim.max_lr / 10)
+    assert results[-1].lr_end == pytest.approx(config.optim.max_lr / config.optim.div_factor)
 
 
 def test_training_learns_synthetic_images(tmp_path: Path, config: TrainConfig) -> None:
     betons = write_pair(tmp_path, train=1000, test=200)
-    results = train_tiny(config.replace(data_dir=betons, epochs=12, max_lr=0.02, cutout=0))
+    results = train_tiny(
+        config.replace(data_dir=betons, epochs=12, max_lr=0.02, div_factor=10, weight_decay=1e-4, cutout=0)
+    )
     assert results[-1].train_loss < results[0].train_loss
     assert results[-1].test_accuracy > 0.2, "twice the accuracy of chance, with so small a network"
 
@@ -115,7 +117,9 @@ def test_the_last_epoch_may_be_partial(config: TrainConfig) -> None:
     results = train_tiny(config.replace(epochs=1.5), on_step=steps.append)
     assert [(result.epoch, result.epochs) for result in results] == [(1, 2), (2, 2)]
     assert [(step.epoch, step.step, step.steps) for step in steps[5:]] == [(1, 6, 6), (2, 1, 3), (2, 2, 3), (2, 3, 3)]
-    assert results[-1].lr_end == pytest.approx(config.optim.max_lr / 10), "the schedule ends where the run ends"
+    assert results[-1].lr_end == pytest.approx(config.optim.max_lr / config.optim.div_factor), (
+        "the schedule ends where the run ends"
+    )
     assert results[-1].images_per_second == pytest.approx(3 * 32 / results[-1].train_seconds)
 
 
