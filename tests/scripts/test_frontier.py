@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.results import FOLDER
+from benchmarks.results import FOLDER, Results
 from fastcifar.report.style import Theme
 from scripts.frontier import FILES, OUT, Point, best_so_far, draw_frontier, read_points
 from scripts.pictures import variants
@@ -26,6 +26,12 @@ def test_a_file_that_does_not_exist_is_left_out() -> None:
 
 def test_each_panel_has_results() -> None:
     assert all((FOLDER / f"{names[0]}.json").exists() for names in FILES)
+
+
+def test_the_results_of_a_panel_are_from_one_device() -> None:
+    for names in FILES:
+        files = [FOLDER / f"{name}.json" for name in names]
+        assert len({Results.read(file).device for file in files if file.exists()}) == 1
 
 
 def test_a_training_that_is_slower_and_less_accurate_than_another_is_not_on_the_line() -> None:
