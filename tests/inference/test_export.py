@@ -45,7 +45,7 @@ def exported(run: Path) -> Path:
 
 
 def _train(betons: Path, run: Path, *more: str) -> list[str]:
-    arguments = ["train", "--no-report", "--model", "dilated_cnn", "--data-dir", str(betons), "--run-dir", str(run)]
+    arguments = ["train", "--no-report", "--recipe", "dilated-cnn", "--data-dir", str(betons), "--run-dir", str(run)]
     return [*arguments, "--amp", "--device", "cpu", *more]
 
 
