@@ -106,6 +106,21 @@ def speedrun_94() -> TrainConfig:
     )
 
 
+def era_plus() -> TrainConfig:
+    """The network and the epochs of era, for the highest accuracy.
+
+    Command: `fastcifar train --recipe era-plus`. Muon, batches of 1000, fixed whitening filters, small images for half
+    of the steps, label smoothing, crop and 8 × 8 cutout, every other epoch flipped, and predictions averaged over
+    shifted and flipped copies of the less confident half of the images.
+    """
+    return (
+        era_fast()
+        .replace(epochs=24.0, batch_size=1000, bias_lr=53.0, head_lr=670.0, final_div_factor=1000.0)
+        .replace(padding=4, cutout=8, label_smoothing=0.2, resize_fractions=(0.2, 0.3))
+        .replace(freeze=(), freeze_at=(), freeze_norm_scale=False, tta="flip-shift", tta_fraction=0.5)
+    )
+
+
 def course_a() -> TrainConfig:
     """Course solution A: convolution biases, three residual blocks.
 
@@ -175,7 +190,7 @@ def dilated_cnn() -> TrainConfig:
 
 
 _FUNCTIONS = (
-    *(era, era_fast, speedrun, speedrun_94, quick),
+    *(era, era_plus, era_fast, speedrun, speedrun_94, quick),
     *(course_a, course_b, course_c, course_d, course_e, dilated_cnn),
 )
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
