@@ -74,6 +74,8 @@ class ModelSettings:
     """Factor on the last layer's output."""
     widths: tuple[int, ...] = ()
     """Channels of each group of the network, for networks with variable widths; the network's defaults if empty."""
+    depth: int = 2
+    """Convolutions in each group of speed_cnn: 2, or 3 with a residual connection."""
 
     def __post_init__(self) -> None:
         check(self, widths=each(AT_LEAST_1), dropout=BELOW_1, logit_scale=POSITIVE)

@@ -21,7 +21,7 @@ def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
         name: a key of `MODELS`.
         options: keyword arguments of the network: `num_classes` (default 10); `dropout` (0.0; custom_resnet and
             dilated_cnn); `logit_scale` (1.0; custom_resnet and speed_cnn); `conv_bias` and `layer2_residual` (False;
-            custom_resnet); `widths` ((64, 256, 256); speed_cnn).
+            custom_resnet); `widths` ((64, 256, 256)) and `depth` (2; speed_cnn).
 
     Raises:
         ConfigError: there is no such network, or it does not take these options.

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastcifar import create_model
+from fastcifar import create_model, get_recipe
 from fastcifar.errors import ConfigError
+from fastcifar.models import model_from_config
 from fastcifar.models.speed_cnn import GELU_SCALE, ConvGroup
 
 
@@ -26,3 +27,26 @@ def test_activations_are_gelu_times_a_factor() -> None:
     expected = F.gelu(F.batch_norm(group.pool(group.conv1(images)), None, None, training=True))
     expected = F.gelu(F.batch_norm(group.conv2(expected), None, None, training=True))
     torch.testing.assert_close(group(images) / GELU_SCALE, expected, atol=0.06, rtol=0)
+
+
+def test_a_third_convolution_has_a_residual_connection() -> None:
+    torch.manual_seed(0)
+    group = ConvGroup(8, 16, depth=3).eval()
+    images = torch.randn(4, 8, 12, 12)
+    first = group.activation1(group.norm1(group.pool(group.conv1(images))))
+    third = group.norm3(group.conv3(group.activation2(group.norm2(group.conv2(first)))))
+    torch.testing.assert_close(group(images), F.silu(first + third))
+    shallow = ConvGroup(8, 16).eval()
+    shallow.load_state_dict(group.state_dict(), strict=False)
+    torch.testing.assert_close(shallow(images), group.activation2(group.norm2(group.conv2(first))))
+
+
+def test_the_depth_is_a_setting() -> None:
+    deep = model_from_config(get_recipe("speedrun", widths=(8, 12, 20), depth=3).model, num_classes=7)
+    assert isinstance(deep.group3, ConvGroup)
+    assert deep.group3.conv3.weight.shape == (20, 20, 3, 3)
+    assert deep(torch.zeros(2, 3, 16, 16)).shape == (2, 7)
+    with pytest.raises(ConfigError, match="depth is 4; it must be 2 or 3"):
+        create_model("speed_cnn", depth=4)
+    with pytest.raises(ConfigError, match="model custom_resnet does not take these options: .*depth"):
+        model_from_config(get_recipe("era", depth=3).model, num_classes=10)
