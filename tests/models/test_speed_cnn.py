@@ -48,5 +48,5 @@ def test_the_depth_is_a_setting() -> None:
     assert deep(torch.zeros(2, 3, 16, 16)).shape == (2, 7)
     with pytest.raises(ConfigError, match="depth is 4; it must be 2 or 3"):
         create_model("speed_cnn", depth=4)
-    with pytest.raises(ConfigError, match="model custom_resnet does not take these options: .*depth"):
+    with pytest.raises(ConfigError, match=r"model custom_resnet does not take these options: .*depth"):
         model_from_config(get_recipe("era", depth=3).model, num_classes=10)
