@@ -145,6 +145,17 @@ def test_the_pace_table_counts_images_and_multiply_adds_of_whole_trainings() -> 
     assert rows("pace", results([run(100), run(400), run(200)])) == ["| `era` | 3 | 300 | 683 |"]
 
 
+def test_a_run_with_tta_is_shown_with_its_accuracy_and_time() -> None:
+    times = {"train_seconds": 180.0, "eval_seconds": 2.0, "peak_memory_bytes": 2**30}
+    plain = {**record("era"), "recipe": "era", "epochs": 24, "test_accuracy": 0.93, **times}
+    averaged = {**plain, "final_accuracy": 0.95, "seconds": 188.0}
+    start = "| `era` | CPU: synthetic, bfloat16 | 24 |"
+    assert rows("runs", results([plain, averaged])) == [
+        f"{start} 93.00 % | 3.0 min | 2.00 s | 1.00 GiB |",
+        f"{start} 95.00 % | 3.0 min | 8.00 s | 1.00 GiB |",
+    ]
+
+
 def test_the_times_of_all_epochs_are_medians_and_the_first_epoch_at_90_is_a_range() -> None:
     def run(accuracies: list[float], train_seconds: float, gib: float) -> dict[str, Any]:
         history = [
