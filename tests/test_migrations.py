@@ -145,7 +145,7 @@ def test_a_checkpoint_of_0_1_is_read_under_todays_names(run: Path) -> None:
 
 
 LATER_SETTINGS = {
-    "loader", "dynamics", "subset", "sampler", "class_weights", "compress_gradients", "sync_batchnorm",
+    "loader", "dynamics", "subset", "sampler", "class_weights", "compress_gradients", "sync_batchnorm", "depth",
 }  # fmt: skip
 """Settings that version 0.1 did not have."""
 

@@ -36,9 +36,8 @@ LAUNCHED = "WORLD_SIZE"
 class Train:
     """Train a network. The recipe gives the defaults of all other options.
 
-    With --resume, the settings are those of the run that is continued. With --max-lr find or --min-lr find, a range
-    test finds the learning rate first, as `fastcifar lr-find` does, and the run folder keeps its curve. With Muon,
-    bias_lr and head_lr change in proportion to the learning rate that --max-lr find finds.
+    With --resume, the settings are those of the resumed run. With --max-lr find or --min-lr find, a range test as in
+    `fastcifar lr-find` comes first, and its curve is kept; Muon's bias_lr and head_lr change in proportion.
     """
 
     recipe: str = DEFAULT_RECIPE
