@@ -123,7 +123,7 @@ def era_plus() -> TrainConfig:
 
 
 def speedrun_95() -> TrainConfig:
-    """The shortest time to 95 %, with a wider network.
+    """Towards 95 % in a short time, with a wider network.
 
     Command: `fastcifar train --recipe speedrun-95`. The recipe of speedrun-94 for more epochs, with the widths of
     airbench95. Its accuracy is not measured yet.

@@ -36,10 +36,9 @@ def runs(results: Results) -> Iterator[Row]:
     for run in results.runs:
         evaluation = run["seconds"] - run["train_seconds"] if "seconds" in run else run["eval_seconds"]
         times = {"training": _duration(run["train_seconds"]), "evaluation": _duration(evaluation)}
+        values = {"memory": run["peak_memory_bytes"] / 2**30, "course": COURSE.get(run["recipe"])}
         accuracy = run.get("final_accuracy", run["test_accuracy"])
-        memory = run["peak_memory_bytes"] / 2**30
-        row = {**run, "of": [run], "device": device, **times, "memory": memory, "course": COURSE.get(run["recipe"])}
-        yield {**row, "test_accuracy": accuracy}
+        yield {**run, "of": [run], "device": device, "test_accuracy": accuracy, **times, **values}
 
 
 def all_epochs(results: Results) -> Iterator[Row]:
