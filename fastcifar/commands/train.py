@@ -48,7 +48,7 @@ class Train:
     min_lr: float | Literal["find"] | None = None
     """First learning rate of the one-cycle schedule (LRMIN), instead of --div-factor."""
     resume: Path | None = None
-    """Resume the run in this folder from its last checkpoint."""
+    """Folder of a run to resume from its last checkpoint."""
     auto_resume: bool = False
     """Resume the run in --run-dir if it has a checkpoint, and start it otherwise, so that the same command can be
     started again, by a batch system or by torchrun --max-restarts."""
