@@ -28,7 +28,7 @@ FILES = (
     ("time-to-90-gpu", "time-to-94-gpu", "time-to-95-gpu", "time-to-96-gpu", "era-plus-gpu", "era-gpu"),
     ("time-to-90-amx-cpu", "era-amx-cpu"),
     ("frontier-speedrun-cpu", "time-to-90-cpu"),
-    ("time-to-90-zen5-cpu", "time-to-94-cpu", "time-to-95-cpu", "era-plus-cpu", "era-cpu"),
+    ("time-to-90-zen5-cpu", "time-to-94-cpu", "time-to-95-cpu", "time-to-96-cpu", "era-plus-cpu", "era-cpu"),
 )
 """The result files of each panel, which are from the same kind of device; those that do not exist are left out."""
 PANELS = {"wide": (2, 6.0, 4.2), "narrow": (1, 4.2, 5.0)}

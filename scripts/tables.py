@@ -165,7 +165,8 @@ TABLES = {
     "time_to_90": (TRAININGS, TIMES_TO_90),
     "time_to_94": (
         TRAININGS,
-        "time-to-94-gpu time-to-94-cpu time-to-94-13-epochs-cpu time-to-95-gpu time-to-95-cpu time-to-96-gpu",
+        "time-to-94-gpu time-to-94-cpu time-to-94-13-epochs-cpu time-to-95-gpu time-to-95-cpu "
+        "time-to-96-gpu time-to-96-cpu",
     ),
     "frontier": (TRAININGS, "frontier-gpu frontier-cpu frontier-speedrun-cpu"),
     "pace": (

@@ -1,6 +1,7 @@
 """Networks by name."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 from torch import nn
@@ -29,6 +30,11 @@ def create_model(name: str = "custom_resnet", **options: Any) -> nn.Module:
     if name not in MODELS:
         known = ", ".join(MODELS)
         raise ConfigError(f"model is {name!r}; it must be one of {known}: did you mean {closest(name, MODELS)}?")
+    parameters = inspect.signature(MODELS[name]).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [option for option in options if option not in parameters]
+    if unknown and not takes_any:
+        raise ConfigError(f"model {name} has no option {unknown[0]}; its options are {', '.join(parameters)}")
     try:
         return MODELS[name](**options)
     except (TypeError, ValueError) as error:
