@@ -18,7 +18,6 @@ import ast
 import contextlib
 import functools
 import json
-import math
 import re
 import tempfile
 import tomllib
@@ -33,10 +32,11 @@ import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.energy import EnergyMeter
-from benchmarks.harness import Options, new_results, require_positive, run_command, show_progress, without_paths
+from benchmarks.harness import Options, new_results, run_command, show_progress, without_paths
 from benchmarks.peers import AIRBENCH, AirbenchScript, start_peers
 from benchmarks.results import Results
 from fastcifar import get_recipe
+from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, NOT_NEGATIVE, POSITIVE, check, each
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import open_beton
 from fastcifar.device import Runtime, apply_process_settings, preserve_random_state, resolve_runtime
@@ -103,11 +103,10 @@ class TimeTo90(RecipeOptions):
     """Keep the runs in --out, which were measured on this device, and add those that are missing."""
 
     def __post_init__(self) -> None:
-        require_positive(seeds=self.seeds)
+        check(self, seeds=AT_LEAST_1, target_accuracy=ABOVE_0_TO_1, val_fraction=BELOW_1, price_per_hour=NOT_NEGATIVE)
+        check(self, airbench_epochs=each(POSITIVE), hiverge_epochs=each(POSITIVE))
         if not self.airbench_scripts:
             raise ConfigError(f"airbench_scripts is empty; name {', '.join(AIRBENCH)}, or several of them")
-        if self.price_per_hour is not None and not 0 <= self.price_per_hour < math.inf:
-            raise ConfigError(f"price_per_hour is {self.price_per_hour}; it must be a number of dollars, 0 or more")
 
 
 def main(settings: TimeTo90) -> None:

@@ -108,9 +108,10 @@ def _draw_panel(axes: Axes, device: str, points: list[Point]) -> None:
     axes.plot([point.seconds for point in best], [100 * point.accuracy for point in best], "C0-", linewidth=1)
     for label, shown, style in ((OURS, ours, "C0o"), (PEERS, peers, "C1s")):
         axes.plot([point.seconds for point in shown], [100 * point.accuracy for point in shown], style, label=label)
-    for point in points:  # the names of ours above the line, at the left; those of other projects at the right
-        left, right = {"ha": "right", "va": "bottom", "xytext": (-2, 3)}, {"va": "center", "xytext": (7, 0)}
-        side: dict[str, Any] = right if point.is_peer else left
+    above, below = {"ha": "right", "va": "bottom", "xytext": (-2, 3)}, {"va": "top", "xytext": (2, -4)}
+    right = {"va": "center", "xytext": (7, 0)}
+    for point in points:  # the names of ours above the line or below it, those of other projects at the right
+        side: dict[str, Any] = right if point.is_peer else above if point in best else below
         place = (point.seconds, 100 * point.accuracy)
         axes.annotate(point.name, place, textcoords="offset points", size=7.5, **side)
     axes.set_title(device, fontsize=9)

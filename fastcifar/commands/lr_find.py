@@ -32,7 +32,7 @@ class LrFind:
     """
 
     recipe: str = DEFAULT_RECIPE
-    """Named set of defaults, see below, or a file with one, NAME.toml."""
+    """Set of defaults or a file NAME.toml."""
     settings: Annotated[LrFinderSettings, tyro.conf.arg(name="")] = field(default_factory=LrFinderSettings)
     out: Path | None = None
     """Folder for lr_finder.png and lr_finder.json; runs/<time>-lr-find if not given. Existing files of

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,15 +98,22 @@ def test_a_change_that_is_not_allowed_is_one_error(name: str, message: str) -> N
         time_to_90.read_recipe(name, time_to_90.TimeTo90(recipes=(name,)))
 
 
-@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
-def test_a_price_is_a_number_of_dollars(price: float) -> None:
-    with pytest.raises(ConfigError, match=r"price_per_hour is .*; it must be a number of dollars, 0 or more"):
-        time_to_90.TimeTo90(recipes=("speedrun",), price_per_hour=price)
-
-
-def test_there_is_at_least_one_seed() -> None:
-    with pytest.raises(ConfigError, match="seeds is 0; it must be at least 1"):
-        time_to_90.TimeTo90(recipes=("speedrun",), seeds=0)
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("price_per_hour", -1.0, "0 or more, and finite"),
+        ("price_per_hour", float("nan"), "0 or more, and finite"),
+        ("price_per_hour", float("inf"), "0 or more, and finite"),
+        ("seeds", 0, "a whole number, at least 1"),
+        ("target_accuracy", 95.0, "above 0 and at most 1"),
+        ("val_fraction", 1.0, "from 0 up to, but not including, 1"),
+        ("airbench_epochs", (2.75, 0.0), "positive and finite, for each value"),
+        ("hiverge_epochs", (-1.0,), "positive and finite, for each value"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_refused(name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is .*; it must be {allowed}"):
+        time_to_90.TimeTo90(recipes=("speedrun",), **{name: value})
 
 
 def test_a_training_without_amp_runs_from_the_command_line(betons: Path, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ def test_an_unknown_name_or_option_is_an_error() -> None:
     with pytest.raises(ConfigError, match="did you mean custom_resnet"):
         create_model("resnet")
     with pytest.raises(
-        ConfigError, match="model dilated_cnn has no option depth; its options are num_classes, dropout$"
+        ConfigError, match=r"model dilated_cnn has no option depth; its options are num_classes, dropout$"
     ):
         create_model("dilated_cnn", depth=3)
-    with pytest.raises(ConfigError, match="model speed_cnn does not take these options: .*int"):
+    with pytest.raises(ConfigError, match=r"model speed_cnn does not take these options: .*int"):
         create_model("speed_cnn", widths=3)
 
 
