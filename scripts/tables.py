@@ -230,7 +230,8 @@ TABLES = {
             "{device}, {precision}; medians of {settings[rounds]} blocks of {settings[steps]} steps:",
             rows.step_ratios,
         ),
-        "throughput-gpu throughput-cpu throughput-amx-cpu throughput-avx2-cpu throughput-speedrun-avx2-cpu",
+        "throughput-gpu throughput-cpu throughput-zen5-cpu throughput-amx-cpu throughput-avx2-cpu "
+        "throughput-speedrun-avx2-cpu",
     ),
     "convolutions": (
         Table(
@@ -239,7 +240,7 @@ TABLES = {
             rows.convolutions,
             "{device}, {precision}; milliseconds, medians of {settings[rounds]}, {settings[batch_size]} images:",
         ),
-        "convolutions-cpu convolutions-amx-cpu convolutions-avx2-cpu",
+        "convolutions-cpu convolutions-zen5-cpu convolutions-amx-cpu convolutions-avx2-cpu",
     ),
     "augmentation": (
         Table(
