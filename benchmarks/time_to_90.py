@@ -36,7 +36,7 @@ from benchmarks.harness import Options, new_results, run_command, show_progress,
 from benchmarks.peers import AIRBENCH, AirbenchScript, start_peers
 from benchmarks.results import Results
 from fastcifar import get_recipe
-from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, BELOW_1, NOT_NEGATIVE, POSITIVE, check, each
+from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check, each
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import open_beton
 from fastcifar.device import Runtime, apply_process_settings, preserve_random_state, resolve_runtime
@@ -103,7 +103,7 @@ class TimeTo90(RecipeOptions):
     """Keep the runs in --out, which were measured on this device, and add those that are missing."""
 
     def __post_init__(self) -> None:
-        check(self, seeds=AT_LEAST_1, target_accuracy=ABOVE_0_TO_1, val_fraction=BELOW_1, price_per_hour=NOT_NEGATIVE)
+        check(self, seeds=AT_LEAST_1, target_accuracy=ABOVE_0_TO_1, price_per_hour=NOT_NEGATIVE)
         check(self, airbench_epochs=each(POSITIVE), hiverge_epochs=each(POSITIVE))
         if not self.airbench_scripts:
             raise ConfigError(f"airbench_scripts is empty; name {', '.join(AIRBENCH)}, or several of them")

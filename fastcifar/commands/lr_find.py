@@ -32,7 +32,7 @@ class LrFind:
     """
 
     recipe: str = DEFAULT_RECIPE
-    """Set of defaults or a file NAME.toml."""
+    """Name of a recipe or a file NAME.toml."""
     settings: Annotated[LrFinderSettings, tyro.conf.arg(name="")] = field(default_factory=LrFinderSettings)
     out: Path | None = None
     """Folder for lr_finder.png and lr_finder.json; runs/<time>-lr-find if not given. Existing files of

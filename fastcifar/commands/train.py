@@ -41,7 +41,7 @@ class Train:
     """
 
     recipe: str = DEFAULT_RECIPE
-    """Set of defaults or a file NAME.toml."""
+    """Name of a recipe or a file NAME.toml."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     find_max_lr: tyro.conf.Suppress[bool] = False  # set by `train_default` for `--max-lr find`
     arguments: tyro.conf.Suppress[tuple[str, ...]] = ()  # set by `train_default`, for --nproc

@@ -113,7 +113,7 @@ def test_a_change_that_is_not_allowed_is_one_error(name: str, message: str) -> N
 )
 def test_an_option_that_is_not_allowed_is_refused(name: str, value: Any, allowed: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} is .*; it must be {allowed}"):
-        time_to_90.TimeTo90(recipes=("speedrun",), **{name: value})
+        time_to_90.read_recipe("speedrun", time_to_90.TimeTo90(recipes=("speedrun",), **{name: value}))
 
 
 def test_a_training_without_amp_runs_from_the_command_line(betons: Path, tmp_path: Path) -> None:
