@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import math
 import re
 import statistics
@@ -110,8 +111,9 @@ def _draw_panel(axes: Axes, device: str, points: list[Point]) -> None:
         axes.plot([point.seconds for point in shown], [100 * point.accuracy for point in shown], style, label=label)
     above, below = {"ha": "right", "va": "bottom", "xytext": (-2, 3)}, {"va": "top", "xytext": (2, -4)}
     right = {"va": "center", "xytext": (7, 0)}
+    close = {after for before, after in itertools.pairwise(best) if _is_close(before, after)}
     for point in points:  # the names of ours above the line or below it, those of other projects at the right
-        side: dict[str, Any] = right if point.is_peer else above if point in best else below
+        side: dict[str, Any] = right if point.is_peer else above if point in best and point not in close else below
         place = (point.seconds, 100 * point.accuracy)
         axes.annotate(point.name, place, textcoords="offset points", size=7.5, **side)
     axes.set_title(device, fontsize=9)
@@ -120,6 +122,11 @@ def _draw_panel(axes: Axes, device: str, points: list[Point]) -> None:
     axes.margins(y=0.12)  # room for the names
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_formatter("")
+
+
+def _is_close(before: Point, after: Point) -> bool:
+    """Whether the names of two points would overlap if both stood above the line."""
+    return after.seconds < 1.5 * before.seconds and after.accuracy - before.accuracy < 0.01
 
 
 def main() -> None:
