@@ -17,6 +17,9 @@ from fastcifar.models.ops.winograd_tiles import FORMATS, Tiles, tiles_per_image,
 
 MAX_TILES = 256
 """Tiles that are transformed at a time, so that they stay in the cache."""
+WEIGHTS_PER_CHUNK = 1 << 15
+"""The gradient of a weight adds up `MAX_TILES` tiles at a time for every so many inputs × outputs: the larger the
+weight, the longer each addition takes."""
 MIN_TILES = {torch.float32: 16, torch.bfloat16: 128}
 """Fewest tiles of a batch; below, the transform of the weights takes longer than it saves."""
 MIN_WEIGHTS = 32 * 192
@@ -55,50 +58,61 @@ class _WinogradConv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(images, weight)
-        return _convolve(images, weight)
+        height, width = images.shape[-2:]
+        transformed = _transformed_weight(tile_side(height, width, images.dtype), weight)
+        ctx.save_for_backward(images, transformed)
+        return _convolve(images, transformed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        images, weight = ctx.saved_tensors
+        images, transformed_weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         images_grad = weight_grad = None
         if ctx.needs_input_grad[0]:
-            images_grad = _convolve(grad, weight.flip(2, 3).transpose(0, 1))
+            images_grad = _convolve(grad, transformed_weight.mT, rotated=True)
         if ctx.needs_input_grad[1]:
             weight_grad = _weight_gradient(images, grad)
         return images_grad, weight_grad
 
 
-def _convolve(images: Tensor, weight: Tensor) -> Tensor:
-    (batch, inputs, height, width), outputs = images.shape, len(weight)
+def _convolve(images: Tensor, transformed_weight: Tensor, *, rotated: bool = False) -> Tensor:
+    """Convolve images with a weight [(side + 2)², I, O], rotated by half a turn if `rotated`.
+
+    Instead of the weight, the tiles of the images and of the result are rotated.
+    """
+    batch, _, height, width = images.shape
     side = tile_side(height, width, images.dtype)
-    taps = weight.permute(2, 3, 1, 0).reshape(9, -1).float()
-    transformed_weight = (_weight_transform(side, images.dtype) @ taps).to(images.dtype).view(-1, inputs, outputs)
-    result = images.new_empty((batch, height, width, outputs)).permute(0, 3, 1, 2)
-    for part, target in zip(_chunks(images, side), _chunks(result, side), strict=True):
-        transformed = _transformed(Tiles.INPUT, side, part)
-        transform(Tiles.OUTPUT, side, target, torch.bmm(transformed, transformed_weight))
+    result = images.new_empty((batch, height, width, transformed_weight.shape[2])).permute(0, 3, 1, 2)
+    for part, target in zip(*(_chunks(tensor, side, MAX_TILES) for tensor in (images, result)), strict=True):
+        products = torch.bmm(_transformed(Tiles.INPUT, side, part, rotated=rotated), transformed_weight)
+        transform(Tiles.OUTPUT, side, target, products, rotated=rotated)
     return result
+
+
+def _transformed_weight(side: int, weight: Tensor) -> Tensor:
+    """Transform a weight [O, I, 3, 3] to [(side + 2)², I, O]."""
+    taps = weight.permute(2, 3, 1, 0).reshape(9, -1).float()
+    return (_weight_transform(side, weight.dtype) @ taps).to(weight.dtype).view(-1, weight.shape[1], len(weight))
 
 
 def _weight_gradient(images: Tensor, grad: Tensor) -> Tensor:
     inputs, outputs, side = images.shape[1], grad.shape[1], tile_side(images.shape[2], images.shape[3], images.dtype)
-    sums = images.new_zeros((side + 2) ** 2, inputs, outputs, dtype=torch.float32)
-    for image_part, grad_part in zip(_chunks(images, side), _chunks(grad, side), strict=True):
+    max_tiles = MAX_TILES * max(1, inputs * outputs // WEIGHTS_PER_CHUNK)
+    sums = images.new_zeros((side + 2) ** 2, outputs, inputs, dtype=torch.float32)
+    for image_part, grad_part in zip(*(_chunks(tensor, side, max_tiles) for tensor in (images, grad)), strict=True):
         transformed, products_grad = (
             _transformed(kind, side, part) for kind, part in ((Tiles.INPUT, image_part), (Tiles.GRADIENT, grad_part))
         )
         if sums.dtype is images.dtype:
-            torch.baddbmm(sums, transformed.mT, products_grad, out=sums)
+            torch.baddbmm(sums, products_grad.mT, transformed, out=sums)
         else:
-            sums += torch.bmm(transformed.mT, products_grad)
+            sums += torch.bmm(products_grad.mT, transformed)
     taps = _weight_transform(side, images.dtype).T @ sums.flatten(1)
-    return taps.to(images.dtype).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
+    return taps.to(images.dtype).view(3, 3, outputs, inputs).permute(2, 3, 0, 1)
 
 
-def _transformed(kind: Tiles, side: int, images: Tensor) -> Tensor:
+def _transformed(kind: Tiles, side: int, images: Tensor, *, rotated: bool = False) -> Tensor:
     """Transform all tiles of images [B, C, H, W] to products [(side + 2)², rows, C].
 
     The number of rows is odd: at even distances, the numbers of a tile would displace each other from the cache. A row
@@ -108,13 +122,13 @@ def _transformed(kind: Tiles, side: int, images: Tensor) -> Tensor:
     count = batch * tiles_per_image(height, width, side)
     products = images.new_empty((side + 2) ** 2, count + 1 - count % 2, channels)
     products[:, count:] = 0
-    transform(kind, side, images, products)
+    transform(kind, side, images, products, rotated=rotated)
     return products
 
 
-def _chunks(images: Tensor, side: int) -> Iterator[Tensor]:
+def _chunks(images: Tensor, side: int, max_tiles: int) -> Iterator[Tensor]:
     height, width = images.shape[-2:]
-    return iter(images.split(max(1, MAX_TILES // tiles_per_image(height, width, side))))
+    return iter(images.split(max(1, max_tiles // tiles_per_image(height, width, side))))
 
 
 @functools.cache

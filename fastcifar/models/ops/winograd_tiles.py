@@ -35,6 +35,8 @@ VECTOR_BYTES = 32
 FLOAT32_LANES, BFLOAT16_LANES = VECTOR_BYTES // 4, VECTOR_BYTES // 2
 GRAIN_SIZE = 8
 """Tiles that a thread transforms at a time."""
+OUTSIDE = -1
+"""Stands for the offset of a pixel outside the image."""
 ROUNDING_ERROR = 1e-9
 """Smaller numbers in a matrix are zeros."""
 CONTRACT = ("contract",)
@@ -127,17 +129,33 @@ def _factors(kind: Tiles, side: int, format_: Format) -> list[Matrix]:
     return [np.where(abs(mixed) < ROUNDING_ERROR, 0, mixed), butterfly]
 
 
-def transform(kind: Tiles, side: int, images: Tensor, products: Tensor) -> None:
+def transform(kind: Tiles, side: int, images: Tensor, products: Tensor, *, rotated: bool = False) -> None:
     """Transform all tiles of `images` into `products`; for `Tiles.OUTPUT`, the tiles of `products` into `images`.
 
     Images are [B, C, H, W], channels-last, of a dtype in `FORMATS`; products of the same [(side + 2)², rows, C], where
-    the first rows are the images' tiles, in the order of the images, row by row.
+    the first rows are the images' tiles, in the order of the images, row by row. If `rotated`, the pixels of each tile
+    are taken as if it were rotated by half a turn.
     """
-    _, channels, height, width = images.shape
-    count, border = len(images) * tiles_per_image(height, width, side), 1 if kind is Tiles.INPUT else 0
+    batch, channels, height, width = images.shape
+    pixel_bytes, border = channels * images.itemsize, 1 if kind is Tiles.INPUT else 0
+    offsets = _pixel_offsets(height, width, side, border, pixel_bytes, rotated)
+    count, tiles = batch * len(offsets), (len(offsets), offsets.shape[1], height * width * pixel_bytes)
     stride = products.stride(0) * products.itemsize
-    arguments = 10 * side + kind, count, side, border, height, width, channels, images, products, stride
+    arguments = 10 * side + kind, count, *tiles, pixel_bytes, images, offsets, products, stride
     launch(compiled_kernel(images.dtype), -(-count // GRAIN_SIZE), *arguments)
+
+
+@functools.lru_cache(256)
+def _pixel_offsets(height: int, width: int, side: int, border: int, pixel_bytes: int, rotated: bool) -> Tensor:
+    """The addresses of the pixels of each tile, relative to the image's, row by row; −1 for a pixel outside the image.
+
+    int64 [tiles of an image, (side + 2 · border)²].
+    """
+    y, x = (np.arange(0, size, side)[:, None] - border + np.arange(side + 2 * border) for size in (height, width))
+    y, x = y[:, None, :, None], x[None, :, None, :]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    offsets = np.where(inside, (y * width + x) * pixel_bytes, OUTSIDE).reshape(-1, (side + 2 * border) ** 2)
+    return torch.from_numpy(np.ascontiguousarray(offsets[:, ::-1] if rotated else offsets))
 
 
 def tiles_per_image(height: int, width: int, side: int) -> int:
@@ -244,45 +262,31 @@ _int64_pointer: Any = pointer_to(types.int64)
 
 
 @numba.njit(inline="always")
-def _find_pixels(found: Any, tile: Any, side: Any, border: Any, image: Any, outside: Any) -> None:  # pragma: no cover
-    """Write the addresses of a tile's pixels to `found`, row by row; for those outside the image, `outside`."""
-    start, height, width, pixel_bytes, output_side = image
-    columns = (width + output_side - 1) // output_side
-    rows = (height + output_side - 1) // output_side
-    first = start + tile // (rows * columns) * height * width * pixel_bytes
-    top = tile % (rows * columns) // columns * output_side - border
-    left = tile % columns * output_side - border
-    for i in range(side):
-        for j in range(side):
-            y, x = top + i, left + j
-            inside = 0 <= y < height and 0 <= x < width
-            found[i * side + j] = first + (y * width + x) * pixel_bytes if inside else outside
-
-
-@numba.njit(inline="always")
-def _transform_tiles(data: Any, transform_vector: Any, lanes: Any) -> None:  # pragma: no cover
+def _transform_tiles(data: Any, transform_vector: Any) -> None:  # pragma: no cover
     """Transform tiles until none is left, all channels of a pixel one vector after the other."""
-    _, num_chunks, code, count, output_side, border, height, width, channels, images, products, stride = carray(
-        data, (12,)
+    _, num_chunks, code, count, tiles, tile_pixels, image_bytes, pixel_bytes, images, offsets, products, stride = (
+        carray(data, (12,))
     )
-    pixel_bytes = channels // lanes * VECTOR_BYTES
-    image = images, height, width, pixel_bytes, output_side
-    outside = np.zeros(channels, np.float32)  # read as zeros, or overwritten with what no one reads
+    padding = np.zeros(pixel_bytes, np.int8)  # read as zeros, or overwritten with what no one reads
+    outside = padding.ctypes.data
     addresses = np.empty(100, np.int64)
     pixels = _int64_pointer(addresses.ctypes.data)
+    relative = carray(_int64_pointer(offsets), (tiles, tile_pixels))
     while True:
         chunk = next_chunk(data)
         if chunk >= num_chunks:
             break
         for tile in range(chunk * GRAIN_SIZE, min((chunk + 1) * GRAIN_SIZE, count)):
-            _find_pixels(addresses, tile, output_side + 2 * border, border, image, outside.ctypes.data)
+            image, found = images + tile // tiles * image_bytes, relative[tile % tiles]
+            for i in range(tile_pixels):
+                addresses[i] = image + found[i] if found[i] != OUTSIDE else outside
             for offset in range(0, pixel_bytes, VECTOR_BYTES):
                 transform_vector(code, pixels, products + tile * pixel_bytes, stride, offset)
 
 
 def _transform_float32(data: Any) -> None:  # pragma: no cover
-    _transform_tiles(data, _transform_float32_vector, FLOAT32_LANES)
+    _transform_tiles(data, _transform_float32_vector)
 
 
 def _transform_bfloat16(data: Any) -> None:  # pragma: no cover
-    _transform_tiles(data, _transform_bfloat16_vector, BFLOAT16_LANES)
+    _transform_tiles(data, _transform_bfloat16_vector)
