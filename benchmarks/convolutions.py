@@ -15,8 +15,9 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.harness import Timing, new_results, require_positive, run_command, summarize, time_interleaved
+from benchmarks.harness import Timing, new_results, run_command, summarize, time_interleaved
 from fastcifar import get_recipe
+from fastcifar.checks import AT_LEAST_1, check
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest, open_beton
 from fastcifar.device import Runtime, resolve_runtime
@@ -56,7 +57,7 @@ class Convolutions(Timing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(batch_size=self.batch_size)
+        check(self, batch_size=AT_LEAST_1)
 
 
 def main(options: Convolutions) -> None:

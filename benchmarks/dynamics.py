@@ -24,7 +24,6 @@ from benchmarks.harness import (
     Options,
     TrainingTiming,
     new_results,
-    require_positive,
     run_command,
     show_progress,
     summarize,
@@ -33,7 +32,7 @@ from benchmarks.harness import (
 )
 from fastcifar import fit, get_recipe
 from fastcifar.analysis.dynamics import Bools, Dynamics, found_fraction, ranking_auroc, summarize_epochs
-from fastcifar.checks import ABOVE_0_TO_1, check
+from fastcifar.checks import ABOVE_0_TO_1, AT_LEAST_1, check
 from fastcifar.config import TrainConfig
 from fastcifar.data.beton_source import read_betons
 from fastcifar.data.manifest import open_beton
@@ -74,7 +73,7 @@ class Noise(Options):
     """Seed of the first run and of its wrong labels; the score was chosen with other seeds."""
 
     def __post_init__(self) -> None:
-        require_positive(seeds=self.seeds)
+        check(self, seeds=AT_LEAST_1)
 
 
 def noise(options: Noise) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 import tyro
 
 from benchmarks.results import Results
+from fastcifar.checks import AT_LEAST_1, Rule, check
 from fastcifar.cli import run_reporting_errors
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import Manifest
 from fastcifar.device import Runtime, apply_process_settings, resolve_runtime
-from fastcifar.errors import ConfigError, FastCifarError
+from fastcifar.errors import FastCifarError
 from fastcifar.progress import OnProgress, Progress
 from fastcifar.report.progress import ProgressDisplay
 from fastcifar.runs.folder import describe_environment
@@ -29,6 +30,9 @@ from fastcifar.settings import RuntimeSettings
 _on_progress: ContextVar[OnProgress] = ContextVar("on_progress")
 Block = Callable[[], object]
 """A piece of work that is timed as a whole; its result is not used."""
+
+
+NOT_EMPTY: Rule = (bool, "one value or several")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class Timing(Options):
     """Measurements of each part that are counted."""
 
     def __post_init__(self) -> None:
-        require_positive(rounds=self.rounds)
+        check(self, rounds=AT_LEAST_1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +70,6 @@ class TrainingTiming(Timing):
 
     compile: bool = False
     """Compile network and augmentation."""
-
-
-def require_positive(**counts: int) -> None:
-    """Check that options are at least 1.
-
-    Raises:
-        ConfigError: one of them is not.
-    """
-    for name, count in counts.items():
-        if count < 1:
-            raise ConfigError(f"{name} is {count}; it must be at least 1")
 
 
 def show_progress(task: str, done: float, total: float, unit: str) -> None:

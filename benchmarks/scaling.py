@@ -30,9 +30,10 @@ from typing import Annotated, Any, Self
 import torch
 import tyro
 
-from benchmarks.harness import new_results, require_positive, run_command, show_progress, summarize
+from benchmarks.harness import NOT_EMPTY, new_results, run_command, show_progress, summarize
 from benchmarks.scaling_predict import ORTHOGONALIZED, SHARED, describe_work, predict
 from benchmarks.time_to_90 import RecipeOptions, read_recipe
+from fastcifar.checks import AT_LEAST_1, check, each
 from fastcifar.config import TrainConfig
 from fastcifar.data.manifest import open_beton
 from fastcifar.errors import ConfigError, FastCifarError
@@ -54,7 +55,7 @@ class Scaling(RecipeOptions):
     """Measurements of each part that are counted."""
 
     def __post_init__(self) -> None:
-        require_positive(rounds=self.rounds, recipes=len(self.recipes), **{f"ranks {n}": n for n in self.ranks})
+        check(self, rounds=AT_LEAST_1, recipes=NOT_EMPTY, ranks=each(AT_LEAST_1))
         if 1 not in self.ranks:
             raise ConfigError(f"ranks are {list(self.ranks)}; 1 must be among them, for the others to be compared with")
 

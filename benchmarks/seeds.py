@@ -18,8 +18,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.harness import new_results, require_positive, run_command, run_in_subprocess, show_progress
+from benchmarks.harness import new_results, run_command, run_in_subprocess, show_progress
 from benchmarks.time_to_90 import RecipeOptions, read_recipe
+from fastcifar.checks import AT_LEAST_1, check, each
 from fastcifar.config import TrainConfig
 from fastcifar.data.pair import SPLITS, read_pair, split_path
 from fastcifar.data.synthetic import SHAPES, draw_synthetic
@@ -49,7 +50,7 @@ class Seeds(RecipeOptions):
     """Train on this many synthetic images instead of those in --data-dir."""
 
     def __post_init__(self) -> None:
-        require_positive(seeds=self.seeds, **{f"processes {count}": count for count in self.processes})
+        check(self, seeds=AT_LEAST_1, processes=each(AT_LEAST_1))
         if self.separate is not None and not 0 <= self.separate <= self.seeds:
             raise ConfigError(f"separate is {self.separate}; it must be from 0 to the number of seeds, {self.seeds}")
 

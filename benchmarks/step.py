@@ -3,7 +3,6 @@
 python -m benchmarks.step throughput --batch-sizes 512 --out benchmarks/results/throughput-cpu.json
 python -m benchmarks.step throughput --recipe speedrun --batch-sizes 1000 --out throughput-speedrun-cpu.json
 python -m benchmarks.step augmentation --rounds 20 --out benchmarks/results/augmentation-cpu.json
-python -m benchmarks.step batches --out benchmarks/results/batches-cpu.json
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,17 +22,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from benchmarks.harness import (
+    NOT_EMPTY,
     Block,
     Options,
     TrainingTiming,
     new_results,
-    require_positive,
     run_command,
     summarize,
     time_interleaved,
 )
 from fastcifar import get_recipe
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD, PixelNormalize, RandomCutout, hflip
+from fastcifar.checks import AT_LEAST_1, check
 from fastcifar.config import TrainConfig
 from fastcifar.models import model_from_config
 from fastcifar.training.state import TrainState, create_state
@@ -48,13 +49,8 @@ def amp_config(options: Options, batch_size: int, recipe: str = "era", **changes
     return get_recipe(recipe, batch_size=batch_size, amp=True, **shared)
 
 
-def throughput(
-    options: TrainingTiming,
-    batch_sizes: tuple[int, ...] = (512,),
-    recipe: str = "era",
-    steps: int = 2,
-    matrix: int = 4096,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Throughput(TrainingTiming):
     """Time loader, augmentation, model step and whole step, in blocks of steps, in turn.
 
     The model step is zero_grad, forward, loss, backward and optimizer step on a batch that is already normalised; the
@@ -62,31 +58,46 @@ def throughput(
     the forward pass for a step. The ceiling is a product of two square matrices on the same device, in the precision of
     the step. On a CPU without AMX, convolutions need fewer multiplications than torch counts, so that a step can be
     above the ceiling. The model step is also timed in float32 and contiguous memory format, PyTorch's defaults.
-
-    Args:
-        options: the options of every benchmark.
-        batch_sizes: images per step; each value is measured.
-        recipe: the recipe whose network and optimizer are timed, at full image size with nothing frozen.
-        steps: steps in a block.
-        matrix: rows and columns of the matrices whose product gives the ceiling.
     """
-    require_positive(batch_sizes=len(batch_sizes), steps=steps, matrix=matrix)
+
+    batch_sizes: tuple[int, ...] = (512,)
+    """Images per step; each value is measured."""
+    recipe: str = "era"
+    """The recipe whose network and optimizer are timed, at full image size with nothing frozen."""
+    steps: int = 2
+    """Steps in a block."""
+    matrix: int = 4096
+    """Rows and columns of the matrices whose product gives the ceiling."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, batch_sizes=NOT_EMPTY, steps=AT_LEAST_1, matrix=AT_LEAST_1)
+
+
+def throughput(options: Throughput) -> None:
+    """Time the parts of a training step from the command line."""
     results = None
-    for batch_size in batch_sizes:
-        state = create_state(amp_config(options, batch_size, recipe, compile=options.compile))
+    for batch_size in options.batch_sizes:
+        state = create_state(amp_config(options, batch_size, options.recipe, compile=options.compile))
         if results is None:
-            settings = {"steps": steps, "rounds": options.rounds, "matrix": matrix}
+            settings = {"steps": options.steps, "rounds": options.rounds, "matrix": options.matrix}
             results = new_results("throughput", state.runtime, state.manifest, settings=settings)
-        seconds, flops = _time_parts(state, options.rounds, steps, matrix)
+        seconds, flops = _time_parts(state, options)
         for part, values in seconds.items():
-            flop = {CEILING: 2 * matrix**3, "loader": 0, "augmentation": 0}.get(part, flops)
+            flop = {CEILING: 2 * options.matrix**3, "loader": 0, "augmentation": 0}.get(part, flops)
             results.runs.append(
-                {"recipe": recipe, "batch_size": batch_size, "part": part, "seconds": summarize(values), "flop": flop}
+                {
+                    "recipe": options.recipe,
+                    "batch_size": batch_size,
+                    "part": part,
+                    "seconds": summarize(values),
+                    "flop": flop,
+                }
             )
         results.write(options.out)
 
 
-def _time_parts(whole: TrainState, rounds: int, steps: int, matrix: int) -> tuple[dict[str, list[float]], float]:
+def _time_parts(whole: TrainState, options: Throughput) -> tuple[dict[str, list[float]], float]:
     """Seconds per step of each part in each round, and the FLOPs of one step."""
     model = create_state(whole.config, augmentation=nn.Identity())
     defaults = whole.config.replace(amp=False, channels_last=False, compile=False)
@@ -97,12 +108,12 @@ def _time_parts(whole: TrainState, rounds: int, steps: int, matrix: int) -> tupl
     whole.classifier.train(False)
     normalized = whole.classifier.augmentation(images)
     contiguous = normalized.contiguous()
-    square = torch.randn(matrix, matrix, device=images.device, dtype=whole.runtime.amp_dtype)
+    square = torch.randn(options.matrix, options.matrix, device=images.device, dtype=whole.runtime.amp_dtype)
     for state in (whole, model, plain):
         state.classifier.train()
 
     def repeat(step: Callable[[], object]) -> Block:
-        return lambda: deque((step() for _ in range(steps)), maxlen=0)
+        return lambda: deque((step() for _ in range(options.steps)), maxlen=0)
 
     blocks = {
         "loader": lambda: deque(loader.batches(), maxlen=0),
@@ -112,11 +123,11 @@ def _time_parts(whole: TrainState, rounds: int, steps: int, matrix: int) -> tupl
         "whole step": repeat(lambda: train_step(whole, *next(batches))),
         "plain model step": repeat(lambda: train_step(plain, contiguous, labels)),
     }
-    seconds = time_interleaved(blocks, rounds=rounds, runtime=whole.runtime)
+    seconds = time_interleaved(blocks, rounds=options.rounds, runtime=whole.runtime)
     counted = model_from_config(whole.config.model, len(whole.manifest.class_names)).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         counted(normalized.to("meta", torch.float32))
-    count = dict.fromkeys(blocks, steps) | {"loader": len(loader)}
+    count = dict.fromkeys(blocks, options.steps) | {"loader": len(loader)}
     by_step = {name: [s / count[name] for s in values] for name, values in seconds.items()}
     return by_step, 3.0 * counter.get_total_flops()
 

@@ -33,7 +33,7 @@ def test_bad_input_to_a_benchmark_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", [{"rounds": 0}, {"rounds": -1}])
 def test_a_timing_has_at_least_one_round(option: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=r"rounds is -?[01]; it must be at least 1"):
+    with pytest.raises(ConfigError, match=r"rounds is -?[01]; it must be a whole number, at least 1"):
         harness.Timing(**option)
 
 

@@ -35,5 +35,5 @@ def test_separate_runs_are_compared_with_those_of_one_command(tmp_path: Path, mo
 def test_there_are_at_most_as_many_separate_runs_as_seeds() -> None:
     with pytest.raises(ConfigError, match="separate is 5; it must be from 0 to the number of seeds, 4"):
         seeds.Seeds(recipe="quick", seeds=4, separate=5)
-    with pytest.raises(ConfigError, match="processes 0 is 0"):
+    with pytest.raises(ConfigError, match=r"processes is \(0,\); it must be a whole number, at least 1"):
         seeds.Seeds(recipe="quick", processes=(0,))

@@ -13,8 +13,8 @@ from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD
 
 def test_throughput_measures_every_part_at_each_batch_size(betons: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    options = TrainingTiming(data_dir=betons, device="cpu", rounds=1, out=out)
-    step.throughput(options, batch_sizes=(8, 4), steps=1, matrix=64)
+    options = step.Throughput(data_dir=betons, device="cpu", rounds=1, out=out, batch_sizes=(8, 4), steps=1, matrix=64)
+    step.throughput(options)
     runs = Results.read(out).runs
     parts = ("loader", step.CEILING, "augmentation", "model step", "whole step", "plain model step")
     assert [(run["batch_size"], run["part"]) for run in runs] == [(size, part) for size in (8, 4) for part in parts]
@@ -34,8 +34,10 @@ def test_the_ceiling_is_measured_in_the_precision_of_the_step(
     multiplied, multiply = set(), torch.Tensor.__matmul__
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: multiplied.add((a.shape, a.dtype)) or multiply(a, b))
     out = tmp_path / "out.json"
-    options = TrainingTiming(data_dir=betons, device="cpu", rounds=1, out=out)
-    step.throughput(options, batch_sizes=(8,), recipe="speedrun", steps=1, matrix=17)
+    options = step.Throughput(
+        data_dir=betons, device="cpu", rounds=1, out=out, batch_sizes=(8,), recipe="speedrun", steps=1, matrix=17
+    )
+    step.throughput(options)
     results = Results.read(out)
     precision = torch.bfloat16 if fast_bfloat16 else torch.float32
     assert {dtype for shape, dtype in multiplied if shape == (17, 17)} == {precision}
