@@ -1,8 +1,7 @@
 """3 × 3 convolutions on the CPU by Winograd's algorithm, two to five times fewer multiplications.
 
 In float32 on a processor with AVX2, the forward pass and both gradients together take 0.3 to 0.5 of the time of
-oneDNN's convolutions, from 64 channels on. In bfloat16 on one with AVX-512 BF16, they take 0.4 to 0.9 of it
-for most layers.
+oneDNN's convolutions, from 64 channels on. In bfloat16 on one with AVX-512 BF16, most take 0.4 to 0.9 of it.
 """
 
 import functools
