@@ -166,7 +166,7 @@ TABLES = {
     "time_to_94": (
         TRAININGS,
         "time-to-94-gpu time-to-94-cpu time-to-94-13-epochs-cpu time-to-95-gpu time-to-95-cpu "
-        "time-to-95-padding-2-cpu time-to-96-gpu time-to-96-cpu",
+        "time-to-95-22-epochs-cpu time-to-95-padding-2-cpu time-to-96-gpu time-to-96-cpu",
     ),
     "frontier": (TRAININGS, "frontier-gpu frontier-cpu frontier-speedrun-cpu"),
     "pace": (
