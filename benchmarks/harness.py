@@ -30,9 +30,8 @@ from fastcifar.settings import RuntimeSettings
 _on_progress: ContextVar[OnProgress] = ContextVar("on_progress")
 Block = Callable[[], object]
 """A piece of work that is timed as a whole; its result is not used."""
-
-
 NOT_EMPTY: Rule = (bool, "one value or several")
+"""The rule for an option that takes several values."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from benchmarks import step
 from benchmarks.harness import TrainingTiming
 from benchmarks.results import Results
 from fastcifar.augment import CIFAR10_MEAN, CIFAR10_STD
+from fastcifar.errors import ConfigError
 
 
 def test_throughput_measures_every_part_at_each_batch_size(betons: Path, tmp_path: Path) -> None:
@@ -24,6 +26,15 @@ def test_throughput_measures_every_part_at_each_batch_size(betons: Path, tmp_pat
         )
         assert run["flop"] == pytest.approx(flop, rel=1e-4)
         assert run["seconds"]["median"] > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "allowed"),
+    [({"batch_sizes": ()}, "one value or several"), ({"steps": 0}, "at least 1"), ({"matrix": -1}, "at least 1")],
+)
+def test_there_is_something_to_measure(option: dict[str, Any], allowed: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(option))} is .*; it must be .*{allowed}"):
+        step.Throughput(**option)
 
 
 @pytest.mark.parametrize("fast_bfloat16", [True, False])

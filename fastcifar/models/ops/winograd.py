@@ -77,9 +77,9 @@ class _WinogradConv3x3(torch.autograd.Function):
 
 
 def _convolve(images: Tensor, transformed_weight: Tensor, *, rotated: bool = False) -> Tensor:
-    """Convolve images with a weight [(side + 2)², I, O], rotated by half a turn if `rotated`.
+    """Convolve images with a transformed weight [(side + 2)², I, O], as if rotated by half a turn if `rotated`.
 
-    Instead of the weight, the tiles of the images and of the result are rotated.
+    The tiles of the images and of the result are rotated instead, so that the weight is transformed once per step.
     """
     batch, _, height, width = images.shape
     side = tile_side(height, width, images.dtype)

@@ -147,9 +147,9 @@ def transform(kind: Tiles, side: int, images: Tensor, products: Tensor, *, rotat
 
 @functools.lru_cache(256)
 def _pixel_offsets(height: int, width: int, side: int, border: int, pixel_bytes: int, rotated: bool) -> Tensor:
-    """The addresses of the pixels of each tile, relative to the image's, row by row; −1 for a pixel outside the image.
+    """The offsets in bytes of the pixels of each tile from the image's first pixel, row by row; `OUTSIDE` for others.
 
-    int64 [tiles of an image, (side + 2 · border)²].
+    int64 [tiles of an image, (side + 2 · border)²]; in the opposite order if `rotated`.
     """
     y, x = (np.arange(0, size, side)[:, None] - border + np.arange(side + 2 * border) for size in (height, width))
     y, x = y[:, None, :, None], x[None, :, None, :]

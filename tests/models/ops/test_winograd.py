@@ -111,6 +111,15 @@ def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.Mon
     assert weight.grad.abs().sum() > 0
 
 
+def test_the_weight_is_transformed_once_for_the_outputs_and_both_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    transformed, transform = [], winograd._transformed_weight
+    monkeypatch.setattr(winograd, "_transformed_weight", lambda *args: transformed.append(args) or transform(*args))
+    images, weight, grad = _example(3, 8, 16, 4, 4)
+    conv3x3_winograd(images, weight).backward(grad)
+    assert len(transformed) == 1
+    assert images.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     ("size", "float32", "bfloat16"),
     [((7, 7), 7, 4), ((8, 8), 8, 4), ((16, 16), 8, 4), ((3, 3), 3, 3), ((5, 5), 5, 3), ((12, 12), 6, 4)],
